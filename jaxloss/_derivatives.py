@@ -1,0 +1,67 @@
+"""The one mechanism for hand-written derivatives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+
+def every_mode(
+    forward: Callable[..., tuple[Array, Any]],
+    backward: Callable[[Any, Array], tuple[Array | None, ...]],
+) -> Callable[..., Array]:
+    """The function with the derivative ``backward``, in reverse and in forward mode.
+
+    ``forward(*args)`` returns the losses and what is saved; ``backward(saved, cotangent)`` returns a cotangent for each
+    argument, or None for what has no derivative: what `jax.custom_vjp` asks for. By itself that refuses forward mode.
+    But a loss is one number a row, and its tangent is <gradient of the row, tangent of the row>, so the same pair
+    serves both: the rule below is linear in the tangents, its transpose is ``backward``, and `jax.checkpoint` makes it
+    keep ``saved`` rather than the gradient.
+
+    Each argument is None, or has the shape of the losses and, where it is a row, one axis more. ``backward`` may return
+    more precision than the argument has.
+    """
+
+    @jax.custom_vjp
+    def pair(*args: Array | None) -> Array:
+        return forward(*args)[0]
+
+    def pair_forward(*args: Array | None) -> tuple[Array, Any]:
+        losses, saved = forward(*args)
+        return losses, (saved, args)
+
+    def pair_backward(residuals: tuple[Any, tuple[Array | None, ...]], cotangent: Array) -> tuple[Array | None, ...]:
+        saved, args = residuals
+        cotangents = backward(saved, cotangent)
+        return tuple(
+            None if c is None or a is None else c.astype(a.dtype) for c, a in zip(cotangents, args, strict=True)
+        )
+
+    pair.defvjp(pair_forward, pair_backward)
+
+    @jax.custom_jvp
+    def function(*args: Array | None) -> Array:
+        return pair(*args)
+
+    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        losses, saved = forward(*primals)
+        moving = {i: t for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)}
+
+        def linear(saved: Any, moving: dict[int, Array]) -> Array:
+            gradients = backward(saved, jnp.ones_like(losses))
+            tangent = jnp.zeros_like(losses)
+            for i, t in moving.items():
+                gradient = gradients[i]
+                if gradient is not None:
+                    product = gradient * t.astype(gradient.dtype)
+                    tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
+            return tangent
+
+        # The primal is `function` itself, not `losses`: a derivative of this derivative must meet the rule again.
+        return function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, moving)
+
+    function.defjvp(rule, symbolic_zeros=True)
+    return function

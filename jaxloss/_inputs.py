@@ -1,0 +1,97 @@
+"""The prologue of every loss: kinds, dtypes and shapes, checked while tracing; values are never read."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from ._types import Axis, Reduction
+
+
+def _array(name: str, argument: str, value: ArrayLike) -> Array:
+    if isinstance(value, (list, tuple, str)) or not hasattr(value, "dtype") and not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected `{argument}` to be an array, got {type(value).__name__}.")
+    dtype = jnp.result_type(value)
+    if not (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)) or jnp.issubdtype(
+        dtype, np.complexfloating
+    ):
+        raise TypeError(f"{name}: expected `{argument}` of a real dtype, got {dtype}.")
+    return jnp.asarray(value)
+
+
+def floating(name: str, argument: str, value: ArrayLike) -> Array:
+    """The array; integers and booleans raise."""
+    array = _array(name, argument, value)
+    if not jnp.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"{name}: expected `{argument}` of a floating dtype, got {array.dtype}.")
+    return array
+
+
+def integer(name: str, argument: str, value: ArrayLike) -> Array:
+    array = _array(name, argument, value)
+    if not jnp.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected `{argument}` of an integer dtype, got {array.dtype}.")
+    return array
+
+
+def boolean(name: str, argument: str, value: ArrayLike) -> Array:
+    array = _array(name, argument, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: expected `{argument}` of dtype bool, got {array.dtype}.")
+    return array
+
+
+def real(name: str, argument: str, value: ArrayLike) -> Array:
+    """The array, whatever real dtype it has."""
+    return _array(name, argument, value)
+
+
+def same_shape(name: str, argument: str, array: Array, shape: Sequence[int]) -> None:
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}.")
+
+
+def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> Array:
+    """`array` broadcast to `shape`, never beyond it."""
+    if array.ndim > len(shape) or any(
+        n not in (1, m) for n, m in zip(array.shape[::-1], tuple(shape)[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"{name}: expected `{argument}` of a shape that broadcasts to {tuple(shape)}, got {array.shape}."
+        )
+    return jnp.broadcast_to(array, shape)
+
+
+def option(
+    name: str, argument: str, value: ArrayLike | None, neutral: float, shape: Sequence[int], dtype: DTypeLike
+) -> Array | None:
+    """A hyperparameter for each loss, in the dtype of the losses; None where it is the number that changes nothing."""
+    if value is None or isinstance(value, (int, float)) and value == neutral:
+        return None
+    return broadcast(name, argument, real(name, argument, value).astype(dtype), shape)
+
+
+def compute_dtype(*arrays: Array) -> np.dtype:
+    """float64 if one of the arrays is, else float32."""
+    wide = any(a.dtype == np.float64 for a in arrays)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that `axis` names, as non-negative numbers, in its order."""
+    ndim = len(shape)
+    named = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    if any(not -ndim <= a < ndim for a in named) or len({a % ndim for a in named}) < len(named) or not named:
+        raise ValueError(f"{name}: expected `axis` to name distinct axes of an array of rank {ndim}, got {axis!r}.")
+    named = tuple(a % ndim for a in named)
+    if any(shape[a] == 0 for a in named):
+        raise ValueError(f"{name}: expected at least one class along `axis` {axis}, got an array of shape {shape}.")
+    return named
+
+
+def choice(name: str, argument: str, value: Reduction) -> None:
+    if value not in get_args(Reduction):
+        raise ValueError(f"{name}: expected `{argument}` to be one of {get_args(Reduction)}, got {value!r}.")

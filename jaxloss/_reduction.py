@@ -1,0 +1,129 @@
+"""The epilogue of every loss: where, weights and the three reductions, defined once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._types import AxisName, Reduction
+
+
+def merge(
+    name: str,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> tuple[Array | None, Array | None]:
+    """The mask and the weights for losses of ``shape``; a weight of 0 excludes, an excluded entry has weight 0."""
+    kept = None if where is None else _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), shape)
+    if weights is None:
+        return kept, None
+    weight = _inputs.broadcast(name, "weights", _inputs.real(name, "weights", weights).astype(dtype), shape)
+    kept = weight != 0 if kept is None else kept & (weight != 0)
+    return kept, jnp.where(kept, weight, 0)
+
+
+def reduce(
+    losses: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+) -> Array:
+    r"""Weighs, masks and reduces losses, as every function of this library does.
+
+    .. math::
+        \text{none: } w_i \ell_i, \qquad \text{sum: } \sum_i w_i \ell_i, \qquad
+        \text{mean: } \frac{\sum_i w_i \ell_i}{\sum_i w_i},
+
+    each over the entries that ``where`` keeps. Nothing left to average gives 0, with zero gradient.
+
+    It is also what to end your own loss with, and the way to average what is no loss, such as a masked accuracy. Mask
+    what goes *into* your loss too: an infinite derivative times the zero that a mask gives back is NaN.
+
+    Over devices the mean of means is not the mean. With ``axis_name`` both sums run over the mapped axis as well, so
+    that every device holds the mean of the whole batch. What ``jax.grad`` then gives, for parameters that every device
+    holds alike:
+
+    ============================================== ===========================================================
+    ``grad`` taken                                 result
+    ============================================== ===========================================================
+    outside ``shard_map``, ``vmap`` or ``pmap``    the gradient of the whole batch's mean
+    inside ``shard_map``, ``check_vma=True``       the same: JAX sums the replicated parameters' gradient
+    inside ``shard_map``, ``check_vma=False``      number of devices x this device's part: take ``lax.pmean``
+    inside ``vmap`` or ``pmap`` with the axis name the same: take ``lax.pmean``
+    ============================================== ===========================================================
+
+    Over microbatches, likewise: divide each sum by the valid count of the whole batch, not of the microbatch, and add
+    up the gradients (for ``optax.MultiSteps``, which averages k of them, multiply by k)::
+
+        loss = k * jaxloss.reduce(losses, where=mask, reduction="sum") / valid_in_all_microbatches
+
+    Args:
+      losses: real array of any shape, such as the losses of ``reduction="none"``.
+      where: boolean, broadcast to the shape of ``losses``: True is kept. What it excludes may hold anything.
+      weights: real, broadcast to the shape of ``losses``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+      axis_name: a mapped axis, or several, over which ``"sum"`` and ``"mean"`` run as well.
+
+    Returns:
+      An array of the shape of ``losses`` for ``"none"``, else a scalar; float64 if ``losses`` is, else float32.
+
+    Raises:
+      TypeError: ``where`` is not boolean, or an array is not real.
+      ValueError: a shape does not broadcast to that of ``losses``, ``reduction`` is unknown, or ``axis_name`` is given
+        with ``"none"``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> losses = jnp.array([1.0, 2.0, jnp.nan])
+      >>> print(jaxloss.reduce(losses, where=jnp.array([True, True, False])))
+      1.5
+      >>> print(jaxloss.reduce(losses, weights=jnp.array([3.0, 1.0, 0.0])))
+      1.25
+
+    Keras divides a weighted mean by the number of entries, PyTorch by the sum of the weights in some losses and by the
+    number of entries in others.
+    """
+    _inputs.choice("reduce", "reduction", reduction)
+    if reduction == "none" and axis_name is not None:
+        raise ValueError('reduce: expected `axis_name` with `reduction` "sum" or "mean", got "none".')
+    values = _inputs.real("reduce", "losses", losses)
+    values = values.astype(_inputs.compute_dtype(values))
+    kept, weight = merge("reduce", where, weights, values.shape, values.dtype)
+    return finish(values, kept, weight, reduction, axis_name)
+
+
+def finish(
+    losses: Array,
+    kept: Array | None,
+    weight: Array | None,
+    reduction: Reduction,
+    axis_name: AxisName | None = None,
+) -> Array:
+    """`reduce`, of what `merge` returned."""
+    if kept is not None:
+        losses = jnp.where(kept, losses, 0)
+    if weight is not None:
+        losses = weight * losses
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    if axis_name is not None:
+        total = jax.lax.psum(total, axis_name)
+    if reduction == "sum":
+        return total
+    if weight is not None:
+        count = weight.sum()
+    elif kept is not None:
+        count = kept.sum().astype(losses.dtype)
+    else:
+        count = jnp.asarray(losses.size, losses.dtype)
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name)
+    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))

@@ -1,0 +1,117 @@
+"""Cross entropy of a sigmoid, from logits."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._numerics import soft_cap as _soft_cap
+from ._numerics import times
+from ._reduction import finish, merge
+from ._types import Reduction
+
+
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    pos_weight: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of a sigmoid with the probability of yes, for each element.
+
+    .. math::
+        \ell = -w\, t \log \sigma(x) - (1 - t) \log \sigma(-x), \qquad
+        \frac{\partial \ell}{\partial x} = (1 - t)\, \sigma(x) - w\, t\, \sigma(-x)
+
+    Args:
+      logits: floating array of any shape. ``-inf`` and ``inf`` are the probabilities 0 and 1.
+      labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
+      label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t + \alpha / 2`.
+      pos_weight: :math:`w`, the weight of the positive part.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      where: boolean, broadcast to the shape of ``logits``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes. Weights of shape (classes,) weigh the
+        classes of a multi-label problem.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    The numbers among the options may be traced, and may differ between elements: they broadcast to the loss.
+
+    Returns:
+      The loss in nats, of the shape of ``logits``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.sigmoid_binary_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1.0, 0.0])))
+      [0.1269 0.3133]
+
+    Keras: ``BinaryCrossentropy(from_logits=True)``, (labels, logits), which averages over the last axis. PyTorch:
+    ``binary_cross_entropy_with_logits``.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.2.
+    """
+    name = "sigmoid_binary_cross_entropy"
+    x, t = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
+    _inputs.same_shape(name, "labels", t, x.shape)
+    _inputs.choice(name, "reduction", reduction)
+    dtype = _inputs.compute_dtype(x, t)
+    kept, weight = merge(name, where, weights, x.shape, dtype)
+
+    def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
+        return _inputs.option(name, argument, value, neutral, x.shape, dtype)
+
+    alpha = option("label_smoothing", label_smoothing, 0)
+    scale, cap = option("logit_scale", logit_scale, 1), option("soft_cap", soft_cap, np.inf)
+    # Everything is elementwise, so that a mask, a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
+    if kept is not None:
+        x, t = jnp.where(kept, x, 0), jnp.where(kept, t, 0)
+    if alpha is not None:
+        t = (1 - alpha) * t.astype(dtype) + alpha / 2
+    if scale is not None:
+        x = scale * x.astype(dtype)
+    if cap is not None:
+        x = _soft_cap(x.astype(dtype), cap)
+    x = x.astype(dtype) if dtype == np.float64 else x
+    return finish(_elements(x, t, option("pos_weight", pos_weight, 1)), kept, weight, reduction)
+
+
+def _softplus(x: Array, q: Array) -> Array:
+    return jnp.maximum(x, 0) + jnp.log1p(q)
+
+
+def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    # -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q), with q = exp(-|x|).
+    dtype = np.result_type(x.dtype, np.float32)
+    z, p = x.astype(dtype), t.astype(dtype)
+    q = jnp.exp(-jnp.abs(z))
+    positive = p if pos_weight is None else pos_weight * p
+    return times(positive, _softplus(-z, q)) + times(1 - p, _softplus(z, q)), (x, t, pos_weight)
+
+
+def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
+    x, t, pos_weight = saved
+    z, p = x.astype(g.dtype), t.astype(g.dtype)
+    q = jnp.exp(-jnp.abs(z))
+    larger, smaller = 1 / (1 + q), q / (1 + q)  # sigmoid(|x|), sigmoid(-|x|), both exact
+    yes, no = jnp.where(z >= 0, larger, smaller), jnp.where(z >= 0, smaller, larger)
+    w = jnp.ones_like(p) if pos_weight is None else pos_weight
+    of_x = g * ((1 - p) * yes - w * p * no)
+    of_t = g * (times(w, _softplus(-z, q)) - _softplus(z, q))
+    return of_x, of_t, times(g * p, _softplus(-z, q))
+
+
+_elements = every_mode(_forward, _backward)

@@ -1,0 +1,295 @@
+"""Cross entropies of a softmax, from logits."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._reduction import finish, merge
+from ._softmax_rows import Options, dense, in_range, indexed, pick, removed_as_zero, smoothed
+from ._types import Axis, Reduction
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of a softmax with a probability for each class.
+
+    .. math::
+        \ell = -\sum_c t_c \log p_c, \quad p = \mathrm{softmax}(x), \qquad
+        \frac{\partial \ell}{\partial x_c} = p_c \sum_j t_j - t_c, \qquad
+        \frac{\partial \ell}{\partial t_c} = -\log p_c
+
+    Args:
+      logits: floating array, the classes along ``axis``. ``-inf`` is a class of probability 0.
+      labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t_c + \alpha / K`, with K classes kept.
+      class_weights: shape (classes,): each example's weight is multiplied by :math:`\sum_c t_c w_c`.
+      z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
+
+    Returns:
+      The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+      >>> print(jaxloss.softmax_cross_entropy(logits, labels))
+      [0.2761 2.9518]
+
+    Keras: ``CategoricalCrossentropy(from_logits=True)``, (labels, logits). PyTorch: ``cross_entropy`` with probability
+    targets and classes on axis 1; its mean divides by the number of examples even with class weights.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3. Smoothing: Szegedy et al.,
+      https://arxiv.org/abs/1512.00567. z-loss: Chowdhery et al., https://arxiv.org/abs/2204.02311.
+    """
+    name = "softmax_cross_entropy"
+    t = _inputs.real(name, "labels", labels)
+    x, classes, where, axes = _prologue(name, logits, axis, where)
+    _inputs.same_shape(name, "labels", t, jnp.shape(logits))
+    t = _rows(t, axes)
+    dtype, shape = _inputs.compute_dtype(x, t), x.shape[:-1]
+    kept, weight = merge(name, where, weights, shape, dtype)
+    if class_weights is not None:
+        factor = (removed_as_zero(t.astype(dtype), kept, classes) * _table(name, class_weights, x, dtype)).sum(-1)
+        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
+    kept = _any_left(kept, classes)
+    options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
+    _inputs.choice(name, "reduction", reduction)
+    return finish(dense(_wide(x, dtype), t, kept, classes, *options), kept, weight, reduction)
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of a softmax with the index of the right class.
+
+    .. math::
+        \ell = -\log p_y, \quad p = \mathrm{softmax}(x), \qquad
+        \frac{\partial \ell}{\partial x_c} = p_c - [c = y]
+
+    The same as :func:`softmax_cross_entropy` with one-hot labels, without ever building them, label smoothing included.
+
+    Args:
+      logits: floating array, the classes along ``axis``. ``-inf`` is a class of probability 0.
+      labels: integers in [0, classes), of the shape of ``logits`` without ``axis``; for several axes, an index into
+        them flattened. Any other integer, -1 too, gives NaN for its example, value and gradient: exclude what is to be
+        ignored with ``where=labels != -100``.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
+        label in a removed class costs infinity.
+      label_smoothing: :math:`\alpha` in [0, 1]: the target is :math:`(1 - \alpha) [c = y] + \alpha / K`, with K classes
+        kept.
+      class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.
+      z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
+
+    Returns:
+      The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``logits`` is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1], [0.1, 0.2, 0.3]])
+      >>> labels = jnp.array([0, 1, -100])
+      >>> f = jaxloss.softmax_cross_entropy_with_integer_labels
+      >>> print(f(logits, labels, where=labels != -100))
+      [0.2761 2.9518 0.    ]
+      >>> print(f(logits, labels, where=labels != -100, reduction="mean"))
+      1.6139
+
+    Keras: ``SparseCategoricalCrossentropy(from_logits=True)``, (labels, logits), ``ignore_class``. PyTorch:
+    ``cross_entropy`` with index targets, classes on axis 1, ``ignore_index``; label smoothing and class weights there
+    weigh the smoothed target, here the example.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
+    """
+    name = "softmax_cross_entropy_with_integer_labels"
+    y = _inputs.integer(name, "labels", labels)
+    x, classes, where, _ = _prologue(name, logits, axis, where)
+    dtype, shape = _inputs.compute_dtype(x), x.shape[:-1]
+    _inputs.same_shape(name, "labels", y, shape)
+    kept, weight = merge(name, where, weights, shape, dtype)
+    if class_weights is not None:
+        factor = jnp.where(in_range(y, x.shape[-1]), pick(_table(name, class_weights, x, dtype), y), jnp.nan)
+        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
+    kept = _any_left(kept, classes)
+    options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
+    _inputs.choice(name, "reduction", reduction)
+    return finish(indexed(_wide(x, dtype), y, kept, classes, *options), kept, weight, reduction)
+
+
+def safe_softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    """:func:`softmax_cross_entropy`, which is safe already, under the name that optax gives its safe form.
+
+    A logit of ``-inf`` with label 0 costs nothing in value, reverse and forward mode. Arguments, result and errors are
+    those of :func:`softmax_cross_entropy`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.safe_softmax_cross_entropy(jnp.array([1.0, 2.0, -jnp.inf]), jnp.array([0.0, 1.0, 0.0])))
+      0.3133
+    """
+    return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
+
+
+def smooth_labels(
+    labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Label smoothing: :math:`(1 - \alpha) t_c + \alpha / K`.
+
+    Args:
+      labels: target probabilities, floating, the classes along ``axis``.
+      alpha: the smoothing, in [0, 1]; broadcasts to ``labels`` without ``axis``.
+      axis: the class axis, or several, or None for all.
+      where: boolean, broadcast to the shape of ``labels``: the K classes that share :math:`\alpha`. The others get 0.
+
+    Returns:
+      An array of the shape of ``labels``; float64 if it is, else float32.
+
+    Raises:
+      TypeError: ``labels`` is not floating or ``where`` not boolean.
+      ValueError: ``where`` or ``alpha`` does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.smooth_labels(jnp.array([0.0, 1.0]), 0.1))
+      [0.05 0.95]
+
+    optax gives the classes that ``where`` removes the same share, so that its rows sum to more than 1.
+
+    References:
+      Szegedy et al., https://arxiv.org/abs/1512.00567, section 7.
+    """
+    name = "smooth_labels"
+    t = _inputs.floating(name, "labels", labels)
+    t = t.astype(_inputs.compute_dtype(t))
+    axes = _inputs.class_axes(name, axis, t.shape)
+    rows = _rows(t, axes)
+    alpha = _inputs.real(name, "alpha", alpha).astype(t.dtype)
+    alpha = _inputs.broadcast(name, "alpha", alpha, rows.shape[:-1])[..., None]
+    classes = None
+    if where is not None:
+        classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), t.shape)
+        classes = _rows(classes, axes)
+    unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
+    moved = smoothed(rows, classes, alpha).reshape([t.shape[a] for a in unmoved])
+    return moved.transpose(np.argsort(unmoved))
+
+
+# From the arguments of a call to rows.
+
+
+def _prologue(
+    name: str, logits: ArrayLike, axis: Axis, where: ArrayLike | None
+) -> tuple[Array, Array | None, ArrayLike | None, tuple[int, ...]]:
+    """The logits as rows, the mask of classes as rows, the mask of examples, the class axes."""
+    x = _inputs.floating(name, "logits", logits)
+    axes = _inputs.class_axes(name, axis, x.shape)
+    if where is None or jnp.ndim(where) < x.ndim:
+        return _rows(x, axes), None, where, axes
+    classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
+    return _rows(x, axes), _rows(classes, axes), None, axes
+
+
+def _rows(x: Array, axes: tuple[int, ...]) -> Array:
+    """x with the class axes at the end, in that order, as one."""
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], -1)
+
+
+def _wide(x: Array, dtype: np.dtype) -> Array:
+    """x as it is, to be widened where it is used, save what labels in float64 ask for."""
+    return x.astype(dtype) if dtype == np.float64 else x
+
+
+def _table(name: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """The class weights, in every row."""
+    table = _inputs.real(name, "class_weights", class_weights).astype(dtype)
+    _inputs.same_shape(name, "class_weights", table, x.shape[-1:])
+    return jnp.broadcast_to(table, x.shape)
+
+
+def _any_left(kept: Array | None, classes: Array | None) -> Array | None:
+    """An example without any class left is excluded."""
+    if classes is None:
+        return kept
+    return classes.any(-1) if kept is None else kept & classes.any(-1)
+
+
+def _options(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    label_smoothing: ArrayLike,
+    z_loss: ArrayLike,
+    soft_cap: ArrayLike | None,
+    logit_scale: ArrayLike,
+) -> Options:
+    def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
+        return _inputs.option(name, argument, value, neutral, shape, dtype)
+
+    return Options(
+        option("label_smoothing", label_smoothing, 0),
+        option("z_loss", z_loss, 0),
+        option("soft_cap", soft_cap, np.inf),
+        option("logit_scale", logit_scale, 1),
+    )

@@ -1,0 +1,283 @@
+"""The mathematics of the softmax cross entropies: rows of logits, the classes on the last axis, and their derivatives.
+
+With z the logits after scale, cap and masks, m their maximum and rest the sum of exp(z_j - m) over all j but one
+maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
+
+    sum_c t_c (logsumexp(z) - z_c)  =  sum_c t_c (m - z_c)  +  (sum_c t_c) log1p(rest)
+
+is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from ._derivatives import every_mode
+from ._numerics import soft_cap, soft_cap_partials, times
+
+
+class Options(NamedTuple):
+    """One number a row, or None where there is nothing to do."""
+
+    label_smoothing: Array | None
+    z_loss: Array | None
+    soft_cap: Array | None
+    logit_scale: Array | None
+
+
+class _Row(NamedTuple):
+    """What is kept of the logits: one number a row each."""
+
+    top: Array  # m
+    rest: Array
+    log_total: Array  # log1p(rest) = logsumexp(z) - m
+
+
+def _transform(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
+    """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
+    x = removed_as_zero(x, kept, classes)
+    if options.logit_scale is not None:
+        x = options.logit_scale[..., None] * x.astype(options.logit_scale.dtype)
+    if options.soft_cap is not None:
+        x = soft_cap(x.astype(options.soft_cap.dtype), options.soft_cap[..., None])
+    return x if classes is None else jnp.where(classes, x, -jnp.inf)
+
+
+def _transform_backward(
+    gradient: Array, x: Array, kept: Array | None, classes: Array | None, options: Options
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale from the one of z."""
+    gradient = removed_as_zero(gradient, kept, classes)
+    x = removed_as_zero(x.astype(gradient.dtype), kept, classes)
+    of_cap = of_scale = None
+    if options.soft_cap is not None:
+        scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
+        slope, by_cap = soft_cap_partials(scaled, options.soft_cap[..., None])
+        of_cap = times(gradient, by_cap).sum(-1)
+        gradient = slope * gradient
+    if options.logit_scale is not None:
+        of_scale = times(gradient, x).sum(-1)
+        gradient = options.logit_scale[..., None] * gradient
+    return gradient, of_cap, of_scale
+
+
+def removed_as_zero(x: Array, kept: Array | None, classes: Array | None) -> Array:
+    """x with 0 in the entries and in the rows that a mask removes."""
+    if classes is not None:
+        x = jnp.where(classes, x, 0)
+    return x if kept is None else jnp.where(kept[..., None], x, 0)
+
+
+def _exp(z: Array, top: Array) -> Array:
+    """exp(z - m), 1 at an infinite maximum too."""
+    largest = jnp.finfo(top.dtype).max
+    return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
+
+
+def _gap(z: Array, top: Array) -> Array:
+    """m - z, 0 at an infinite maximum too."""
+    z = z.astype(top.dtype)
+    undefined = (z == top) & jnp.isinf(z)
+    return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
+
+
+def _summary(z: Array) -> _Row:
+    top = z.max(-1).astype(np.promote_types(z.dtype, np.float32))
+    if _block(z):
+        rest = lax.platform_dependent(z, top, cpu=_rest_by_blocks, default=_rest_by_select)
+    else:
+        rest = _rest_by_select(z, top)
+    return _Row(top, rest, jnp.log1p(rest))
+
+
+def _rest_by_select(z: Array, top: Array) -> Array:
+    z, m = z.astype(top.dtype), top[..., None]
+    below = jnp.where(z < m, _exp(z, m), 0)
+    return below.sum(-1) + ((z == m).sum(-1) - 1).astype(top.dtype)
+
+
+def _rest_by_blocks(z: Array, top: Array) -> Array:
+    """The same. On a CPU, XLA sums a row several times faster if no comparison stands in the way.
+
+    So only one block of the row is summed by comparison, the one with the largest sum. It holds the maximum wherever
+    that matters: if it does not, the whole sum is at least 2, and 1 may be subtracted from it.
+    """
+    block = _block(z)
+    blocks = z.reshape(*z.shape[:-1], z.shape[-1] // block, block)
+    if z.dtype == top.dtype:  # the backward pass reuses this exp; that of half precision would be a larger array
+        sums = _exp(z, top[..., None]).reshape(blocks.shape).sum(-1)
+    else:
+        sums = _exp(blocks, top[..., None, None]).sum(-1)
+    index = lax.broadcasted_iota(np.int32, sums.shape, sums.ndim - 1)
+    largest = jnp.where(sums == sums.max(-1, keepdims=True), index, 0).max(-1, keepdims=True)
+    inside = jnp.take_along_axis(blocks, largest[..., None], axis=-2)[..., 0, :]
+    return jnp.where(index == largest, 0, sums).sum(-1) + _rest_by_select(inside, top)
+
+
+def _block(z: Array) -> int:
+    """The divisor of the number of classes nearest to 64; 0 if there is none, or a mesh splits the classes."""
+    classes = z.shape[-1]
+    divisors = [k for k in range(16, 257) if classes % k == 0 and classes > k]
+    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(np.log(k / 64)), default=0)
+
+
+def _split_classes(z: Array) -> bool:
+    """Whether the type says that the classes are sharded, as on an explicit mesh."""
+    return jax.typeof(z).sharding.spec[-1] is not None
+
+
+def _at(labels: Array, x: Array) -> Array:
+    return lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1) == labels[..., None]
+
+
+def in_range(labels: Array, classes: int) -> Array:
+    return (labels >= 0) & (labels < classes)
+
+
+def pick(x: Array, labels: Array) -> Array:
+    """x at the labels; of a label out of range, anything."""
+    if _split_classes(x):
+        return _pick_by_select(x, labels)
+    return lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
+
+
+def _pick_by_select(x: Array, labels: Array) -> Array:
+    return jnp.where(_at(labels, x), x, 0).sum(-1)
+
+
+def _pick_by_gather(x: Array, labels: Array) -> Array:
+    labels = jnp.clip(labels, 0, x.shape[-1] - 1)
+    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
+    """(1 - alpha) t + alpha / K over the K classes kept, alpha with the rank of t."""
+    return removed_as_zero((1 - alpha) * t + alpha * _share(t, classes), None, classes)
+
+
+def _share(x: Array, classes: Array | None) -> Array | float:
+    """1 / K, with the rank of x."""
+    return 1 / x.shape[-1] if classes is None else 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
+
+
+class _Saved(NamedTuple):
+    x: Array
+    labels: Array
+    kept: Array | None
+    classes: Array | None
+    options: Options
+    row: _Row
+
+
+# With labels as indices: t is 1 at y and 0 elsewhere, and never built.
+
+
+def _indexed_forward(
+    x: Array, y: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
+) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
+    options = Options(*numbers)
+    z = _transform(x, kept, classes, options)
+    row = _summary(z)
+    label = pick(z, y).astype(row.top.dtype)
+    valid = in_range(y, z.shape[-1])
+    label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
+    loss = _gap(label, row.top)
+    mean_gap = None
+    if options.label_smoothing is not None:
+        mean_gap = (removed_as_zero(_gap(z, row.top[..., None]), None, classes) * _share(z, classes)).sum(-1)
+        loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
+    loss += row.log_total
+    if options.z_loss is not None:
+        loss += times(options.z_loss, jnp.square(row.top + row.log_total))
+    loss = jnp.where((row.top == -jnp.inf) & ~jnp.isnan(label), jnp.inf, loss)
+    return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
+
+
+def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
+    (x, y, kept, classes, options, row), label, mean_gap = saved
+    z = _transform(x.astype(g.dtype), kept, classes, options)
+    g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.top == -jnp.inf, 0, g))
+    # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
+    slope = 1 / (1 + row.rest)
+    gap = _gap(label, row.top)
+    at_label = (jnp.expm1(-gap) - row.rest) * slope
+    share = of_smoothing = of_z_loss = None
+    if options.label_smoothing is not None and mean_gap is not None:
+        p_y = jnp.exp(-gap) * slope
+        at_label = (1 - options.label_smoothing) * at_label + options.label_smoothing * p_y
+        share = options.label_smoothing[..., None] * _share(z, classes)
+        of_smoothing = g * (mean_gap - gap)
+    if options.z_loss is not None:
+        logsumexp = row.top + row.log_total
+        of_z_loss = g * jnp.square(logsumexp)
+        push = 2 * options.z_loss * logsumexp * slope
+        at_label += push * jnp.exp(-gap)
+        slope += push
+    at_label = jnp.where(label == -jnp.inf, 0, at_label)
+    gradient = (g * slope)[..., None] * _exp(z, row.top[..., None])
+    gradient = jnp.where(_at(y, z), (g * at_label)[..., None], gradient)
+    if share is not None:
+        gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
+    gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
+    return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+
+
+indexed = every_mode(_indexed_forward, _indexed_backward)
+
+
+# With a probability for each class.
+
+
+def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: Options, dtype: np.dtype) -> Array:
+    t = removed_as_zero(t.astype(dtype), kept, classes)
+    return t if options.label_smoothing is None else smoothed(t, classes, options.label_smoothing[..., None])
+
+
+def _dense_forward(
+    x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
+) -> tuple[Array, _Saved]:
+    options = Options(*numbers)
+    z = _transform(x, kept, classes, options)
+    row = _summary(z)
+    labels = _dense_labels(t, kept, classes, options, row.top.dtype)
+    loss = times(labels, _gap(z, row.top[..., None])).sum(-1) + times(labels.sum(-1), row.log_total)
+    if options.z_loss is not None:
+        loss += times(options.z_loss, jnp.square(row.top + row.log_total))
+    loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
+    return loss, _Saved(x, t, kept, classes, options, row)
+
+
+def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+    x, t, kept, classes, options, row = saved
+    z = _transform(x.astype(g.dtype), kept, classes, options)
+    labels = _dense_labels(t, kept, classes, options, g.dtype)
+    g = jnp.where(row.top == -jnp.inf, 0, g)[..., None]
+    top, rest = row.top[..., None], row.rest[..., None]
+    exp = _exp(z, top)
+    p = exp / (1 + rest)
+    # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
+    # (s - t) p - t (1 - p); there s - t is the sum of the other labels, and 1 - exp is exactly 0.
+    at_top = z == top
+    of_top = jnp.where(at_top, labels, 0).sum(-1, keepdims=True)
+    of_others = jnp.where(at_top, 0, labels).sum(-1, keepdims=True)
+    others = of_others + (of_top - labels)
+    gradient = jnp.where(at_top, others * p - labels * ((rest + (1 - exp)) / (1 + rest)), (of_top + of_others) * p - labels)
+    of_smoothing = of_z_loss = None
+    if options.z_loss is not None:
+        logsumexp = row.top + row.log_total
+        of_z_loss = g[..., 0] * jnp.square(logsumexp)
+        gradient += (2 * options.z_loss * logsumexp)[..., None] * p
+    gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
+    gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
+    of_labels = removed_as_zero(times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)
+    if options.label_smoothing is not None:
+        given = removed_as_zero(t.astype(g.dtype), kept, classes)
+        of_smoothing = times(_share(z, classes) - given, of_labels).sum(-1)
+        of_labels = times(1 - options.label_smoothing[..., None], of_labels)
+    return gradient, of_labels, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+
+
+dense = every_mode(_dense_forward, _dense_backward)

@@ -1,0 +1,67 @@
+"""The table: one row a public loss, and one for each way of calling it that takes another path. Laws run over all rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxloss
+
+CLASSES = 48  # has divisors, so that a CPU takes the path by blocks
+LABEL_SMOOTHING, Z_LOSS, SOFT_CAP, LOGIT_SCALE = 0.1, 0.05, 3.0, 1.5
+OPTIONS = dict(label_smoothing=LABEL_SMOOTHING, z_loss=Z_LOSS, soft_cap=SOFT_CAP, logit_scale=LOGIT_SCALE)
+SIGMOID_OPTIONS = dict(label_smoothing=LABEL_SMOOTHING, pos_weight=2.5, soft_cap=SOFT_CAP, logit_scale=LOGIT_SCALE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss of (predictions, targets): how to call it, what to call it with, and what it has."""
+
+    name: str
+    loss: Callable[..., jax.Array]
+    targets: str  # "index", "probabilities" or "elements"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, predictions, targets, **kwargs) -> jax.Array:
+        return self.loss(predictions, targets, **{**self.options, **kwargs})
+
+    @property
+    def rows(self) -> bool:
+        """Whether the last axis holds the classes."""
+        return self.targets != "elements"
+
+    @property
+    def id(self) -> str:
+        return self.name + "".join(f"-{option}" for option in self.options)
+
+    def draw(self, rng: np.random.Generator, *batch: int, classes: int = CLASSES, scale: float = 2.0, dtype=np.float32):
+        """Predictions and targets for a batch of that shape."""
+        predictions = jnp.asarray(rng.normal(size=(*batch, classes)) * scale, dtype)
+        if self.targets == "index":
+            return predictions, jnp.asarray(rng.integers(classes, size=batch), np.int32)
+        targets = rng.random((*batch, classes))
+        if self.rows:  # they need not sum to 1
+            targets *= 1.5 / targets.sum(-1, keepdims=True)
+        return predictions, jnp.asarray(targets, dtype)
+
+
+def _variants(name: str, loss: Callable[..., jax.Array], targets: str, options: dict[str, Any]) -> list[Case]:
+    return [Case(name, loss, targets), Case(name, loss, targets, options)]
+
+
+CASES = [
+    *_variants("softmax_cross_entropy", jaxloss.softmax_cross_entropy, "probabilities", OPTIONS),
+    *_variants(
+        "softmax_cross_entropy_with_integer_labels",
+        jaxloss.softmax_cross_entropy_with_integer_labels,
+        "index",
+        OPTIONS,
+    ),
+    Case("safe_softmax_cross_entropy", jaxloss.safe_softmax_cross_entropy, "probabilities"),
+    *_variants("sigmoid_binary_cross_entropy", jaxloss.sigmoid_binary_cross_entropy, "elements", SIGMOID_OPTIONS),
+]
+
+NOT_LOSSES = {"reduce", "smooth_labels"}

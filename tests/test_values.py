@@ -1,0 +1,211 @@
+"""Values and derivatives against the textbook formulas at 360 digits."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from cases import OPTIONS, SIGMOID_OPTIONS
+from oracles import derivatives, sigmoid_binary_cross_entropy, softmax_cross_entropy, softmax_cross_entropy_gradient
+from tolerances import close
+
+import jaxloss
+
+DTYPES = [np.float32, np.float64, jnp.bfloat16, np.float16]
+EXTREMES = [-1e30, -3e4, -200.0, -90.0, -17.0, -1.0, -1e-6, 0.0, 1e-6, 0.5, 13.6, 88.0, 104.0, 1e6, 1e30]
+
+
+def finite_in(dtype, values):
+    """The values as the dtype has them, without those that it has not."""
+    with np.errstate(over="ignore"):
+        return [float(v) for v in np.asarray(values, dtype).astype(np.float64) if np.isfinite(v)]
+
+
+def with_dtype(dtype):
+    return jax.enable_x64(dtype == np.float64)
+
+
+def wide(dtype):
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+def hard_rows(dtype, classes):
+    """Rows of that many extremes: all of two, a choice of more, with ties, tails, confident and confidently wrong."""
+    values = finite_in(dtype, EXTREMES)
+    if classes == 2:
+        return np.array(list(itertools.product(values, repeat=2)))
+    rng = np.random.default_rng(classes)
+    few = rng.choice(values, size=(60, classes))
+    far = rng.normal(size=(20, classes)) + rng.choice([0, 40, 90], size=(20, 1)) * np.eye(classes)[rng.integers(classes, size=20)]
+    return np.concatenate([few, far]).astype(dtype).astype(np.float64)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 48, 101])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
+    """By an index and by one-hot labels, over the whole domain."""
+    with with_dtype(dtype):
+        rows = hard_rows(dtype, classes)
+        labels = np.arange(len(rows)) % classes if classes > 2 else np.arange(len(rows)) * 2 // len(rows)
+        if classes == 2:
+            rows, labels = np.repeat(rows, 2, 0), np.tile([0, 1], len(rows))
+        logits = jnp.asarray(rows, dtype)
+        spans = rows.max(-1) - rows.min(-1)
+        truths = [softmax_cross_entropy(row, np.eye(classes)[y]) for row, y in zip(rows, labels, strict=True)]
+        gradients = [
+            softmax_cross_entropy_gradient(row, np.eye(classes)[y], hard=True)[0] for row, y in zip(rows, labels, strict=True)
+        ]
+        truth = np.array([float(v) for v, _ in truths])
+        gradient = np.array([[float(g) for g in row] for row in gradients])
+        for loss, given in [
+            (jaxloss.softmax_cross_entropy_with_integer_labels, jnp.asarray(labels, np.int32)),
+            (jaxloss.softmax_cross_entropy, jnp.asarray(np.eye(classes)[labels], dtype)),
+        ]:
+            ours, pull = jax.vjp(lambda x, loss=loss, given=given: loss(x, given), logits)
+            (theirs,) = pull(jnp.ones_like(ours))
+            assert ours.dtype == wide(dtype) and theirs.dtype == dtype
+            close(ours, truth, np.abs(truth), span=spans, dtype=wide(dtype))
+            close(theirs, gradient, np.abs(gradient), span=spans[:, None], dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
+def test_soft_labels_over_the_whole_domain(dtype):
+    with with_dtype(dtype):
+        rows = hard_rows(dtype, 5)
+        labels = np.random.default_rng(1).random(rows.shape).astype(dtype).astype(np.float64)
+        labels[::3, 1:3] = 0
+        logits, given = jnp.asarray(rows, dtype), jnp.asarray(labels, dtype)
+        ours, pull = jax.vjp(jaxloss.softmax_cross_entropy, logits, given)
+        by_logits, by_labels = pull(jnp.ones_like(ours))
+        spans = rows.max(-1) - rows.min(-1)
+        for i, (row, t) in enumerate(zip(rows, labels, strict=True)):
+            truth, terms = softmax_cross_entropy(row, t)
+            close(ours[i], truth, terms, span=spans[i], dtype=dtype)
+            truth, terms = softmax_cross_entropy_gradient(row, t)
+            close(by_logits[i], list(map(float, truth)), list(map(float, terms)), span=spans[i], dtype=dtype)
+            minus_log_p = [float(softmax_cross_entropy(row, e)[0]) for e in np.eye(5)]
+            close(by_labels[i], minus_log_p, minus_log_p, span=spans[i], dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_sigmoid_over_the_whole_domain(dtype):
+    with with_dtype(dtype):
+        values = finite_in(dtype, EXTREMES)
+        labels = finite_in(dtype, [0.0, 0.25, 0.9, 1.0])
+        pairs = np.array(list(itertools.product(values, labels)))
+        x, t = jnp.asarray(pairs[:, 0], dtype), jnp.asarray(pairs[:, 1], dtype)
+        ours, pull = jax.vjp(jaxloss.sigmoid_binary_cross_entropy, x, t)
+        by_logits, by_labels = pull(jnp.ones_like(ours))
+        for i, (logit, label) in enumerate(pairs):
+            truth, terms = sigmoid_binary_cross_entropy(logit, label)
+            close(ours[i], truth, terms, span=abs(logit), dtype=wide(dtype))
+            yes, no = 1 / (1 + mp.exp(-mp.mpf(logit))), 1 / (1 + mp.exp(mp.mpf(logit)))
+            p = mp.mpf(label)
+            close(by_logits[i], yes * (1 - p) - no * p, yes * (1 - p) + no * p, span=abs(logit), dtype=dtype)
+            close(by_labels[i], -logit, 2 * sigmoid_binary_cross_entropy(logit, 0.5)[0], span=abs(logit), dtype=dtype)
+
+
+SOFTMAX_POINT = [0.3, -1.2, 2.1]
+SOFTMAX_LABELS = [0.2, 0.5, 0.6]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_every_derivative_of_softmax_cross_entropy(order):
+    """By logits, labels and each option at once; second order forward over reverse."""
+
+    def ours(v):
+        options = dict(zip(OPTIONS, v[6:], strict=True))
+        return jaxloss.softmax_cross_entropy(v[:3], v[3:6], **options)
+
+    def truth(v):
+        return softmax_cross_entropy(v[:3], v[3:6], **dict(zip(OPTIONS, v[6:], strict=True)))[0]
+
+    point = np.array([*SOFTMAX_POINT, *SOFTMAX_LABELS, *OPTIONS.values()], np.float32)
+    check_derivatives(ours, truth, point, order)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_every_derivative_with_integer_labels(order):
+    def ours(v):
+        options = dict(zip(OPTIONS, v[3:], strict=True))
+        return jaxloss.softmax_cross_entropy_with_integer_labels(v[:3], jnp.int32(1), **options)
+
+    def truth(v):
+        return softmax_cross_entropy(v[:3], [0, 1, 0], **dict(zip(OPTIONS, v[3:], strict=True)))[0]
+
+    check_derivatives(ours, truth, np.array([*SOFTMAX_POINT, *OPTIONS.values()], np.float32), order)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_every_derivative_of_sigmoid_binary_cross_entropy(order):
+    def ours(v):
+        return jaxloss.sigmoid_binary_cross_entropy(v[0], v[1], **dict(zip(SIGMOID_OPTIONS, v[2:], strict=True)))
+
+    def truth(v):
+        return sigmoid_binary_cross_entropy(v[0], v[1], **dict(zip(SIGMOID_OPTIONS, v[2:], strict=True)))[0]
+
+    check_derivatives(ours, truth, np.array([0.7, 0.3, *SIGMOID_OPTIONS.values()], np.float32), order)
+
+
+@pytest.mark.parametrize("rows", [[0.3, -1.2, 2.1], [1.0, 1.0, -2.0], [2.0, 2.0, 2.0], [30.0, 1.0, 0.0]])
+@pytest.mark.parametrize("label", [0, 2])
+def test_second_order_at_ties_and_in_the_tail(rows, label):
+    point = np.array(rows, np.float32)
+    check_derivatives(
+        lambda x: jaxloss.softmax_cross_entropy_with_integer_labels(x, jnp.int32(label)),
+        lambda x: softmax_cross_entropy(x, np.eye(3)[label])[0],
+        point,
+        2,
+    )
+    check_derivatives(
+        lambda x: jaxloss.softmax_cross_entropy(x, jnp.asarray(np.eye(3)[label], np.float32)),
+        lambda x: softmax_cross_entropy(x, np.eye(3)[label])[0],
+        point,
+        2,
+    )
+
+
+def check_derivatives(ours, truth, point, order):
+    expected = np.array([float(d) for d in derivatives(truth, point, order)])
+    # A derivative of a composition is a sum of products of the derivatives below it; their size bounds its terms.
+    terms = max(1.0, np.abs(expected).max())
+    x = jnp.asarray(point)
+    modes = [jax.jacfwd(ours), jax.jacrev(ours)]
+    if order == 2:
+        modes = [jax.jacfwd(modes[1]), jax.jacrev(modes[0]), jax.jacrev(modes[1]), jax.jacfwd(modes[0])]
+    for mode in modes:
+        close(jax.jit(mode)(x).ravel(), expected, terms, span=np.abs(point).max(), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "loss", "gradient"),
+    [
+        ([5.236802, 18.843138], 1, 1.2326598e-06, [1.2326591e-06, -1.2326591e-06]),
+        ([17.0, 0.0], 0, 4.1399376e-08, [-4.1399375e-08, 4.1399375e-08]),
+        ([90.0, 0.0], 1, 90.0, [1.0, -1.0]),
+        ([200.0, 0.0], 1, 200.0, [1.0, -1.0]),
+        ([1e6, 1e6 - 5], 0, 0.0067153485, [-0.0066928509, 0.0066928509]),
+    ],
+)
+def test_published_numbers(logits, label, loss, gradient):
+    logits = jnp.array(logits, np.float32)
+    ours = jax.value_and_grad(jaxloss.softmax_cross_entropy_with_integer_labels)(logits, jnp.int32(label))
+    np.testing.assert_allclose(ours[0], loss, rtol=2e-7)
+    np.testing.assert_allclose(ours[1], gradient, rtol=2e-7)
+
+
+def test_a_vocabulary_of_equal_float16_logits():
+    logits = jnp.zeros(70_000, np.float16)
+    loss, gradient = jax.value_and_grad(jaxloss.softmax_cross_entropy_with_integer_labels)(logits, jnp.int32(0))
+    assert loss.dtype == np.float32
+    np.testing.assert_allclose(loss, np.log(70_000), rtol=2e-7)
+    np.testing.assert_array_equal(gradient[1:], np.float16(1 / 70_000))
+
+
+def test_labels_that_do_not_sum_to_one_have_their_true_gradient():
+    logits, labels = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 0.0, 2.0])
+    gradient = jax.grad(jaxloss.softmax_cross_entropy)(logits, labels)
+    np.testing.assert_allclose(gradient, 2 * (jax.nn.softmax(logits) - jnp.array([0.0, 0.0, 1.0])), rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(jaxloss.softmax_cross_entropy)(logits, jnp.zeros(3)), 0)

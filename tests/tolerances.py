@@ -1,0 +1,34 @@
+"""The only numbers of the tests.
+
+An error is allowed of a few eps times what the formula itself is exposed to: the sum of the absolute values of its terms,
+times one for each e-fold that an exponential of it spans (the argument of an exponential is rounded, and an error of eps
+times that argument is one of the result), with the smallest normal number added, below which XLA flushes to zero.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+FEW = 4
+
+
+def close(ours, truth, terms, *, span=0.0, dtype=np.float32) -> None:
+    """ours = truth within the bound; `terms` is the sum of the absolute terms of the formula, entry by entry."""
+    ours, truth, terms = (np.asarray(a, np.float64) for a in (ours, truth, terms))
+    infinite = ~np.isfinite(truth)
+    np.testing.assert_array_equal(ours[infinite], truth[infinite])
+    finfo = jnp.finfo(dtype)
+    span = np.minimum(span, -np.log(float(finfo.smallest_subnormal)))  # beyond, the exponential is zero
+    bound = np.broadcast_to(FEW * float(finfo.eps) * (1 + span) * terms + FEW * float(finfo.tiny), truth.shape)
+    error = np.abs(ours - truth, where=~infinite, out=np.zeros_like(truth))
+    worst = np.unravel_index(np.argmax(error / bound), truth.shape)
+    assert (error <= bound).all(), f"at {worst}: {ours[worst]}, expected {truth[worst]} within {bound[worst]}"
+
+
+def same(ours, theirs, *, span=0.0, dtype=np.float32) -> None:
+    """Two orders of the same computation."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+    size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
+    close(np.nan_to_num(ours), np.nan_to_num(theirs), size, span=span, dtype=dtype)
+
