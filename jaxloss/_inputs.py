@@ -31,10 +31,11 @@ def floating(name: str, argument: str, value: ArrayLike) -> Array:
 
 
 def integer(name: str, argument: str, value: ArrayLike) -> Array:
+    """The array, in 32 bits at least: int8 labels may stand beside more classes than int8 counts."""
     array = _array(name, argument, value)
     if not jnp.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected `{argument}` of an integer dtype, got {array.dtype}.")
-    return array
+    return array if array.dtype.itemsize >= 4 else array.astype(np.int32)
 
 
 def boolean(name: str, argument: str, value: ArrayLike) -> Array:
@@ -83,7 +84,9 @@ def compute_dtype(*arrays: Array) -> np.dtype:
 def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes that `axis` names, as non-negative numbers, in its order."""
     ndim = len(shape)
-    named = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    named = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if any(not isinstance(a, int) for a in named):
+        raise TypeError(f"{name}: expected `axis` to be an int, a tuple of ints or None, got {axis!r}.")
     if any(not -ndim <= a < ndim for a in named) or len({a % ndim for a in named}) < len(named) or not named:
         raise ValueError(f"{name}: expected `axis` to name distinct axes of an array of rank {ndim}, got {axis!r}.")
     named = tuple(a % ndim for a in named)

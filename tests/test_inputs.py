@@ -1,0 +1,126 @@
+"""Bad input gets one sentence: function, argument, what was expected, what came."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+
+X = jnp.zeros((6, 3))
+Y = jnp.zeros(6, np.int32)
+T = jnp.zeros((6, 3))
+INTEGER = jaxloss.softmax_cross_entropy_with_integer_labels
+
+BAD = [
+    (INTEGER, ([[1.0, 2.0]], Y), {}, TypeError, "expected `logits` to be an array, got list."),
+    (INTEGER, ("logits", Y), {}, TypeError, "expected `logits` to be an array, got str."),
+    (INTEGER, (None, Y), {}, TypeError, "expected `logits` to be an array, got NoneType."),
+    (INTEGER, (X.astype(np.int32), Y), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
+    (INTEGER, (X.astype(np.complex64), Y), {}, TypeError, "expected `logits` of a real dtype, got complex64."),
+    (INTEGER, (X, Y.astype(np.float32)), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
+    (INTEGER, (X, Y != 0), {}, TypeError, "expected `labels` of an integer dtype, got bool."),
+    (INTEGER, (X, Y[:, None]), {}, ValueError, "expected `labels` of shape (6,), got (6, 1)."),
+    (INTEGER, (X, Y[:1]), {}, ValueError, "expected `labels` of shape (6,), got (1,)."),
+    (INTEGER, (X[:, :0], Y), {}, ValueError, "expected at least one class along `axis` -1, got an array of shape (6, 0)."),
+    (INTEGER, (jnp.float32(1), jnp.int32(0)), {}, ValueError, "expected `axis` to name distinct axes of an array of rank 0, got -1."),
+    (INTEGER, (X, Y), {"axis": 2}, ValueError, "expected `axis` to name distinct axes of an array of rank 2, got 2."),
+    (INTEGER, (X, Y), {"axis": (1, -1)}, ValueError, "expected `axis` to name distinct axes of an array of rank 2, got (1, -1)."),
+    (INTEGER, (X, Y), {"axis": 1.0}, TypeError, "expected `axis` to be an int, a tuple of ints or None, got 1.0."),
+    (INTEGER, (X, Y), {"where": jnp.ones(6)}, TypeError, "expected `where` of dtype bool, got float32."),
+    (INTEGER, (X, Y), {"where": jnp.ones(3, bool)}, ValueError, "expected `where` of a shape that broadcasts to (6,), got (3,)."),
+    (INTEGER, (X, Y), {"where": jnp.ones((6, 2), bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6, 2)."),
+    (INTEGER, (X, Y), {"where": jnp.ones((1, 6, 3), bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (1, 6, 3)."),
+    (INTEGER, (X, Y), {"weights": jnp.ones((6, 1))}, ValueError, "expected `weights` of a shape that broadcasts to (6,), got (6, 1)."),
+    (INTEGER, (X, Y), {"weights": [1.0] * 6}, TypeError, "expected `weights` to be an array, got list."),
+    (INTEGER, (X, Y), {"class_weights": jnp.ones(2)}, ValueError, "expected `class_weights` of shape (3,), got (2,)."),
+    (INTEGER, (X, Y), {"label_smoothing": jnp.ones(3)}, ValueError, "expected `label_smoothing` of a shape that broadcasts to (6,), got (3,)."),
+    (INTEGER, (X, Y), {"z_loss": 1j}, TypeError, "expected `z_loss` to be an array, got complex."),
+    (INTEGER, (X, Y), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
+    (INTEGER, (X, Y), {"reduction": None}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got None."),
+    (jaxloss.softmax_cross_entropy, (X, T[:, :1]), {}, ValueError, "expected `labels` of shape (6, 3), got (6, 1)."),
+    (jaxloss.softmax_cross_entropy, (X, Y), {}, ValueError, "expected `labels` of shape (6, 3), got (6,)."),
+    (jaxloss.softmax_cross_entropy, (X, T.astype(np.complex64)), {}, TypeError, "expected `labels` of a real dtype, got complex64."),
+    (jaxloss.softmax_cross_entropy, (X, T), {"class_weights": jnp.ones((6, 3))}, ValueError, "expected `class_weights` of shape (3,), got (6, 3)."),
+    (jaxloss.sigmoid_binary_cross_entropy, (jnp.zeros(3), jnp.zeros((3, 1))), {}, ValueError, "expected `labels` of shape (3,), got (3, 1)."),
+    (jaxloss.sigmoid_binary_cross_entropy, (Y, Y), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
+    (jaxloss.sigmoid_binary_cross_entropy, (X, T), {"pos_weight": jnp.ones(2)}, ValueError, "expected `pos_weight` of a shape that broadcasts to (6, 3), got (2,)."),
+    (jaxloss.sigmoid_binary_cross_entropy, (X, T), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
+    (jaxloss.smooth_labels, (Y, 0.1), {}, TypeError, "expected `labels` of a floating dtype, got int32."),
+    (jaxloss.smooth_labels, (T, jnp.ones(3)), {}, ValueError, "expected `alpha` of a shape that broadcasts to (6,), got (3,)."),
+    (jaxloss.smooth_labels, (T, 0.1), {"where": T}, TypeError, "expected `where` of dtype bool, got float32."),
+    (jaxloss.reduce, (X,), {"reduction": "max"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'max'."),
+    (jaxloss.reduce, (X,), {"reduction": "none", "axis_name": "i"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
+    (jaxloss.reduce, (X,), {"where": jnp.ones(6, bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6,)."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "error", "sentence"), BAD)
+def test_bad_input_gets_one_sentence(function, args, kwargs, error, sentence):
+    with pytest.raises(error, match=re.escape(f"{function.__name__}: {sentence}") + r"(\n|$)"):
+        jax.eval_shape(lambda: function(*args, **kwargs))
+
+
+def test_python_and_numpy_scalars_are_numbers():
+    assert jaxloss.sigmoid_binary_cross_entropy(0.5, 1.0).shape == ()
+    assert jaxloss.sigmoid_binary_cross_entropy(np.float32(0.5), 1).dtype == np.float32
+    losses = INTEGER(X, Y, label_smoothing=np.float64(0.1), z_loss=np.float32(0.1), logit_scale=2, soft_cap=np.int64(3))
+    assert losses.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])
+def test_labels_of_any_integer_dtype(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 200)), np.float32)
+    y = np.array([0, 127, 5, 100])
+    np.testing.assert_array_equal(INTEGER(x, jnp.asarray(y, dtype)), INTEGER(x, jnp.asarray(y, np.int32)))
+    np.testing.assert_array_equal(INTEGER(np.asarray(x), y.astype(dtype)), INTEGER(x, jnp.asarray(y, np.int32)))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int32])
+def test_one_hot_labels_of_any_dtype(dtype):
+    hot = np.eye(3)[[0, 2, 1, 1, 0, 2]]
+    expected = jax.value_and_grad(lambda x: jaxloss.softmax_cross_entropy(x, jnp.asarray(hot, np.float32)).sum())(X)
+    ours = jax.value_and_grad(lambda x: jaxloss.softmax_cross_entropy(x, jnp.asarray(hot, dtype)).sum())(X)
+    np.testing.assert_array_equal(ours[1], expected[1])
+    binary = jaxloss.sigmoid_binary_cross_entropy(X, jnp.asarray(hot, dtype))
+    np.testing.assert_array_equal(binary, jaxloss.sigmoid_binary_cross_entropy(X, jnp.asarray(hot, np.float32)))
+
+
+def test_infinite_logits():
+    inf = jnp.inf
+    for x, y, loss, gradient in [
+        ([1.0, 2.0, -inf], 1, 0.31326166, [0.26894143, -0.26894143, 0.0]),
+        ([1.0, 2.0, -inf], 2, inf, [0.26894143, 0.7310586, 0.0]),
+        ([inf, 0.0, 1.0], 0, 0.0, [0.0, 0.0, 0.0]),
+        ([inf, 0.0, 1.0], 1, inf, [1.0, -1.0, 0.0]),
+        ([-inf, -inf, -inf], 1, inf, [0.0, 0.0, 0.0]),
+    ]:
+        x = jnp.array(x)
+        for f, labels in ((INTEGER, jnp.int32(y)), (jaxloss.softmax_cross_entropy, jax.nn.one_hot(y, 3))):
+            value, slope = jax.value_and_grad(f)(x, labels)
+            np.testing.assert_allclose(value, loss, rtol=1e-6)
+            np.testing.assert_allclose(slope, gradient, rtol=1e-6)
+            assert not np.isnan(jax.jvp(lambda x, f=f, labels=labels: f(x, labels), (x,), (jnp.ones(3),))[1])
+    for x, t, loss, slope in [(inf, 1.0, 0, 0), (inf, 0.0, inf, 1), (-inf, 0.0, 0, 0), (-inf, 1.0, inf, -1)]:
+        assert jax.value_and_grad(jaxloss.sigmoid_binary_cross_entropy)(x, t) == (loss, slope)
+
+
+def test_smoothing_gives_mass_to_impossible_classes():
+    x = jnp.array([1.0, 2.0, -jnp.inf])
+    assert INTEGER(x, jnp.int32(1), label_smoothing=0.1) == jnp.inf
+    kept = INTEGER(x, jnp.int32(1), label_smoothing=0.1, where=jnp.isfinite(x))
+    np.testing.assert_allclose(kept, INTEGER(x[:2], jnp.int32(1), label_smoothing=0.1))
+
+
+def test_smooth_labels():
+    t = jnp.asarray(np.eye(4)[[0, 2]], np.float32)
+    np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2), 0.8 * t + 0.05, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.smooth_labels(t.T, 0.2, axis=0).T, 0.8 * t + 0.05, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.smooth_labels(t, jnp.array([0.0, 0.2]))[1], 0.8 * t[1] + 0.05, rtol=1e-6)
+    mask = jnp.array([[True, True, True, False]])
+    expected = np.where(mask, 0.8 * t + 0.2 / 3, 0)
+    np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2, where=mask), expected, rtol=1e-6)
+    assert jaxloss.smooth_labels(jnp.ones((2, 3, 4)), 0.1, axis=(0, 2)).shape == (2, 3, 4)
+    assert jaxloss.smooth_labels(jnp.ones((2, 3)), 0.3, axis=None)[0, 0] == pytest.approx(0.7 + 0.05)

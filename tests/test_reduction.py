@@ -1,0 +1,150 @@
+"""`reduce`: over entries, over devices, over microbatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from tolerances import close, same
+
+import jaxloss
+
+CE = jaxloss.softmax_cross_entropy_with_integer_labels
+
+
+def test_three_reductions():
+    losses, weights = jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 0.0, 3.0])
+    np.testing.assert_array_equal(jaxloss.reduce(losses, weights=weights, reduction="none"), [1, 0, 12])
+    assert jaxloss.reduce(losses, weights=weights, reduction="sum") == 13
+    assert jaxloss.reduce(losses, weights=weights) == 13 / 4
+    assert jaxloss.reduce(losses, where=losses > 1) == 3
+    assert jaxloss.reduce(losses, where=losses > 1, weights=weights) == 4
+    assert jaxloss.reduce(jnp.array([True, False, True]), where=jnp.array([True, True, False])) == 0.5
+    assert jaxloss.reduce(jnp.ones((2, 3)), weights=jnp.ones(3), reduction="sum") == 6
+    assert jaxloss.reduce(jnp.ones(3, jnp.bfloat16)).dtype == np.float32
+
+
+def test_what_is_excluded_may_hold_anything():
+    losses = jnp.array([1.0, jnp.nan, jnp.inf])
+    kept = jnp.array([True, False, False])
+    for excluded in ({"where": kept}, {"weights": kept.astype(np.float32)}, {"where": kept, "weights": losses}):
+        value, gradient = jax.value_and_grad(lambda x, e=excluded: jaxloss.reduce(x, **e))(losses)
+        assert value == 1
+        np.testing.assert_array_equal(gradient, [1, 0, 0])
+
+
+def test_a_large_mask_is_counted_exactly():
+    n = 2**24 + 3
+    mean = jax.jit(lambda m: jaxloss.reduce(jnp.where(m, 1.0, jnp.nan), where=m))(jnp.ones(n, bool).at[0].set(False))
+    assert mean == 1
+
+
+# A linear model, with a valid count that differs from microbatch to microbatch and from device to device.
+
+FEATURES, CLASSES, N = 5, 7, 32
+
+
+@pytest.fixture
+def problem(rng):
+    x = jnp.asarray(rng.normal(size=(N, FEATURES)), np.float32)
+    y = rng.integers(CLASSES, size=N)
+    y[: N // 2 : 2] = -100
+    y[-3:] = -100
+    w = jnp.asarray(rng.normal(size=(FEATURES, CLASSES)), np.float32)
+    return w, x, jnp.asarray(y, np.int32)
+
+
+def mean_loss(w, x, y, axis_name=None):
+    losses = CE(x @ w, y, where=y != -100)
+    return jaxloss.reduce(losses, where=y != -100, axis_name=axis_name)
+
+
+def test_microbatches_give_the_gradient_of_the_batch(problem):
+    w, x, y = problem
+    expected = jax.grad(mean_loss)(w, x, y)
+    valid = (y != -100).sum().astype(np.float32)
+
+    def add(gradient, batch):
+        x, y = batch
+
+        def part(w):
+            return CE(x @ w, y, where=y != -100, reduction="sum") / valid
+
+        return gradient + jax.grad(part)(w), None
+
+    batches = x.reshape(4, 8, FEATURES), y.reshape(4, 8)
+    ours, _ = jax.jit(lambda w: jax.lax.scan(add, jnp.zeros_like(w), batches))(w)
+    same(ours, expected, span=10)
+    mean_of_means = sum(jax.grad(mean_loss)(w, x, y) for x, y in zip(*batches, strict=True)) / 4
+    assert np.abs(mean_of_means - expected).max() > 0.01  # the mistake that this recipe is for
+
+
+def test_multi_steps_gives_the_step_of_the_batch(problem):
+    w, x, y = problem
+    k, valid = 4, (y != -100).sum().astype(np.float32)
+    step = optax.apply_updates(w, optax.adam(0.1).update(jax.grad(mean_loss)(w, x, y), optax.adam(0.1).init(w))[0])
+    optimizer = optax.MultiSteps(optax.adam(0.1), k)
+    state, ours = optimizer.init(w), w
+    for x_, y_ in zip(x.reshape(k, -1, FEATURES), y.reshape(k, -1), strict=True):
+
+        def loss(w, x=x_, y=y_):
+            return k * CE(x @ w, y, where=y != -100, reduction="sum") / valid
+
+        updates, state = optimizer.update(jax.grad(loss)(ours), state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours, step, rtol=1e-4)  # Adam divides by a root of squares: compare the step, loosely
+
+
+@pytest.mark.smoke
+def test_the_table_of_gradients_over_devices(problem):
+    """The rows of the table in the docstring of `reduce`."""
+    w, x, y = problem
+    value, expected = jax.value_and_grad(mean_loss)(w, x, y)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def local(w, x, y):
+        return mean_loss(w, x, y, axis_name="data")
+
+    def over(f, out_specs, check_vma):
+        return jax.jit(
+            jax.shard_map(
+                f, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=out_specs, check_vma=check_vma
+            )
+        )
+
+    for check_vma in (True, False):
+        outside = over(local, P(), check_vma)
+        close(outside(w, x, y), value, value, span=10)
+        same(jax.grad(outside)(w, x, y), expected, span=10)
+    inside = over(jax.grad(local), P(), check_vma=True)
+    same(inside(w, x, y), expected, span=10)
+    inside = over(lambda *a: jax.lax.pmean(jax.grad(local)(*a), "data"), P(), check_vma=False)
+    same(inside(w, x, y), expected, span=10)
+
+    split = x.reshape(8, -1, FEATURES), y.reshape(8, -1)
+    for mapped in (jax.vmap, jax.pmap):
+
+        def gradient(w, x, y):
+            return jax.lax.pmean(jax.grad(local)(w, x, y), "data")
+
+        ours = mapped(gradient, axis_name="data", in_axes=(None, 0, 0))(w, *split)
+        same(ours[3], expected, span=10)
+
+    def outside(w):
+        return jax.vmap(lambda x, y: local(w, x, y), axis_name="data")(*split)[0]
+
+    same(jax.grad(outside)(w), expected, span=10)
+
+
+def test_an_empty_device_does_not_matter(problem):
+    w, x, y = problem
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    y = y.at[:4].set(-100)
+
+    def local(x, y):
+        return jax.grad(lambda w: mean_loss(w, x, y, axis_name="data"))(w)
+
+    ours = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P()))(x, y)
+    same(ours, jax.grad(mean_loss)(w, x, y), span=10)

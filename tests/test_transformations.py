@@ -1,0 +1,230 @@
+"""One table: each transformation of JAX times each loss. A loss joins it by its row in cases.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tolerances import same
+
+TRANSFORMATIONS = {}
+
+
+def transformation(f):
+    TRANSFORMATIONS[f.__name__] = f
+    return f
+
+
+def direction(x):
+    return jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+
+
+# Each takes a function x -> losses [n] that knows one row from another only by x, and returns arrays. It is run on the
+# loss and on the plain formula written below with jax.numpy, and JAX differentiates the latter by itself.
+
+
+@transformation
+def grad(f, x):
+    return jax.grad(lambda x: f(x).sum())(x)
+
+
+@transformation
+def jit(f, x):
+    return jax.jit(jax.value_and_grad(lambda x: f(x).sum()))(x)
+
+
+@transformation
+def jvp(f, x):
+    return jax.jvp(f, (x,), (direction(x),))
+
+
+@transformation
+def linearize(f, x):
+    return jax.linearize(f, x)[1](direction(x))
+
+
+@transformation
+def jacfwd(f, x):
+    return jax.jacfwd(f)(x)
+
+
+@transformation
+def jacrev(f, x):
+    return jax.jacrev(f)(x)
+
+
+@transformation
+def hessian(f, x):
+    return jax.hessian(lambda x: f(x).sum())(x)
+
+
+@transformation
+def hessian_by_two_reversals(f, x):
+    return jax.jacrev(jax.grad(lambda x: f(x).sum()))(x)
+
+
+@transformation
+def jvp_of_grad(f, x):
+    return jax.jvp(jax.grad(lambda x: f(x).sum()), (x,), (direction(x),))
+
+
+@transformation
+def grad_of_jvp(f, x):
+    return jax.grad(lambda x: jax.jvp(f, (x,), (direction(x),))[1].sum())(x)
+
+
+@transformation
+def checkpoint(f, x):
+    return jax.grad(jax.checkpoint(lambda x: f(x).sum()))(x)
+
+
+@transformation
+def scan(f, x):
+    def total(x):
+        return jax.lax.scan(lambda carry, _: (carry + f(x * (1 + carry / 100)).mean(), None), 0.0, length=3)[0]
+
+    return jax.grad(total)(x), jax.jvp(total, (x,), (direction(x),))[1]
+
+
+@transformation
+def while_and_cond(f, x):
+    value = jax.lax.fori_loop(0, 3, lambda i, carry: carry + f(x).mean(), 0.0)
+    return value, jax.grad(lambda x: jax.lax.cond(x.sum() > 0, f, lambda x: 2 * f(x), x).sum())(x)
+
+
+@transformation
+def remat_under_scan_under_jit(f, x):
+    def total(x):
+        step = jax.checkpoint(lambda carry, row: (carry + f(row * 1.5).mean(), None))
+        return jax.lax.scan(step, 0.0, jnp.stack([x, x / 2]))[0]
+
+    return jax.jit(jax.grad(total))(x)
+
+
+def plain(case):
+    """The formula without rules, from the options of the case."""
+    options = {"label_smoothing": 0.0, "z_loss": 0.0, "soft_cap": None, "logit_scale": 1.0, "pos_weight": 1.0}
+    options |= case.options
+
+    def loss(x, t):
+        z = x * options["logit_scale"]
+        if options["soft_cap"] is not None:
+            z = options["soft_cap"] * jnp.tanh(z / options["soft_cap"])
+        alpha = options["label_smoothing"]
+        if not case.rows:
+            t = (1 - alpha) * t + alpha / 2
+            return options["pos_weight"] * t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z)
+        if case.targets == "index":
+            t = jax.nn.one_hot(t, x.shape[-1])
+        t = (1 - alpha) * t + alpha / x.shape[-1]
+        lse = jax.nn.logsumexp(z, axis=-1)
+        return (t * (lse[..., None] - z)).sum(-1) + options["z_loss"] * lse**2
+
+    return loss
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_transformation(case, name, rng):
+    x, t = case.draw(rng, 2, classes=32)
+    transform = TRANSFORMATIONS[name]
+    reference = plain(case)
+    if name != "grad":  # eager once, the rest compiled: that is faster
+        transform = jax.jit(transform, static_argnums=0)
+    ours, theirs = (transform(lambda x, f=f: f(x, t), x) for f in (case, reference))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        same(a, b, span=20)
+
+
+# Over eight devices.
+
+SPECS = {"batch": P("data"), "classes": P(None, "model"), "both": P("data", "model")}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda k: k.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec, rng):
+    classes = 8 * 32
+    x, t = case.draw(rng, 8, classes=classes)
+    weights = jnp.asarray(rng.random(case(x, t).shape), np.float32)
+    kept = jnp.asarray(rng.random(case(x, t).shape) < 0.8)
+    table = {"class_weights": jnp.asarray(rng.random(classes), np.float32)}
+    extra = table if case.rows and case.name != "safe_softmax_cross_entropy" else {}
+
+    def f(x, t, weights, kept):
+        def mean(x):
+            return case(x, t, weights=weights, where=kept, reduction="mean", **extra)
+
+        tangent = jax.jvp(mean, (x,), (x,))[1]
+        return jax.value_and_grad(mean)(x), tangent, case(x, t)
+
+    expected = jax.jit(f)(x, t, weights, kept)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    full = SPECS[spec]
+    per_row = P(full[0]) if case.rows else full
+    places = (full, per_row if case.targets == "index" else full, per_row, per_row)
+    with jax.set_mesh(mesh):
+        arrays = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((x, t, weights, kept), places, strict=True)]
+        compiled = jax.jit(f).lower(*arrays).compile()
+        ours = jax.device_get(compiled(*arrays))
+        curvature = jax.jit(jax.hessian(lambda s: case(arrays[0] * s, arrays[1]).mean()))(1.5)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        same(a, b, span=20)
+    same(curvature, jax.hessian(lambda s: case(x * s, t).mean())(1.5), span=100)
+    text = compiled.as_text()
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_shard_map(case, check_vma, rng):
+    """The gradient outside, and forward mode; logits and one option sharded or replicated."""
+    x, t = case.draw(rng, 8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def over(spec, mesh):
+        def mean(x, scale):
+            def local(x, t, scale):
+                losses = case(jnp.broadcast_to(x, (*t.shape[:1], x.shape[-1])), t, logit_scale=scale)
+                return jax.lax.pmean(losses.mean(), "data") if mesh is not None else losses.mean()
+
+            if mesh is None:
+                return local(x, t, scale)
+            return jax.shard_map(
+                local, mesh=mesh, in_specs=(spec, P("data"), P()), out_specs=P(), check_vma=check_vma
+            )(x, t, scale)
+
+        return mean
+
+    if case.name == "safe_softmax_cross_entropy":
+        loss = case
+        case = lambda x, t, logit_scale: loss(logit_scale * x, t)  # noqa: E731
+
+    def derivatives(f, *args):
+        tangents = (direction(args[0]), jnp.float32(0.7))
+        return jax.value_and_grad(f, (0, 1))(*args), jax.jvp(f, args, tangents), jax.hessian(f, 1)(*args)
+
+    for logits, spec in ((x, P("data")), (x[:1], P())):
+        ours, theirs = (
+            jax.jit(derivatives, static_argnums=0)(over(spec, m), logits, jnp.float32(1.3)) for m in (mesh, None)
+        )
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            same(a, b, span=50)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_export_for_three_platforms(case, rng):
+    x, t = case.draw(rng, 4)
+    f = jax.jit(jax.value_and_grad(lambda x, t: case(x, t, reduction="mean")))
+    exported = jax.export.export(f, platforms=["cpu", "cuda", "tpu"])(x, t)
+    loaded = jax.export.deserialize(exported.serialize())
+    for a, b in zip(loaded.call(x, t), f(x, t), strict=True):
+        same(a, b, span=10)
