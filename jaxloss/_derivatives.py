@@ -5,8 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+
+
+def again(arrays: Any) -> Any:
+    """The same arrays, for another pass over them.
+
+    XLA would merge what two passes compute alike, and keep it, an array of the size of the logits. On an accelerator
+    computing it again is faster; on a CPU, keeping it is, so that there nothing is asked.
+    """
+    return lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=lax.optimization_barrier)
 
 
 def every_mode(
@@ -51,7 +60,7 @@ def every_mode(
         moving = {i: t for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)}
 
         def linear(saved: Any, moving: dict[int, Array]) -> Array:
-            gradients = backward(saved, jnp.ones_like(losses))
+            gradients = backward(again(saved), jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in moving.items():
                 gradient = gradients[i]

@@ -182,12 +182,13 @@ def _indexed_forward(
     z = _transform(x, kept, classes, options)
     row = _summary(z)
     label = pick(z, y).astype(row.top.dtype)
-    valid = in_range(y, z.shape[-1])
+    valid = in_range(y, x.shape[-1])
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
     loss = _gap(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
-        mean_gap = (removed_as_zero(_gap(z, row.top[..., None]), None, classes) * _share(z, classes)).sum(-1)
+        gaps = _gap(z, row.top[..., None])
+        mean_gap = (removed_as_zero(gaps, None, classes) * _share(gaps, classes)).sum(-1)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
@@ -238,20 +239,25 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
 
 def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
-) -> tuple[Array, _Saved]:
+) -> tuple[Array, tuple[_Saved, Array, Array]]:
     options = Options(*numbers)
     z = _transform(x, kept, classes, options)
     row = _summary(z)
+    z = z.astype(row.top.dtype)
     labels = _dense_labels(t, kept, classes, options, row.top.dtype)
-    loss = times(labels, _gap(z, row.top[..., None])).sum(-1) + times(labels.sum(-1), row.log_total)
+    at_top = z == row.top[..., None]
+    of_top = jnp.where(at_top, labels, 0).sum(-1)
+    of_others = jnp.where(at_top, 0, labels).sum(-1)
+    loss = times(labels, _gap(z, row.top[..., None])).sum(-1) + times(of_top + of_others, row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(row.top + row.log_total))
     loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
-    return loss, _Saved(x, t, kept, classes, options, row)
+    return loss, (_Saved(x, t, kept, classes, options, row), of_top, of_others)
 
 
-def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-    x, t, kept, classes, options, row = saved
+def _dense_backward(saved: tuple[_Saved, Array, Array], g: Array) -> tuple[Array | None, ...]:
+    (x, t, kept, classes, options, row), of_top, of_others = saved
+    of_top, of_others = of_top[..., None], of_others[..., None]
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.top == -jnp.inf, 0, g)[..., None]
@@ -260,11 +266,9 @@ def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     p = exp / (1 + rest)
     # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
     # (s - t) p - t (1 - p); there s - t is the sum of the other labels, and 1 - exp is exactly 0.
-    at_top = z == top
-    of_top = jnp.where(at_top, labels, 0).sum(-1, keepdims=True)
-    of_others = jnp.where(at_top, 0, labels).sum(-1, keepdims=True)
     others = of_others + (of_top - labels)
-    gradient = jnp.where(at_top, others * p - labels * ((rest + (1 - exp)) / (1 + rest)), (of_top + of_others) * p - labels)
+    at_top = others * p - labels * ((rest + (1 - exp)) / (1 + rest))
+    gradient = jnp.where(z == top, at_top, (of_top + of_others) * p - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         logsumexp = row.top + row.log_total

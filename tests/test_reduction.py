@@ -81,7 +81,13 @@ def test_microbatches_give_the_gradient_of_the_batch(problem):
     assert np.abs(mean_of_means - expected).max() > 0.01  # the mistake that this recipe is for
 
 
-def test_multi_steps_gives_the_step_of_the_batch(problem):
+@pytest.fixture
+def promotion_as_optax_expects():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_multi_steps_gives_the_step_of_the_batch(problem, promotion_as_optax_expects):
     w, x, y = problem
     k, valid = 4, (y != -100).sum().astype(np.float32)
     step = optax.apply_updates(w, optax.adam(0.1).update(jax.grad(mean_loss)(w, x, y), optax.adam(0.1).init(w))[0])
