@@ -12,7 +12,7 @@ from ._types import Axis, Reduction
 
 
 def _array(name: str, argument: str, value: ArrayLike) -> Array:
-    if isinstance(value, (list, tuple, str)) or not hasattr(value, "dtype") and not isinstance(value, (int, float)):
+    if isinstance(value, (list, tuple, str)) or (not hasattr(value, "dtype") and not isinstance(value, (int, float))):
         raise TypeError(f"{name}: expected `{argument}` to be an array, got {type(value).__name__}.")
     dtype = jnp.result_type(value)
     if not (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)) or jnp.issubdtype(
@@ -70,7 +70,7 @@ def option(
     name: str, argument: str, value: ArrayLike | None, neutral: float, shape: Sequence[int], dtype: DTypeLike
 ) -> Array | None:
     """A hyperparameter for each loss, in the dtype of the losses; None where it is the number that changes nothing."""
-    if value is None or isinstance(value, (int, float)) and value == neutral:
+    if value is None or (isinstance(value, (int, float)) and value == neutral):
         return None
     return broadcast(name, argument, real(name, argument, value).astype(dtype), shape)
 

@@ -37,8 +37,10 @@ def softmax_cross_entropy(
       labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
       axis: the class axis, or several that together are one, or None for all.
       where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
-      label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t_c + \alpha / K`, with K classes kept.
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t_c + \alpha / K`, with K classes
+        kept.
       class_weights: shape (classes,): each example's weight is multiplied by :math:`\sum_c t_c w_c`.
       z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
@@ -190,9 +192,7 @@ def safe_softmax_cross_entropy(
     return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
 
 
-def smooth_labels(
-    labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
-) -> Array:
+def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
     r"""Label smoothing: :math:`(1 - \alpha) t_c + \alpha / K`.
 
     Args:

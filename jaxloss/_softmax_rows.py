@@ -86,6 +86,7 @@ def _gap(z: Array, top: Array) -> Array:
 
 def _summary(z: Array) -> _Row:
     top = z.max(-1).astype(np.promote_types(z.dtype, np.float32))
+    rest: Array
     if _block(z):
         rest = lax.platform_dependent(z, top, cpu=_rest_by_blocks, default=_rest_by_select)
     else:
@@ -141,7 +142,8 @@ def pick(x: Array, labels: Array) -> Array:
     """x at the labels; of a label out of range, anything."""
     if _split_classes(x):
         return _pick_by_select(x, labels)
-    return lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
+    picked: Array = lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
+    return picked
 
 
 def _pick_by_select(x: Array, labels: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The table: one row a public loss, and one for each way of calling it that takes another path. Laws run over all rows."""
+"""The table: a row for each public loss and for each way of calling it that takes another path. Laws run over all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +11,8 @@ import numpy as np
 import jaxloss
 
 CLASSES = 48  # has divisors, so that a CPU takes the path by blocks
-LABEL_SMOOTHING, Z_LOSS, SOFT_CAP, LOGIT_SCALE = 0.1, 0.05, 3.0, 1.5
-OPTIONS = dict(label_smoothing=LABEL_SMOOTHING, z_loss=Z_LOSS, soft_cap=SOFT_CAP, logit_scale=LOGIT_SCALE)
-SIGMOID_OPTIONS = dict(label_smoothing=LABEL_SMOOTHING, pos_weight=2.5, soft_cap=SOFT_CAP, logit_scale=LOGIT_SCALE)
+OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.05, "soft_cap": 3.0, "logit_scale": 1.5}
+SIGMOID_OPTIONS = {"label_smoothing": 0.1, "pos_weight": 2.5, "soft_cap": 3.0, "logit_scale": 1.5}
 
 
 @dataclass(frozen=True)

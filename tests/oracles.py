@@ -57,4 +57,3 @@ def derivatives(loss, point, order):
     if order == 1:
         return [along(i) for i in range(len(point))]
     return [along(i, j) for i in range(len(point)) for j in range(len(point))]
-

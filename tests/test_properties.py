@@ -174,7 +174,7 @@ def test_nothing_left_is_zero_with_zero_gradient(case, rng):
             assert value == 0
             np.testing.assert_array_equal(gradient, 0)
     x, t = case.draw(rng, 0)
-    assert case(x, t).shape == shape[:0] + (0,) + shape[1:]
+    assert case(x, t).shape == (0, *shape[1:])
     assert case(x, t, reduction="mean") == 0
 
 

@@ -115,9 +115,7 @@ def test_the_table_of_gradients_over_devices(problem):
 
     def over(f, out_specs, check_vma):
         return jax.jit(
-            jax.shard_map(
-                f, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=out_specs, check_vma=check_vma
-            )
+            jax.shard_map(f, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=out_specs, check_vma=check_vma)
         )
 
     for check_vma in (True, False):

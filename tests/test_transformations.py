@@ -197,9 +197,9 @@ def test_shard_map(case, check_vma, rng):
 
             if mesh is None:
                 return local(x, t, scale)
-            return jax.shard_map(
-                local, mesh=mesh, in_specs=(spec, P("data"), P()), out_specs=P(), check_vma=check_vma
-            )(x, t, scale)
+            return jax.shard_map(local, mesh=mesh, in_specs=(spec, P("data"), P()), out_specs=P(), check_vma=check_vma)(
+                x, t, scale
+            )
 
         return mean
 

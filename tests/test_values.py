@@ -38,7 +38,10 @@ def hard_rows(dtype, classes):
         return np.array(list(itertools.product(values, repeat=2)))
     rng = np.random.default_rng(classes)
     few = rng.choice(values, size=(60, classes))
-    far = rng.normal(size=(20, classes)) + rng.choice([0, 40, 90], size=(20, 1)) * np.eye(classes)[rng.integers(classes, size=20)]
+    far = (
+        rng.normal(size=(20, classes))
+        + rng.choice([0, 40, 90], size=(20, 1)) * np.eye(classes)[rng.integers(classes, size=20)]
+    )
     return np.concatenate([few, far]).astype(dtype).astype(np.float64)
 
 
@@ -55,7 +58,8 @@ def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
         spans = rows.max(-1) - rows.min(-1)
         truths = [softmax_cross_entropy(row, np.eye(classes)[y]) for row, y in zip(rows, labels, strict=True)]
         gradients = [
-            softmax_cross_entropy_gradient(row, np.eye(classes)[y], hard=True)[0] for row, y in zip(rows, labels, strict=True)
+            softmax_cross_entropy_gradient(row, np.eye(classes)[y], hard=True)[0]
+            for row, y in zip(rows, labels, strict=True)
         ]
         truth = np.array([float(v) for v, _ in truths])
         gradient = np.array([[float(g) for g in row] for row in gradients])
@@ -65,7 +69,7 @@ def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
         ]:
             ours, pull = jax.vjp(lambda x, loss=loss, given=given: loss(x, given), logits)
             (theirs,) = pull(jnp.ones_like(ours))
-            assert ours.dtype == wide(dtype) and theirs.dtype == dtype
+            assert (ours.dtype, theirs.dtype) == (wide(dtype), dtype)
             close(ours, truth, np.abs(truth), span=spans, dtype=wide(dtype))
             close(theirs, gradient, np.abs(gradient), span=spans[:, None], dtype=dtype)
 

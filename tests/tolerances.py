@@ -1,8 +1,9 @@
 """The only numbers of the tests.
 
-An error is allowed of a few eps times what the formula itself is exposed to: the sum of the absolute values of its terms,
-times one for each e-fold that an exponential of it spans (the argument of an exponential is rounded, and an error of eps
-times that argument is one of the result), with the smallest normal number added, below which XLA flushes to zero.
+An error is allowed of a few eps times what the formula itself is exposed to: the sum of the absolute values of its
+terms, times one for each e-fold that an exponential of it spans (the argument of an exponential is rounded, and a
+relative error of eps there is one of eps times the argument in the result), plus the smallest normal number, below
+which XLA flushes to zero.
 """
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ FEW = 4
 
 
 def close(ours, truth, terms, *, span=0.0, dtype=np.float32) -> None:
-    """ours = truth within the bound; `terms` is the sum of the absolute terms of the formula, entry by entry."""
+    """That ours is the truth within the bound; `terms` is the sum of the absolute terms of the formula."""
     ours, truth, terms = (np.asarray(a, np.float64) for a in (ours, truth, terms))
     infinite = ~np.isfinite(truth)
     np.testing.assert_array_equal(ours[infinite], truth[infinite])
@@ -31,4 +32,3 @@ def same(ours, theirs, *, span=0.0, dtype=np.float32) -> None:
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
     close(np.nan_to_num(ours), np.nan_to_num(theirs), size, span=span, dtype=dtype)
-
