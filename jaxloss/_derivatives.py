@@ -9,13 +9,16 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 
-def again(arrays: Any) -> Any:
+def _again(arrays: Any, *, keep_on_cpu: bool) -> Any:
     """The same arrays, for another pass over them.
 
-    XLA would merge what two passes compute alike, and keep it, an array of the size of the logits. On an accelerator
-    computing it again is faster; on a CPU, keeping it is, so that there nothing is asked.
+    XLA would merge what two passes compute alike and keep it, an array of the size of the logits. Computing it again is
+    faster, but for rows on a CPU, where the exponentials cost more than the memory.
     """
-    return lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=lax.optimization_barrier)
+
+    if not keep_on_cpu:
+        return lax.optimization_barrier(arrays)
+    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=lambda a: a, default=lax.optimization_barrier), arrays)
 
 
 def every_mode(
@@ -59,8 +62,10 @@ def every_mode(
         losses, saved = forward(*primals)
         moving = {i: t for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)}
 
+        rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
+
         def linear(saved: Any, moving: dict[int, Array]) -> Array:
-            gradients = backward(again(saved), jnp.ones_like(losses))
+            gradients = backward(_again(saved, keep_on_cpu=rows), jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in moving.items():
                 gradient = gradients[i]

@@ -89,29 +89,37 @@ def sigmoid_binary_cross_entropy(
     return finish(_elements(x, t, option("pos_weight", pos_weight, 1)), kept, weight, reduction)
 
 
-def _softplus(x: Array, q: Array) -> Array:
-    return jnp.maximum(x, 0) + jnp.log1p(q)
+# With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
+# (a, b) the parts of (no, yes) where x >= 0, of (yes, no) elsewhere, the loss a |x| + (a + b) log1p(q) is a sum of
+# non-negative terms, and sigmoid(|x|) = 1 / (1 + q), sigmoid(-|x|) = q / (1 + q) make its slope (a - b q) / (1 + q) by |x|.
+
+
+def _parts(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, Array]:
+    no, yes = 1 - t, t if pos_weight is None else pos_weight * t
+    return jnp.where(x >= 0, no, yes), jnp.where(x >= 0, yes, no)
 
 
 def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    # -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q), with q = exp(-|x|).
-    dtype = np.result_type(x.dtype, np.float32)
-    z, p = x.astype(dtype), t.astype(dtype)
-    q = jnp.exp(-jnp.abs(z))
-    positive = p if pos_weight is None else pos_weight * p
-    return times(positive, _softplus(-z, q)) + times(1 - p, _softplus(z, q)), (x, t, pos_weight)
+    dtype = np.promote_types(x.dtype, np.float32)
+    size = jnp.abs(x.astype(dtype))
+    a, b = _parts(x, t.astype(dtype), pos_weight)
+    # 0 inf is 0: the bound is 0 for a = 0 and infinite for any other (down to 1e-28). A select would do the same, but
+    # keep XLA from summing the losses as it makes them.
+    bound = jnp.square(jnp.square(a * jnp.finfo(dtype).max))
+    tail = jnp.log1p(jnp.exp(-size))
+    return a * jnp.minimum(size, bound) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
 
 
 def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
     x, t, pos_weight = saved
-    z, p = x.astype(g.dtype), t.astype(g.dtype)
-    q = jnp.exp(-jnp.abs(z))
-    larger, smaller = 1 / (1 + q), q / (1 + q)  # sigmoid(|x|), sigmoid(-|x|), both exact
-    yes, no = jnp.where(z >= 0, larger, smaller), jnp.where(z >= 0, smaller, larger)
-    w = jnp.ones_like(p) if pos_weight is None else pos_weight
-    of_x = g * ((1 - p) * yes - w * p * no)
-    of_t = g * (times(w, _softplus(-z, q)) - _softplus(z, q))
-    return of_x, of_t, times(g * p, _softplus(-z, q))
+    t = t.astype(g.dtype)
+    size = jnp.abs(x.astype(g.dtype))
+    q = jnp.exp(-size)
+    a, b = _parts(x, t, pos_weight)
+    slope = (a - b * q) / (1 + q)
+    yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
+    of_t = (yes if pos_weight is None else times(pos_weight, yes)) - no
+    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * times(t, yes)
 
 
 _elements = every_mode(_forward, _backward)

@@ -241,25 +241,22 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
 
 def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
-) -> tuple[Array, tuple[_Saved, Array, Array]]:
+) -> tuple[Array, _Saved]:
     options = Options(*numbers)
     z = _transform(x, kept, classes, options)
     row = _summary(z)
-    z = z.astype(row.top.dtype)
     labels = _dense_labels(t, kept, classes, options, row.top.dtype)
-    at_top = z == row.top[..., None]
-    of_top = jnp.where(at_top, labels, 0).sum(-1)
-    of_others = jnp.where(at_top, 0, labels).sum(-1)
-    loss = times(labels, _gap(z, row.top[..., None])).sum(-1) + times(of_top + of_others, row.log_total)
+    z, top = z.astype(row.top.dtype), row.top[..., None]
+    gaps = jnp.where((labels == 0) | (z == top), 0, labels * (top - z))
+    loss = gaps.sum(-1) + times(labels.sum(-1), row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(row.top + row.log_total))
     loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
-    return loss, (_Saved(x, t, kept, classes, options, row), of_top, of_others)
+    return loss, _Saved(x, t, kept, classes, options, row)
 
 
-def _dense_backward(saved: tuple[_Saved, Array, Array], g: Array) -> tuple[Array | None, ...]:
-    (x, t, kept, classes, options, row), of_top, of_others = saved
-    of_top, of_others = of_top[..., None], of_others[..., None]
+def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+    x, t, kept, classes, options, row = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.top == -jnp.inf, 0, g)[..., None]
@@ -267,10 +264,10 @@ def _dense_backward(saved: tuple[_Saved, Array, Array], g: Array) -> tuple[Array
     exp = _exp(z, top)
     p = exp / (1 + rest)
     # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
-    # (s - t) p - t (1 - p); there s - t is the sum of the other labels, and 1 - exp is exactly 0.
-    others = of_others + (of_top - labels)
-    at_top = others * p - labels * ((rest + (1 - exp)) / (1 + rest))
-    gradient = jnp.where(z == top, at_top, (of_top + of_others) * p - labels)
+    # (s - t) p - t (1 - p); there s - t is exact if the label is hard, and 1 - exp is 0.
+    total = labels.sum(-1, keepdims=True)
+    at_top = (total - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
+    gradient = jnp.where(z == top, at_top, total * p - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         logsumexp = row.top + row.log_total

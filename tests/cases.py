@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxloss
 
@@ -64,3 +65,18 @@ CASES = [
 ]
 
 NOT_LOSSES = {"reduce", "smooth_labels"}
+
+SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy"}
+
+
+def over(cases, smoke: bool = True):
+    """A test over these cases; a few of them, with all their options, are its part in the smoke subset."""
+
+    def marks(case):
+        return pytest.mark.smoke if smoke and case.name in SMOKE and case.options else ()
+
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id, marks=marks(c)) for c in cases])
+
+
+every_case = over(CASES)
+every_row_case = over([case for case in CASES if case.rows])

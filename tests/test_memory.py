@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import every_row_case
 from jax.sharding import SingleDeviceSharding
 
 import jaxloss
@@ -16,9 +16,8 @@ N, C = 64, 96
 ROW_NUMBERS = 16  # at most that many numbers a row
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("case", [c for c in CASES if c.rows], ids=lambda c: c.id)
+@every_row_case
 def test_saved_are_logits_labels_and_a_few_numbers_a_row(case, dtype, rng):
     x, t = case.draw(rng, N, classes=C, dtype=dtype)
     where = jnp.asarray(rng.random(N) < 0.5)
@@ -45,7 +44,7 @@ def topology(platform):
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("case", [c for c in CASES if c.rows], ids=lambda c: c.id)
+@every_row_case
 def test_no_second_array_of_logits_on_an_accelerator(case, platform, dtype):
     """Compiled for a v5e and an H200, without one: the temporaries are a small part of the logits."""
     device = SingleDeviceSharding(topology(platform).devices[0])

@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, CLASSES, NOT_LOSSES
+from cases import CASES, CLASSES, NOT_LOSSES, every_case, every_row_case
 from tolerances import close, same
 
 import jaxloss
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-every_row_case = pytest.mark.parametrize("case", [c for c in CASES if c.rows], ids=lambda c: c.id)
 BAD = [np.nan, np.inf, -np.inf]
 
 
@@ -50,7 +48,6 @@ def test_every_public_name_is_documented(name):
         assert section in doc, section
 
 
-@pytest.mark.smoke
 @every_case
 def test_jit_and_vmap_and_a_loop_agree(case, rng):
     x, t = case.draw(rng, 5)
@@ -95,7 +92,6 @@ def test_several_axes_are_one(case, rng):
         same(ours, case(x, t), span=10)
 
 
-@pytest.mark.smoke
 @every_case
 def test_where_is_slicing_whatever_it_hides(case, rng):
     x, t = case.draw(rng, 6)
@@ -144,7 +140,6 @@ def test_a_class_mask_removes_classes(case, rng):
         assert case(x[0], jnp.int32(1), where=mask) == np.inf
 
 
-@pytest.mark.smoke
 @every_case
 def test_weights_are_repetition(case, rng):
     x, t = case.draw(rng, 6)
@@ -178,7 +173,6 @@ def test_nothing_left_is_zero_with_zero_gradient(case, rng):
     assert case(x, t, reduction="mean") == 0
 
 
-@pytest.mark.smoke
 @every_case
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
 def test_half_precision_is_the_float32_loss_of_the_same_numbers(case, dtype, rng):
@@ -206,7 +200,6 @@ def test_float64_stays_and_options_do_not_widen(case, rng, with_x64):
         assert case(x, t.astype(np.float64)).dtype == np.float64
 
 
-@pytest.mark.smoke
 @every_case
 def test_tangents_are_the_gradient_times_the_direction(case, rng):
     x, t = case.draw(rng, 4)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import every_case
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerances import same
@@ -125,9 +125,8 @@ def plain(case):
     return loss
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@every_case
 def test_transformation(case, name, rng):
     x, t = case.draw(rng, 2, classes=32)
     transform = TRANSFORMATIONS[name]
@@ -144,10 +143,9 @@ def test_transformation(case, name, rng):
 SPECS = {"batch": P("data"), "classes": P(None, "model"), "both": P("data", "model")}
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda k: k.name)
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@every_case
 def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec, rng):
     classes = 8 * 32
     x, t = case.draw(rng, 8, classes=classes)
@@ -181,9 +179,8 @@ def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec, rng):
     assert "all-to-all" not in text
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@every_case
 def test_shard_map(case, check_vma, rng):
     """The gradient outside, and forward mode; logits and one option sharded or replicated."""
     x, t = case.draw(rng, 8)
@@ -219,8 +216,7 @@ def test_shard_map(case, check_vma, rng):
             same(a, b, span=50)
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@every_case
 def test_export_for_three_platforms(case, rng):
     x, t = case.draw(rng, 4)
     f = jax.jit(jax.value_and_grad(lambda x, t: case(x, t, reduction="mean")))
