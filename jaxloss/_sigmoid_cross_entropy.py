@@ -90,8 +90,8 @@ def sigmoid_binary_cross_entropy(
 
 
 # With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
-# (a, b) the parts of (no, yes) where x >= 0, of (yes, no) elsewhere, the loss a |x| + (a + b) log1p(q) is a sum of
-# non-negative terms, and sigmoid(|x|) = 1 / (1 + q), sigmoid(-|x|) = q / (1 + q) make its slope (a - b q) / (1 + q) by |x|.
+# (a, b) the parts of (no, yes) where x >= 0 and of (yes, no) elsewhere, the loss a |x| + (a + b) log1p(q) is a sum of
+# non-negative terms. Its slope by |x| is (a - b q) / (1 + q), as sigmoid(|x|) = 1 / (1 + q).
 
 
 def _parts(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, Array]:

@@ -69,11 +69,11 @@ NOT_LOSSES = {"reduce", "smooth_labels"}
 SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy"}
 
 
-def over(cases, smoke: bool = True):
+def over(cases):
     """A test over these cases; a few of them, with all their options, are its part in the smoke subset."""
 
     def marks(case):
-        return pytest.mark.smoke if smoke and case.name in SMOKE and case.options else ()
+        return pytest.mark.smoke if case.name in SMOKE and case.options else ()
 
     return pytest.mark.parametrize("case", [pytest.param(c, id=c.id, marks=marks(c)) for c in cases])
 
