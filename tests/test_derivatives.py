@@ -1,0 +1,52 @@
+"""The mechanism: a pair of passes is what `jax.custom_vjp` makes of it, and forward mode besides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import same
+
+from jaxloss import _softmax_rows
+from jaxloss._derivatives import every_mode
+
+PAIRS = {
+    "indexed": (_softmax_rows._indexed_forward, _softmax_rows._indexed_backward, _softmax_rows.indexed),
+    "dense": (_softmax_rows._dense_forward, _softmax_rows._dense_backward, _softmax_rows.dense),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_reverse_mode_runs_the_custom_vjp(name, rng):
+    forward, backward, lifted = PAIRS[name]
+    x = jnp.asarray(rng.normal(size=(4, 48)), np.float32)
+    t = jnp.arange(4) if name == "indexed" else jax.nn.softmax(x[::-1])
+    bare = jax.custom_vjp(lambda *args: forward(*args)[0])
+    bare.defvjp(forward, backward)
+    cotangent = jnp.array([1.0, 0.0, -2.0, 0.5])
+    args = (t, None, None, None, None, None, None)
+    ours, theirs = (jax.vjp(lambda x, f=f: f(x, *args), x)[1](cotangent)[0] for f in (lifted, bare))
+    same(ours, theirs)
+    text = str(jax.make_jaxpr(lambda x: lifted(x, *args))(x))
+    assert "custom_vjp_call" in text
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: bare(x, *args), (x,), (x,))
+    jax.jvp(lambda x: lifted(x, *args), (x,), (x,))
+
+
+def test_the_derivative_is_the_hand_written_one():
+    """A rule that is deliberately wrong by a factor shows in every mode."""
+    wrong = every_mode(lambda x: (jnp.square(x), x), lambda x, g: (g * 20 * x,))
+    assert jax.grad(wrong)(3.0) == 60
+    assert jax.jvp(wrong, (3.0,), (1.0,))[1] == 60
+    assert jax.grad(jax.grad(wrong))(3.0) == 20
+    assert jax.hessian(wrong)(3.0) == 20
+
+
+def test_what_does_not_move_costs_nothing():
+    """The gradient by the labels is not computed where only the logits move."""
+    x = jnp.zeros((4, 48))
+    t = jnp.ones((4, 48))
+    by_logits = jax.jit(jax.grad(lambda x, t: _softmax_rows.dense(x, t, *[None] * 6).sum()))
+    both = jax.jit(jax.grad(lambda x, t: _softmax_rows.dense(x, t, *[None] * 6).sum(), (0, 1)))
+    flops = [f.lower(x, t).compile().cost_analysis()["flops"] for f in (by_logits, both)]
+    assert flops[0] < flops[1]
