@@ -8,6 +8,7 @@ maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
 is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -119,10 +120,14 @@ def _rest_by_blocks(z: Array, top: Array) -> Array:
 
 
 def _block(z: Array) -> int:
-    """The divisor of the number of classes nearest to 64; 0 if there is none, or a mesh splits the classes."""
+    """The divisor of the number of classes nearest to 64; 0 if there is none, or the type says that a mesh splits them.
+
+    An automatic mesh may split them unseen, so the blocks of a row divide over 2, 4 or 8 devices if its classes do.
+    """
     classes = z.shape[-1]
-    divisors = [k for k in range(16, 257) if classes % k == 0 and classes > k]
-    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(np.log(k / 64)), default=0)
+    even = math.gcd(classes, 8)
+    divisors = [k for k in range(16, 257) if classes > k and classes % k == 0 and classes // k % even == 0]
+    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 64)), default=0)
 
 
 def _split_classes(z: Array) -> bool:
