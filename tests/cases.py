@@ -16,7 +16,7 @@ OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.05, "soft_cap": 3.0, "logit_scale
 SIGMOID_OPTIONS = {"label_smoothing": 0.1, "pos_weight": 2.5, "soft_cap": 3.0, "logit_scale": 1.5}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A loss of (predictions, targets): how to call it, what to call it with, and what it has."""
 

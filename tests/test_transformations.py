@@ -1,5 +1,7 @@
 """One table: each transformation of JAX times each loss. A loss joins it by its row in cases.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,82 +140,90 @@ def test_transformation(case, name, rng):
         same(a, b, span=20)
 
 
-# Over eight devices.
+# Over eight devices. What one device gives is computed once a case.
 
 SPECS = {"batch": P("data"), "classes": P(None, "model"), "both": P("data", "model")}
+has_class_weights = {"softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"}
+
+
+def everything(case, x, t, weights, kept):
+    """Value and gradient of a weighted, masked mean, its tangent, the losses, a second derivative."""
+    options = {"class_weights": jnp.linspace(0.5, 1.5, x.shape[-1])} if case.name in has_class_weights else {}
+
+    def mean(x):
+        return case(x, t, weights=weights, where=kept, reduction="mean", **options)
+
+    curvature = jax.jvp(jax.grad(mean), (x,), (x,))[1]
+    return jax.value_and_grad(mean)(x), jax.jvp(mean, (x,), (x,))[1], case(x, t), curvature
+
+
+@functools.cache
+def on_one_device(case):
+    rng = np.random.default_rng(0)
+    x, t = case.draw(rng, 8, classes=8 * 25)
+    shape = case(x, t).shape
+    arguments = x, t, jnp.asarray(rng.random(shape), np.float32), jnp.asarray(rng.random(shape) < 0.8)
+    return arguments, jax.jit(everything, static_argnums=0)(case, *arguments)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda k: k.name)
 @every_case
-def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec, rng):
-    classes = 8 * 25
-    x, t = case.draw(rng, 8, classes=classes)
-    weights = jnp.asarray(rng.random(case(x, t).shape), np.float32)
-    kept = jnp.asarray(rng.random(case(x, t).shape) < 0.8)
-    table = {"class_weights": jnp.asarray(rng.random(classes), np.float32)}
-    extra = table if case.rows and case.name != "safe_softmax_cross_entropy" else {}
-
-    def f(x, t, weights, kept):
-        def mean(x):
-            return case(x, t, weights=weights, where=kept, reduction="mean", **extra)
-
-        tangent = jax.jvp(mean, (x,), (x,))[1]
-        return jax.value_and_grad(mean)(x), tangent, case(x, t)
-
-    expected = jax.jit(f)(x, t, weights, kept)
+def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec):
+    arguments, expected = on_one_device(case)
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
     full = SPECS[spec]
-    per_row = P(full[0]) if case.rows else full
-    places = (full, per_row if case.targets == "index" else full, per_row, per_row)
+    per_loss = P(full[0]) if case.rows else full
+    places = full, per_loss if case.targets == "index" else full, per_loss, per_loss
     with jax.set_mesh(mesh):
-        arrays = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((x, t, weights, kept), places, strict=True)]
-        compiled = jax.jit(f).lower(*arrays).compile()
-        ours = jax.device_get(compiled(*arrays))
-        curvature = jax.jit(jax.hessian(lambda s: case(arrays[0] * s, arrays[1]).mean()))(1.5)
+        sharded = [jax.device_put(a, NamedSharding(mesh, place)) for a, place in zip(arguments, places, strict=True)]
+        compiled = jax.jit(everything, static_argnums=0).lower(case, *sharded).compile()
+        ours = jax.device_get(compiled(*sharded))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         same(a, b, span=20)
-    same(curvature, jax.hessian(lambda s: case(x * s, t).mean())(1.5), span=100)
     text = compiled.as_text()
     assert "all-gather" not in text
     assert "all-to-all" not in text
 
 
+def scaled_mean(case, x, t, scale):
+    """The mean, with one option or, of a loss without options, the logits scaled; a single row serves all labels."""
+    x = jnp.broadcast_to(x, (t.shape[0], x.shape[-1]))
+    if case.name == "safe_softmax_cross_entropy":
+        return case(scale * x, t).mean()
+    return case(x, t, logit_scale=scale).mean()
+
+
+def derivatives(f, *args):
+    tangents = (direction(args[0]), jnp.float32(0.7))
+    return jax.value_and_grad(f, (0, 1))(*args), jax.jvp(f, args, tangents), jax.grad(jax.grad(f, 1), 1)(*args)
+
+
+@functools.cache
+def one_row_or_all(case, replicated):
+    x, t = case.draw(np.random.default_rng(0), 8)
+    x = x[:1] if replicated else x
+    f = jax.jit(lambda x, scale: derivatives(lambda x, scale: scaled_mean(case, x, t, scale), x, scale))
+    return x, t, f(x, jnp.float32(1.3))
+
+
+@pytest.mark.parametrize("replicated", [True, False])
 @pytest.mark.parametrize("check_vma", [True, False])
 @every_case
-def test_shard_map(case, check_vma, rng):
-    """The gradient outside, and forward mode; logits and one option sharded or replicated."""
-    x, t = case.draw(rng, 8)
+def test_shard_map(case, check_vma, replicated):
+    """The gradient outside, and forward mode; the option replicated, the logits sharded or replicated."""
+    x, t, expected = one_row_or_all(case, replicated)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-
-    def over(spec, mesh):
-        def mean(x, scale):
-            def local(x, t, scale):
-                losses = case(jnp.broadcast_to(x, (*t.shape[:1], x.shape[-1])), t, logit_scale=scale)
-                return jax.lax.pmean(losses.mean(), "data") if mesh is not None else losses.mean()
-
-            if mesh is None:
-                return local(x, t, scale)
-            return jax.shard_map(local, mesh=mesh, in_specs=(spec, P("data"), P()), out_specs=P(), check_vma=check_vma)(
-                x, t, scale
-            )
-
-        return mean
-
-    if case.name == "safe_softmax_cross_entropy":
-        loss = case
-        case = lambda x, t, logit_scale: loss(logit_scale * x, t)  # noqa: E731
-
-    def derivatives(f, *args):
-        tangents = (direction(args[0]), jnp.float32(0.7))
-        return jax.value_and_grad(f, (0, 1))(*args), jax.jvp(f, args, tangents), jax.hessian(f, 1)(*args)
-
-    for logits, spec in ((x, P("data")), (x[:1], P())):
-        ours, theirs = (
-            jax.jit(derivatives, static_argnums=0)(over(spec, m), logits, jnp.float32(1.3)) for m in (mesh, None)
-        )
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            same(a, b, span=50)
+    mean = jax.shard_map(
+        lambda x, t, scale: jax.lax.pmean(scaled_mean(case, x, t, scale), "data"),
+        mesh=mesh,
+        in_specs=(P() if replicated else P("data"), P("data"), P()),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    ours = jax.jit(lambda x, scale: derivatives(lambda x, scale: mean(x, t, scale), x, scale))(x, jnp.float32(1.3))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        same(a, b, span=50)
 
 
 @every_case
