@@ -20,15 +20,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _examples_print_four_digits(request: pytest.FixtureRequest):
-    if isinstance(request.node, pytest.DoctestItem):
-        with np.printoptions(precision=4, suppress=True):
-            yield
-    else:
-        yield
-
-
 @pytest.fixture
 def with_x64():
     with jax.enable_x64(True):

@@ -62,7 +62,7 @@ def softmax_cross_entropy(
       >>> import jaxloss
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
       >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-      >>> print(jaxloss.softmax_cross_entropy(logits, labels))
+      >>> print(jaxloss.softmax_cross_entropy(logits, labels).round(4))
       [0.2761 2.9518]
 
     Keras: ``CategoricalCrossentropy(from_logits=True)``, (labels, logits). PyTorch: ``cross_entropy`` with probability
@@ -143,10 +143,10 @@ def softmax_cross_entropy_with_integer_labels(
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1], [0.1, 0.2, 0.3]])
       >>> labels = jnp.array([0, 1, -100])
       >>> f = jaxloss.softmax_cross_entropy_with_integer_labels
-      >>> print(f(logits, labels, where=labels != -100))
+      >>> print(f(logits, labels, where=labels != -100).round(4))
       [0.2761 2.9518 0.    ]
-      >>> print(f(logits, labels, where=labels != -100, reduction="mean"))
-      1.6139
+      >>> print(f(logits, labels, where=labels != -100, reduction="mean").round(4))
+      1.614
 
     Keras: ``SparseCategoricalCrossentropy(from_logits=True)``, (labels, logits), ``ignore_class``. PyTorch:
     ``cross_entropy`` with index targets, classes on axis 1, ``ignore_index``; label smoothing and class weights there
@@ -186,7 +186,8 @@ def safe_softmax_cross_entropy(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> print(jaxloss.safe_softmax_cross_entropy(jnp.array([1.0, 2.0, -jnp.inf]), jnp.array([0.0, 1.0, 0.0])))
+      >>> logits, labels = jnp.array([1.0, 2.0, -jnp.inf]), jnp.array([0.0, 1.0, 0.0])
+      >>> print(jaxloss.safe_softmax_cross_entropy(logits, labels).round(4))
       0.3133
     """
     return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
@@ -211,7 +212,7 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> print(jaxloss.smooth_labels(jnp.array([0.0, 1.0]), 0.1))
+      >>> print(jaxloss.smooth_labels(jnp.array([0.0, 1.0]), 0.1).round(4))
       [0.05 0.95]
 
     optax gives the classes that ``where`` removes the same share, so that its rows sum to more than 1.
