@@ -55,7 +55,8 @@ def sigmoid_binary_cross_entropy(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> print(jaxloss.sigmoid_binary_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1.0, 0.0])).round(4))
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jaxloss.sigmoid_binary_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1.0, 0.0])))
       [0.1269 0.3133]
 
     Keras: ``BinaryCrossentropy(from_logits=True)``, (labels, logits), which averages over the last axis. PyTorch:
