@@ -85,11 +85,11 @@ def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]
     """The axes that `axis` names, as non-negative numbers, in its order."""
     ndim = len(shape)
     named = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    if any(not isinstance(a, int) for a in named):
+    if any(not isinstance(a, (int, np.integer)) for a in named):
         raise TypeError(f"{name}: expected `axis` to be an int, a tuple of ints or None, got {axis!r}.")
     if any(not -ndim <= a < ndim for a in named) or len({a % ndim for a in named}) < len(named) or not named:
         raise ValueError(f"{name}: expected `axis` to name distinct axes of an array of rank {ndim}, got {axis!r}.")
-    named = tuple(a % ndim for a in named)
+    named = tuple(int(a) % ndim for a in named)
     if any(shape[a] == 0 for a in named):
         raise ValueError(f"{name}: expected at least one class along `axis` {axis}, got an array of shape {shape}.")
     return named

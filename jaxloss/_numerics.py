@@ -18,14 +18,21 @@ def soft_cap(x: Array, cap: Array) -> Array:
 
 
 def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
-    """The derivatives by x and by cap.
+    """The derivatives by x, sech(u)^2, and by cap, tanh(u) - u sech(u)^2, of u = x / cap.
 
-    tanh'(u) = sech(u)^2 = 4q / (1 + q)^2 with q = exp(-2|u|), where 1 - tanh(u)^2 would round to 0 from |u| = 9 on.
+    sech(u)^2 = 4q / (1 + q)^2 with q = exp(-2|u|), where 1 - tanh(u)^2 would round to 0 from |u| = 9 on. The other
+    cancels near 0; there it is sech(u)^2 (sinh(2u) - 2u) / 2, by the series of sinh, whose terms have one sign.
     """
     u = x / cap
     q = jnp.exp(-2 * jnp.abs(u))
     slope = 4 * q / jnp.square(1 + q)
-    return slope, jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
+    near = jnp.abs(u) < 0.5
+    v = jnp.where(near, jnp.square(2 * u), 0)
+    series = jnp.ones_like(v)
+    for k in range(8, 0, -1):
+        series = 1 + v / ((2 * k + 2) * (2 * k + 3)) * series
+    far = jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
+    return slope, jnp.where(near, slope * jnp.clip(u, -1, 1) * v / 6 * series, far)
 
 
 @soft_cap.defjvp

@@ -12,6 +12,7 @@ from oracles import derivatives, sigmoid_binary_cross_entropy, softmax_cross_ent
 from tolerances import close
 
 import jaxloss
+from jaxloss._numerics import soft_cap
 
 DTYPES = [np.float32, np.float64, jnp.bfloat16, np.float16]
 EXTREMES = [-1e30, -3e4, -200.0, -90.0, -17.0, -1.0, -1e-6, 0.0, 1e-6, 0.5, 13.6, 88.0, 104.0, 1e6, 1e30]
@@ -128,6 +129,20 @@ def test_every_derivative_of_softmax_cross_entropy(order):
 
     point = np.array([*SOFTMAX_POINT, *SOFTMAX_LABELS, *OPTIONS.values()], np.float32)
     check_derivatives(ours, truth, point, order)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
+def test_the_cap_has_its_derivatives_over_the_whole_domain(dtype):
+    with with_dtype(dtype):
+        for u in (1e-6, 1e-3, 0.1, 0.49, 0.51, 2.0, 8.0, 20.0, 43.0):
+            x, cap = jnp.asarray(7 * u, dtype), jnp.asarray(7, dtype)
+            exact = mp.mpf(float(x)) / 7
+            truth = [mp.sech(exact) ** 2, mp.tanh(exact) - exact * mp.sech(exact) ** 2]
+            for sign in (1, -1):
+                by_x, by_cap = jax.grad(soft_cap, (0, 1))(sign * x, cap)
+                close(by_x, truth[0], truth[0], span=2 * u, dtype=dtype)
+                close(by_cap, sign * truth[1], truth[1], span=2 * u, dtype=dtype)
+        assert jax.grad(soft_cap, (0, 1))(jnp.asarray(np.inf, dtype), cap) == (0, 1)
 
 
 @pytest.mark.parametrize("order", [1, 2])
