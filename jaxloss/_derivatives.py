@@ -27,41 +27,24 @@ def every_mode(
 ) -> Callable[..., Array]:
     """The function with the derivative ``backward``, in reverse and in forward mode.
 
-    ``forward(*args)`` returns the losses and what is saved; ``backward(saved, cotangent)`` returns a cotangent for each
-    argument, or None for what has no derivative: what `jax.custom_vjp` asks for. By itself that refuses forward mode.
-    But a loss is one number a row, and its tangent is <gradient of the row, tangent of the row>, so the same pair
-    serves both: the rule below is linear in the tangents, its transpose is ``backward``, and `jax.checkpoint` makes it
-    keep ``saved`` rather than the gradient.
+    The pair is that of `jax.custom_vjp`: ``forward(*args)`` returns the losses and what is saved; ``backward(saved,
+    cotangent)`` a cotangent for each argument, or None for what has no derivative. By itself `jax.custom_vjp` refuses
+    forward mode, also where it only stands in the body of the function below (a Hessian of a scan meets it there). But
+    a loss is one number a row, and its tangent is <gradient of the row, tangent of the row>, so the same pair serves
+    both: the rule is linear in the tangents, its transpose is ``backward``, and `jax.checkpoint` makes it keep
+    ``saved`` rather than the gradient.
 
     Each argument is None, or has the shape of the losses and, where it is a row, one axis more. ``backward`` may return
     more precision than the argument has.
     """
 
-    @jax.custom_vjp
-    def pair(*args: Array | None) -> Array:
-        return forward(*args)[0]
-
-    def pair_forward(*args: Array | None) -> tuple[Array, Any]:
-        losses, saved = forward(*args)
-        return losses, (saved, args)
-
-    def pair_backward(residuals: tuple[Any, tuple[Array | None, ...]], cotangent: Array) -> tuple[Array | None, ...]:
-        saved, args = residuals
-        cotangents = backward(saved, cotangent)
-        return tuple(
-            None if c is None or a is None else c.astype(a.dtype) for c, a in zip(cotangents, args, strict=True)
-        )
-
-    pair.defvjp(pair_forward, pair_backward)
-
     @jax.custom_jvp
     def function(*args: Array | None) -> Array:
-        return pair(*args)
+        return forward(*args)[0]
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         losses, saved = forward(*primals)
         moving = {i: t for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)}
-
         rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
 
         def linear(saved: Any, moving: dict[int, Array]) -> Array:

@@ -40,6 +40,8 @@ class _Row(NamedTuple):
 def _transform(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
     """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
     x = removed_as_zero(x, kept, classes)
+    if classes is not None:  # not every dtype of 8 bits has an infinity
+        x = x.astype(np.promote_types(x.dtype, np.float32))
     if options.logit_scale is not None:
         x = options.logit_scale[..., None] * x.astype(options.logit_scale.dtype)
     if options.soft_cap is not None:
@@ -63,6 +65,16 @@ def _transform_backward(
         of_scale = times(gradient, x).sum(-1)
         gradient = options.logit_scale[..., None] * gradient
     return gradient, of_cap, of_scale
+
+
+def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
+    """The options, of which an excluded row has harmless ones."""
+    return Options(*(n if n is None or kept is None else jnp.where(kept, n, 1) for n in numbers))
+
+
+def _logsumexp(row: _Row) -> Array:
+    """Of a row of -inf, 0: it has no gradient."""
+    return jnp.where(row.top == -jnp.inf, 0, row.top) + row.log_total
 
 
 def removed_as_zero(x: Array, kept: Array | None, classes: Array | None) -> Array:
@@ -185,7 +197,7 @@ class _Saved(NamedTuple):
 def _indexed_forward(
     x: Array, y: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
 ) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
-    options = Options(*numbers)
+    options = _options(numbers, kept)
     z = _transform(x, kept, classes, options)
     row = _summary(z)
     label = pick(z, y).astype(row.top.dtype)
@@ -208,6 +220,7 @@ def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tu
     (x, y, kept, classes, options, row), label, mean_gap = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.top == -jnp.inf, 0, g))
+    g = g if kept is None else jnp.where(kept, g, 0)
     # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
     slope = 1 / (1 + row.rest)
     gap = _gap(label, row.top)
@@ -217,11 +230,10 @@ def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tu
         p_y = jnp.exp(-gap) * slope
         at_label = (1 - options.label_smoothing) * at_label + options.label_smoothing * p_y
         share = options.label_smoothing[..., None] * _share(z, classes)
-        of_smoothing = g * (mean_gap - gap)
+        of_smoothing = times(g, mean_gap - gap)
     if options.z_loss is not None:
-        logsumexp = row.top + row.log_total
-        of_z_loss = g * jnp.square(logsumexp)
-        push = 2 * options.z_loss * logsumexp * slope
+        of_z_loss = times(g, jnp.square(_logsumexp(row)))
+        push = 2 * times(options.z_loss, _logsumexp(row)) * slope
         at_label += push * jnp.exp(-gap)
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
@@ -247,7 +259,7 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
 def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
 ) -> tuple[Array, _Saved]:
-    options = Options(*numbers)
+    options = _options(numbers, kept)
     z = _transform(x, kept, classes, options)
     row = _summary(z)
     labels = _dense_labels(t, kept, classes, options, row.top.dtype)
@@ -264,7 +276,7 @@ def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     x, t, kept, classes, options, row = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
-    g = jnp.where(row.top == -jnp.inf, 0, g)[..., None]
+    g = jnp.where(row.top == -jnp.inf if kept is None else (row.top == -jnp.inf) | ~kept, 0, g)[..., None]
     top, rest = row.top[..., None], row.rest[..., None]
     exp = _exp(z, top)
     p = exp / (1 + rest)
@@ -275,9 +287,8 @@ def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     gradient = jnp.where(z == top, at_top, total * p - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
-        logsumexp = row.top + row.log_total
-        of_z_loss = g[..., 0] * jnp.square(logsumexp)
-        gradient += (2 * options.z_loss * logsumexp)[..., None] * p
+        of_z_loss = times(g[..., 0], jnp.square(_logsumexp(row)))
+        gradient += 2 * times(options.z_loss, _logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
     of_labels = removed_as_zero(times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)

@@ -1,4 +1,4 @@
-"""The mechanism: a pair of passes is what `jax.custom_vjp` makes of it, and forward mode besides."""
+"""The mechanism: the pair of a `jax.custom_vjp`, and forward mode besides."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_reverse_mode_runs_the_custom_vjp(name, rng):
+def test_reverse_mode_is_that_of_the_custom_vjp(name, rng):
     forward, backward, lifted = PAIRS[name]
     x = jnp.asarray(rng.normal(size=(4, 48)), np.float32)
     t = jnp.arange(4) if name == "indexed" else jax.nn.softmax(x[::-1])
@@ -26,8 +26,6 @@ def test_reverse_mode_runs_the_custom_vjp(name, rng):
     args = (t, None, None, None, None, None, None)
     ours, theirs = (jax.vjp(lambda x, f=f: f(x, *args), x)[1](cotangent)[0] for f in (lifted, bare))
     same(ours, theirs)
-    text = str(jax.make_jaxpr(lambda x: lifted(x, *args))(x))
-    assert "custom_vjp_call" in text
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: bare(x, *args), (x,), (x,))
     jax.jvp(lambda x: lifted(x, *args), (x,), (x,))

@@ -107,6 +107,39 @@ def test_infinite_logits():
         assert jax.value_and_grad(jaxloss.sigmoid_binary_cross_entropy)(x, t) == (loss, slope)
 
 
+def test_no_option_brings_back_what_is_excluded():
+    x, inf, nan = jnp.array([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]]), jnp.inf, jnp.nan
+    y, hot, first = jnp.array([0, 2]), jnp.eye(3)[jnp.array([0, 2])], jnp.array([True, False])
+    for f, t in ((INTEGER, y), (jaxloss.softmax_cross_entropy, hot)):
+        empty = x.at[1].set(-inf)
+        np.testing.assert_array_equal(jax.grad(lambda x, f=f, t=t: f(x, t, z_loss=0.1).sum())(empty)[1], 0)
+        for option in ("z_loss", "label_smoothing", "soft_cap", "logit_scale"):
+
+            def total(x, value, f=f, t=t, option=option, **masks):
+                return f(x, t, **masks, **{option: value}, reduction="sum")
+
+            for masks in ({"where": first}, {"where": first[:, None]}, {"weights": first.astype(np.float32)}):
+                ours = jax.grad(total, (0, 1))(x, 0.3, **masks)
+                alone = jax.grad(lambda x, v, f=f, t=t, o=option: f(x, t[0], **{o: v}), (0, 1))(x[0], 0.3)
+                np.testing.assert_allclose(ours[0], [alone[0], [0, 0, 0]], rtol=1e-6)
+                np.testing.assert_allclose(ours[1], alone[1], rtol=1e-5)
+            gradient = jax.grad(total)(x, jnp.array([0.3, nan]), where=first)
+            np.testing.assert_array_equal(gradient[1], 0)
+    removed = jnp.array([[True, True, True], [True, True, False]])
+    by_smoothing = jax.grad(
+        lambda a: INTEGER(x, y, where=removed, weights=jnp.array([1.0, 0.0]), label_smoothing=a, reduction="sum")
+    )(0.1)
+    np.testing.assert_allclose(by_smoothing, 1 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(INTEGER)(jnp.array([inf, 1.0]), jnp.int32(0), z_loss=jnp.float32(0)), 0)
+    np.testing.assert_allclose(
+        INTEGER(
+            jnp.array([1.0, 2.0, 0.0]).astype(jnp.float8_e4m3fn), jnp.int32(0), where=jnp.array([True, True, False])
+        ),
+        1.3132617,
+        rtol=1e-6,
+    )
+
+
 def test_smoothing_gives_mass_to_impossible_classes():
     x = jnp.array([1.0, 2.0, -jnp.inf])
     assert INTEGER(x, jnp.int32(1), label_smoothing=0.1) == jnp.inf

@@ -91,6 +91,14 @@ def scan(f, x):
 
 
 @transformation
+def hessian_of_scan(f, x):
+    def total(x):
+        return jax.lax.scan(lambda carry, row: (carry + f(row).sum(), None), 0.0, jnp.stack([x, x / 2]))[0]
+
+    return jax.jvp(jax.grad(total), (x,), (direction(x),))
+
+
+@transformation
 def while_and_cond(f, x):
     value = jax.lax.fori_loop(0, 3, lambda i, carry: carry + f(x).mean(), 0.0)
     return value, jax.grad(lambda x: jax.lax.cond(x.sum() > 0, f, lambda x: 2 * f(x), x).sum())(x)
