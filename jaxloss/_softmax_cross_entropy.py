@@ -183,8 +183,7 @@ def safe_softmax_cross_entropy(
     """:func:`softmax_cross_entropy`, which is safe already, under the name that optax gives its safe form.
 
     A logit of ``-inf`` with label 0 costs nothing, in value and in both modes of the derivative by the logits.
-    Arguments, result and errors are
-    those of :func:`softmax_cross_entropy`.
+    Arguments, result and errors are those of :func:`softmax_cross_entropy`.
 
     Example:
       >>> import jax.numpy as jnp
