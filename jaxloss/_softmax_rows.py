@@ -132,14 +132,14 @@ def _rest_by_blocks(z: Array, top: Array) -> Array:
 
 
 def _block(z: Array) -> int:
-    """The divisor of the number of classes nearest to 64; 0 if there is none, or the type says that a mesh splits them.
+    """The divisor of the number of classes nearest to 40; 0 if there is none, or the type says that a mesh splits them.
 
     An automatic mesh may split them unseen, so the blocks of a row divide over 2, 4 or 8 devices if its classes do.
     """
     classes = z.shape[-1]
     even = math.gcd(classes, 8)
     divisors = [k for k in range(16, 257) if classes > k and classes % k == 0 and classes // k % even == 0]
-    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 64)), default=0)
+    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 40)), default=0)
 
 
 def _split_classes(z: Array) -> bool:
