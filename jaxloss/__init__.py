@@ -1,6 +1,40 @@
 """Loss functions for JAX: exact, small, fast, and open to every transformation."""
 
+from ._cosine import cosine_distance as cosine_distance
+from ._cosine import cosine_similarity as cosine_similarity
+from ._divergence import generalized_kl_divergence as generalized_kl_divergence
+from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
+from ._divergence import kl_divergence as kl_divergence
+from ._divergence import kl_divergence_with_log_targets as kl_divergence_with_log_targets
+from ._divergence import total_variation_distance as total_variation_distance
+from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
+from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
+from ._likelihood import poisson_nll_loss as poisson_nll_loss
+from ._likelihood import poisson_nll_loss_with_log_rates as poisson_nll_loss_with_log_rates
+from ._margin import hinge_loss as hinge_loss
+from ._margin import perceptron_loss as perceptron_loss
+from ._margin import squared_hinge_loss as squared_hinge_loss
+from ._multiclass_margin import categorical_hinge_loss_with_zero_class as categorical_hinge_loss_with_zero_class
+from ._multiclass_margin import multiclass_hinge_loss as multiclass_hinge_loss
+from ._multiclass_margin import multiclass_perceptron_loss as multiclass_perceptron_loss
+from ._multiclass_margin import weston_watkins_hinge_loss as weston_watkins_hinge_loss
+from ._probability_cross_entropy import binary_cross_entropy as binary_cross_entropy
+from ._probability_cross_entropy import categorical_cross_entropy as categorical_cross_entropy
+from ._probability_cross_entropy import (
+    categorical_cross_entropy_with_integer_labels as categorical_cross_entropy_with_integer_labels,
+)
+from ._probability_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
 from ._reduction import reduce as reduce
+from ._regression import absolute_error as absolute_error
+from ._regression import absolute_percentage_error as absolute_percentage_error
+from ._regression import l2_loss as l2_loss
+from ._regression import quantile_loss as quantile_loss
+from ._regression import squared_error as squared_error
+from ._regression import squared_logarithmic_error as squared_logarithmic_error
+from ._regression import sum_of_squares_error as sum_of_squares_error
+from ._robust import huber_loss as huber_loss
+from ._robust import log_cosh as log_cosh
+from ._robust import smooth_l1_loss as smooth_l1_loss
 from ._sigmoid_cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from ._softmax_cross_entropy import smooth_labels as smooth_labels
@@ -12,10 +46,42 @@ from ._softmax_cross_entropy import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "absolute_error",
+    "absolute_percentage_error",
+    "binary_cross_entropy",
+    "categorical_cross_entropy",
+    "categorical_cross_entropy_with_integer_labels",
+    "categorical_hinge_loss_with_zero_class",
+    "cosine_distance",
+    "cosine_similarity",
+    "gaussian_nll_loss",
+    "gaussian_nll_loss_with_log_variance",
+    "generalized_cross_entropy",
+    "generalized_kl_divergence",
+    "hinge_loss",
+    "huber_loss",
+    "jensen_shannon_divergence",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
+    "l2_loss",
+    "log_cosh",
+    "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "perceptron_loss",
+    "poisson_nll_loss",
+    "poisson_nll_loss_with_log_rates",
+    "quantile_loss",
     "reduce",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
+    "smooth_l1_loss",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "squared_error",
+    "squared_hinge_loss",
+    "squared_logarithmic_error",
+    "sum_of_squares_error",
+    "total_variation_distance",
+    "weston_watkins_hinge_loss",
 ]

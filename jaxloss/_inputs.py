@@ -50,6 +50,19 @@ def real(name: str, argument: str, value: ArrayLike) -> Array:
     return _array(name, argument, value)
 
 
+def real_or_zero(name: str, argument: str, value: ArrayLike) -> Array:
+    """The array, which may be left away."""
+    return _array(name, argument, value)
+
+
+def signed(name: str, argument: str, value: ArrayLike) -> Array:
+    """The array, of a dtype that holds -1."""
+    array = _array(name, argument, value)
+    if array.dtype == np.bool_ or jnp.issubdtype(array.dtype, np.unsignedinteger):
+        raise TypeError(f"{name}: expected `{argument}` of a signed dtype, for -1 and 1, got {array.dtype}.")
+    return array
+
+
 def same_shape(name: str, argument: str, array: Array, shape: Sequence[int]) -> None:
     if array.shape != tuple(shape):
         raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}.")
@@ -66,11 +79,16 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
     return jnp.broadcast_to(array, shape)
 
 
+def is_number(value: ArrayLike, neutral: float) -> bool:
+    """Whether an option is the Python number that changes nothing."""
+    return isinstance(value, (int, float)) and value == neutral
+
+
 def option(
     name: str, argument: str, value: ArrayLike | None, neutral: float, shape: Sequence[int], dtype: DTypeLike
 ) -> Array | None:
     """A hyperparameter for each loss, in the dtype of the losses; None where it is the number that changes nothing."""
-    if value is None or (isinstance(value, (int, float)) and value == neutral):
+    if value is None or is_number(value, neutral):
         return None
     return broadcast(name, argument, real(name, argument, value).astype(dtype), shape)
 

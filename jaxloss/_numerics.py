@@ -2,13 +2,134 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
 def times(a: Array, b: Array) -> Array:
     """a * b, where a zero ``a`` wins over an infinite ``b``."""
-    zero = a == 0
-    return jnp.where(zero, 0, a * jnp.where(zero, 0, b))
+    undefined = (a == 0) & jnp.isinf(b)
+    return jnp.where(undefined, 0, a * jnp.where(undefined, 0, b))
+
+
+def times_bounded(a: Array, b: Array) -> Array:
+    """The same for a, b >= 0, in a form that XLA fuses into a sum: b is bounded by 0 where a is 0, else by infinity."""
+    sign = jnp.finfo(a.dtype).tiny - 1e20 * a  # positive for a = 0 alone
+    return a * jnp.minimum(b, a / (jnp.abs(sign) + sign))
+
+
+def minus(a: Array, b: Array) -> Array:
+    """a - b, 0 for equal infinities."""
+    undefined = (a == b) & jnp.isinf(a)
+    return jnp.where(undefined, 0, a - jnp.where(undefined, 0, b))
+
+
+@jax.custom_jvp
+def over(a: Array, b: Array) -> Array:
+    """a / b, 0 for 0 / 0; in its derivative the square of b neither overflows nor underflows."""
+    return a / jnp.where((a == 0) & (b == 0), 1, b)
+
+
+@over.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    quotient = over(a, b)
+    return quotient, (tangents[0] - quotient * tangents[1]) / jnp.where((a == 0) & (b == 0), 1, b)
+
+
+def absolute(x: Array) -> Array:
+    """|x|, with the derivative 0 at 0."""
+    return x * jnp.sign(x)
+
+
+def log1p(x: Array) -> Array:
+    """log(1 + x); that of XLA has errors of 25 eps below -1/4 in float64."""
+    if x.dtype != np.float64:
+        return jnp.log1p(x)
+    below = x < -0.25
+    return jnp.where(below, jnp.log(1 + jnp.where(below, x, 0)), jnp.log1p(jnp.where(below, 0, x)))
+
+
+@jax.custom_jvp
+def log_ratio(a: Array, b: Array, difference: Array) -> Array:
+    """log(a / b) for a, b >= 0, given a - b: sign(a - b) log1p(|a - b| / min(a, b)), exact where they are near."""
+    least, size = jnp.minimum(a, b), jnp.abs(difference)
+    ratio = size / least
+    overflows = jnp.isinf(ratio)
+    log = jnp.where(overflows, jnp.log(size) - jnp.log(least), jnp.log1p(jnp.where(overflows, 0, ratio)))
+    return jnp.where(least < 0, jnp.nan, jnp.sign(difference) * log)
+
+
+@log_ratio.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    a, b, _ = primals
+    return log_ratio(*primals), tangents[0] / a - tangents[1] / b
+
+
+def excess(u: Array) -> Array:
+    """exp(u) - 1 - u, by its series where that cancels; never negative."""
+    near = jnp.abs(u) < 1
+    v = jnp.where(near, u, 0)
+    series = jnp.ones_like(u)
+    for k in range(20, 2, -1):
+        series = 1 + v / k * series
+    return jnp.where(near, jnp.square(v) / 2 * series, jnp.expm1(u) - u)
+
+
+@jax.custom_jvp
+def stirling(t: Array) -> Array:
+    """log(t!) - t log(t) + t for t >= 0, by the series of Stirling where that cancels."""
+    far = t >= 8
+    near, r = jnp.where(far, 1, t), 1 / jnp.where(far, t, 8)
+    log_factorial = jnp.where((near == 0) | (near == 1), 0, jax.scipy.special.gammaln(near + 1))
+    direct = log_factorial - near * jnp.log(jnp.where(near == 0, 1, near)) + near
+    series = jnp.zeros_like(r)
+    for b in reversed(_STIRLING):
+        series = b + jnp.square(r) * series
+    return jnp.where(far, (jnp.log(2 * jnp.pi) - jnp.log(r)) / 2 + r * series, direct)
+
+
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+
+
+def stirling_slope(t: Array) -> Array:
+    """digamma(t + 1) - log(t), without the logarithm at 0."""
+    far = t >= 8
+    near, r = jnp.where(far, 1, t), 1 / jnp.where(far, t, 8)
+    digamma = jnp.where(near == 0, -np.euler_gamma, jax.scipy.special.digamma(near + 1))
+    direct = digamma - jnp.log(jnp.where(near == 0, 1, near))
+    series = jnp.zeros_like(r)
+    for k, b in reversed(list(enumerate(_STIRLING))):
+        series = (2 * k + 1) * b + jnp.square(r) * series
+    return jnp.where(far, r / 2 - jnp.square(r) * series, direct)
+
+
+@stirling.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return stirling(*primals), stirling_slope(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def tanh(x: Array) -> Array:
+    """tanh(x), whose derivative does not round to 0."""
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return tanh(*primals), sech2(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def sech2(u: Array) -> Array:
+    """sech(u)^2 = 4q / (1 + q)^2 with q = exp(-2|u|), where 1 - tanh(u)^2 would round to 0 from |u| = 9 on."""
+    q = jnp.exp(-2 * jnp.abs(u))
+    return 4 * q / jnp.square(1 + q)
+
+
+@sech2.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sech2(*primals), -2 * tanh(*primals) * sech2(*primals) * tangents[0]
 
 
 @jax.custom_jvp
@@ -20,12 +141,10 @@ def soft_cap(x: Array, cap: Array) -> Array:
 def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
     """The derivatives by x, sech(u)^2, and by cap, tanh(u) - u sech(u)^2, of u = x / cap.
 
-    sech(u)^2 = 4q / (1 + q)^2 with q = exp(-2|u|), where 1 - tanh(u)^2 would round to 0 from |u| = 9 on. The other
-    cancels near 0; there it is sech(u)^2 (sinh(2u) - 2u) / 2, by the series of sinh, whose terms have one sign.
+    The second cancels near 0; there it is sech(u)^2 (sinh(2u) - 2u) / 2, by the series of sinh, of terms of one sign.
     """
     u = x / cap
-    q = jnp.exp(-2 * jnp.abs(u))
-    slope = 4 * q / jnp.square(1 + q)
+    slope = sech2(u)
     near = jnp.abs(u) < 0.5
     v = jnp.where(near, jnp.square(2 * u), 0)
     series = jnp.ones_like(v)

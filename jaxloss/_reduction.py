@@ -42,6 +42,10 @@ def reduce(
 
     each over the entries that ``where`` keeps. Nothing left to average gives 0, with zero gradient.
 
+    With ``"none"`` what is excluded is 0 and the rest is weighed already: do not take the mean of that, but reduce
+    once, either with ``reduction="mean"`` in the loss or, of losses without mask and weights, here, where it is the
+    default.
+
     It is also what to end your own loss with, and the way to average what is no loss, such as a masked accuracy. Mask
     what goes *into* your loss too: an infinite derivative times the zero that a mask gives back is NaN.
 

@@ -1,5 +1,6 @@
 """Cross entropy of a sigmoid, from logits."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -7,9 +8,10 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._derivatives import every_mode
+from ._elements import elements
 from ._numerics import soft_cap as _soft_cap
-from ._numerics import times
-from ._reduction import finish, merge
+from ._numerics import times, times_bounded
+from ._reduction import finish
 from ._types import Reduction
 
 
@@ -65,29 +67,32 @@ def sigmoid_binary_cross_entropy(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.2.
     """
-    name = "sigmoid_binary_cross_entropy"
-    x, t = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
-    _inputs.same_shape(name, "labels", t, x.shape)
-    _inputs.choice(name, "reduction", reduction)
+    given = {
+        "label_smoothing": (label_smoothing, 0),
+        "pos_weight": (pos_weight, 1),
+        "soft_cap": (soft_cap, np.inf),
+        "logit_scale": (logit_scale, 1),
+    }
+    numbers = {k: v for k, (v, neutral) in given.items() if v is not None and not _inputs.is_number(v, neutral)}
+    (x, t, *options), mask = elements(
+        "sigmoid_binary_cross_entropy", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
+    )
+    return finish(_with_options(x, t, dict(zip(numbers, options, strict=True))), *mask)
+
+
+def _of_options(x: Array, t: Array, options: dict[str, Array]) -> Array:
     dtype = _inputs.compute_dtype(x, t)
-    kept, weight = merge(name, where, weights, x.shape, dtype)
+    if "label_smoothing" in options:
+        t = (1 - options["label_smoothing"]) * t.astype(dtype) + options["label_smoothing"] / 2
+    if "logit_scale" in options:
+        x = options["logit_scale"] * x.astype(dtype)
+    if "soft_cap" in options:
+        x = _soft_cap(x.astype(dtype), options["soft_cap"])
+    return _elements(x.astype(dtype) if dtype == np.float64 else x, t, options.get("pos_weight"))
 
-    def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
-        return _inputs.option(name, argument, value, neutral, x.shape, dtype)
 
-    alpha = option("label_smoothing", label_smoothing, 0)
-    scale, cap = option("logit_scale", logit_scale, 1), option("soft_cap", soft_cap, np.inf)
-    # Everything is elementwise, so that a mask, a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
-    if kept is not None:
-        x, t = jnp.where(kept, x, 0), jnp.where(kept, t, 0)
-    if alpha is not None:
-        t = (1 - alpha) * t.astype(dtype) + alpha / 2
-    if scale is not None:
-        x = scale * x.astype(dtype)
-    if cap is not None:
-        x = _soft_cap(x.astype(dtype), cap)
-    x = x.astype(dtype) if dtype == np.float64 else x
-    return finish(_elements(x, t, option("pos_weight", pos_weight, 1)), kept, weight, reduction)
+# Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
+_with_options = jax.checkpoint(_of_options, prevent_cse=False)
 
 
 # With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
@@ -104,11 +109,8 @@ def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple
     dtype = np.promote_types(x.dtype, np.float32)
     size = jnp.abs(x.astype(dtype))
     a, b = _parts(x, t.astype(dtype), pos_weight)
-    # 0 inf is 0: the bound is 0 for a = 0 and infinite for any other (down to 1e-28). A select would do the same, but
-    # keep XLA from summing the losses as it makes them.
-    bound = jnp.square(jnp.square(a * jnp.finfo(dtype).max))
     tail = jnp.log1p(jnp.exp(-size))
-    return a * jnp.minimum(size, bound) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
+    return times_bounded(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
 
 
 def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:

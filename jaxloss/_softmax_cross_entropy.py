@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._reduction import finish, merge
-from ._softmax_rows import Options, dense, in_range, indexed, pick, removed_as_zero, smoothed
+from ._rows import any_left, labelled, prologue, removed_as, rows, table, wide
+from ._softmax_rows import Options, dense, indexed, smoothed
 from ._types import Axis, Reduction
 
 
@@ -33,7 +34,8 @@ def softmax_cross_entropy(
         \frac{\partial \ell}{\partial t_c} = -\log p_c
 
     Args:
-      logits: floating array, the classes along ``axis``. ``-inf`` is a class of probability 0.
+      logits: floating array, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of probability
+        0.
       labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
       axis: the class axis, or several that together are one, or None for all.
       where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
@@ -75,18 +77,18 @@ def softmax_cross_entropy(
     """
     name = "softmax_cross_entropy"
     t = _inputs.real(name, "labels", labels)
-    x, classes, where, axes = _prologue(name, logits, axis, where)
+    x, classes, where, axes = prologue(name, "logits", logits, axis, where)
     _inputs.same_shape(name, "labels", t, jnp.shape(logits))
-    t = _rows(t, axes)
+    t = rows(t, axes)
     dtype, shape = _inputs.compute_dtype(x, t), x.shape[:-1]
     kept, weight = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
-        factor = (removed_as_zero(t.astype(dtype), kept, classes) * _table(name, class_weights, x, dtype)).sum(-1)
+        factor = (removed_as(0, t.astype(dtype), kept, classes) * table(name, class_weights, x, dtype)).sum(-1)
         kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
-    kept = _any_left(kept, classes)
+    kept = any_left(kept, classes)
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)
-    return finish(dense(_wide(x, dtype), t, kept, classes, *options), kept, weight, reduction)
+    return finish(dense(wide(x, dtype), t, kept, classes, *options), kept, weight, reduction)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -112,7 +114,8 @@ def softmax_cross_entropy_with_integer_labels(
     The same as :func:`softmax_cross_entropy` with one-hot labels, without ever building them, label smoothing included.
 
     Args:
-      logits: floating array, the classes along ``axis``. ``-inf`` is a class of probability 0.
+      logits: floating array, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of probability
+        0.
       labels: integers in [0, classes), of the shape of ``logits`` without ``axis``; for several axes, an index into
         them flattened. Any other integer, -1 too, gives NaN for its example, value and gradient: exclude what is to be
         ignored with ``where=labels != -100``.
@@ -158,18 +161,10 @@ def softmax_cross_entropy_with_integer_labels(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
     """
     name = "softmax_cross_entropy_with_integer_labels"
-    y = _inputs.integer(name, "labels", labels)
-    x, classes, where, _ = _prologue(name, logits, axis, where)
-    dtype, shape = _inputs.compute_dtype(x), x.shape[:-1]
-    _inputs.same_shape(name, "labels", y, shape)
-    kept, weight = merge(name, where, weights, shape, dtype)
-    if class_weights is not None:
-        factor = jnp.where(in_range(y, x.shape[-1]), pick(_table(name, class_weights, x, dtype), y), jnp.nan)
-        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
-    kept = _any_left(kept, classes)
-    options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
+    x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights, class_weights)
+    options = _options(name, y.shape, _inputs.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)
-    return finish(indexed(_wide(x, dtype), y, kept, classes, *options), kept, weight, reduction)
+    return finish(indexed(x, y, kept, classes, *options), kept, weight, reduction)
 
 
 def safe_softmax_cross_entropy(
@@ -228,56 +223,16 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
     t = _inputs.floating(name, "labels", labels)
     t = t.astype(_inputs.compute_dtype(t))
     axes = _inputs.class_axes(name, axis, t.shape)
-    rows = _rows(t, axes)
+    each = rows(t, axes)
     alpha = _inputs.real(name, "alpha", alpha).astype(t.dtype)
-    alpha = _inputs.broadcast(name, "alpha", alpha, rows.shape[:-1])[..., None]
+    alpha = _inputs.broadcast(name, "alpha", alpha, each.shape[:-1])[..., None]
     classes = None
     if where is not None:
         classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), t.shape)
-        classes = _rows(classes, axes)
+        classes = rows(classes, axes)
     unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
-    moved = smoothed(rows, classes, alpha).reshape([t.shape[a] for a in unmoved])
+    moved = smoothed(each, classes, alpha).reshape([t.shape[a] for a in unmoved])
     return moved.transpose(np.argsort(unmoved))
-
-
-# From the arguments of a call to rows.
-
-
-def _prologue(
-    name: str, logits: ArrayLike, axis: Axis, where: ArrayLike | None
-) -> tuple[Array, Array | None, ArrayLike | None, tuple[int, ...]]:
-    """The logits as rows, the mask of classes as rows, the mask of examples, the class axes."""
-    x = _inputs.floating(name, "logits", logits)
-    axes = _inputs.class_axes(name, axis, x.shape)
-    if where is None or jnp.ndim(where) < x.ndim:
-        return _rows(x, axes), None, where, axes
-    classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
-    return _rows(x, axes), _rows(classes, axes), None, axes
-
-
-def _rows(x: Array, axes: tuple[int, ...]) -> Array:
-    """x with the class axes at the end, in that order, as one."""
-    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
-    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], -1)
-
-
-def _wide(x: Array, dtype: np.dtype) -> Array:
-    """x as it is, to be widened where it is used, save what labels in float64 ask for."""
-    return x.astype(dtype) if dtype == np.float64 else x
-
-
-def _table(name: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
-    """The class weights, in every row."""
-    table = _inputs.real(name, "class_weights", class_weights).astype(dtype)
-    _inputs.same_shape(name, "class_weights", table, x.shape[-1:])
-    return jnp.broadcast_to(table, x.shape)
-
-
-def _any_left(kept: Array | None, classes: Array | None) -> Array | None:
-    """An example without any class left is excluded."""
-    if classes is None:
-        return kept
-    return classes.any(-1) if kept is None else kept & classes.any(-1)
 
 
 def _options(

@@ -11,13 +11,13 @@ is a sum of non-negative terms: nothing cancels, neither in confident rows nor i
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
 from ._numerics import soft_cap, soft_cap_partials, times
+from ._rows import at, in_range, pick, removed_as, split_classes
 
 
 class Options(NamedTuple):
@@ -39,7 +39,7 @@ class _Row(NamedTuple):
 
 def _transform(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
     """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
-    x = removed_as_zero(x, kept, classes)
+    x = removed_as(0, x, kept, classes)
     if classes is not None:  # not every dtype of 8 bits has an infinity
         x = x.astype(np.promote_types(x.dtype, np.float32))
     if options.logit_scale is not None:
@@ -53,8 +53,8 @@ def _transform_backward(
     gradient: Array, x: Array, kept: Array | None, classes: Array | None, options: Options
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale from the one of z."""
-    gradient = removed_as_zero(gradient, kept, classes)
-    x = removed_as_zero(x.astype(gradient.dtype), kept, classes)
+    gradient = removed_as(0, gradient, kept, classes)
+    x = removed_as(0, x.astype(gradient.dtype), kept, classes)
     of_cap = of_scale = None
     if options.soft_cap is not None:
         scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
@@ -75,13 +75,6 @@ def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
 def _logsumexp(row: _Row) -> Array:
     """Of a row of -inf, 0: it has no gradient."""
     return jnp.where(row.top == -jnp.inf, 0, row.top) + row.log_total
-
-
-def removed_as_zero(x: Array, kept: Array | None, classes: Array | None) -> Array:
-    """x with 0 in the entries and in the rows that a mask removes."""
-    if classes is not None:
-        x = jnp.where(classes, x, 0)
-    return x if kept is None else jnp.where(kept[..., None], x, 0)
 
 
 def _exp(z: Array, top: Array) -> Array:
@@ -139,42 +132,12 @@ def _block(z: Array) -> int:
     classes = z.shape[-1]
     even = math.gcd(classes, 8)
     divisors = [k for k in range(16, 257) if classes > k and classes % k == 0 and classes // k % even == 0]
-    return 0 if _split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 40)), default=0)
-
-
-def _split_classes(z: Array) -> bool:
-    """Whether the type says that the classes are sharded, as on an explicit mesh."""
-    return jax.typeof(z).sharding.spec[-1] is not None
-
-
-def _at(labels: Array, x: Array) -> Array:
-    return lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1) == labels[..., None]
-
-
-def in_range(labels: Array, classes: int) -> Array:
-    return (labels >= 0) & (labels < classes)
-
-
-def pick(x: Array, labels: Array) -> Array:
-    """x at the labels; of a label out of range, anything."""
-    if _split_classes(x):
-        return _pick_by_select(x, labels)
-    picked: Array = lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
-    return picked
-
-
-def _pick_by_select(x: Array, labels: Array) -> Array:
-    return jnp.where(_at(labels, x), x, 0).sum(-1)
-
-
-def _pick_by_gather(x: Array, labels: Array) -> Array:
-    labels = jnp.clip(labels, 0, x.shape[-1] - 1)
-    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+    return 0 if split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 40)), default=0)
 
 
 def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
     """(1 - alpha) t + alpha / K over the K classes kept, alpha with the rank of t."""
-    return removed_as_zero((1 - alpha) * t + alpha * _share(t, classes), None, classes)
+    return removed_as(0, (1 - alpha) * t + alpha * _share(t, classes), None, classes)
 
 
 def _share(x: Array, classes: Array | None) -> Array | float:
@@ -207,7 +170,7 @@ def _indexed_forward(
     mean_gap = None
     if options.label_smoothing is not None:
         gaps = _gap(z, row.top[..., None])
-        mean_gap = (removed_as_zero(gaps, None, classes) * _share(gaps, classes)).sum(-1)
+        mean_gap = (removed_as(0, gaps, None, classes) * _share(gaps, classes)).sum(-1)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
@@ -238,7 +201,7 @@ def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tu
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
     gradient = (g * slope)[..., None] * _exp(z, row.top[..., None])
-    gradient = jnp.where(_at(y, z), (g * at_label)[..., None], gradient)
+    gradient = jnp.where(at(y, z), (g * at_label)[..., None], gradient)
     if share is not None:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
@@ -252,7 +215,7 @@ indexed = every_mode(_indexed_forward, _indexed_backward)
 
 
 def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: Options, dtype: np.dtype) -> Array:
-    t = removed_as_zero(t.astype(dtype), kept, classes)
+    t = removed_as(0, t.astype(dtype), kept, classes)
     return t if options.label_smoothing is None else smoothed(t, classes, options.label_smoothing[..., None])
 
 
@@ -291,9 +254,9 @@ def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
         gradient += 2 * times(options.z_loss, _logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
-    of_labels = removed_as_zero(times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)
+    of_labels = removed_as(0, times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)
     if options.label_smoothing is not None:
-        given = removed_as_zero(t.astype(g.dtype), kept, classes)
+        given = removed_as(0, t.astype(g.dtype), kept, classes)
         of_smoothing = times(_share(z, classes) - given, of_labels).sum(-1)
         of_labels = times(1 - options.label_smoothing[..., None], of_labels)
     return gradient, of_labels, None, None, of_smoothing, of_z_loss, of_cap, of_scale

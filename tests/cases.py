@@ -1,12 +1,16 @@
 """The table: a row for each public loss and for each way of calling it that takes another path. Laws run over all."""
 
+import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 import jaxloss
@@ -17,65 +21,205 @@ SIGMOID_OPTIONS = {"label_smoothing": 0.1, "pos_weight": 2.5, "soft_cap": 3.0, "
 
 
 @dataclass(frozen=True, eq=False)
+class Domain:
+    """What predictions or targets may be: how to draw an array, and numbers from all of it, for the elementwise."""
+
+    draw: Callable[[np.random.Generator, tuple[int, ...], float], np.ndarray]
+    numbers: tuple[float, ...]
+
+
+def _log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+MAGNITUDES = (1e-18, 1e-8, 3e-5, 1e-4, 1e-3, 0.3, 0.5, 1.25, 3.0, 7.0, 25.0, 1e3, 1e12, 1e18)
+UNIT = (1e-30, 1e-12, 1e-5, 0.1, 0.25, 0.5, 0.50001, 0.9, 0.999)
+REAL = Domain(
+    lambda rng, shape, scale: rng.normal(size=shape) * scale, (*MAGNITUDES, 0.0, *(-m for m in MAGNITUDES), 1.2500001)
+)
+NOT_ZERO = Domain(lambda rng, shape, scale: rng.uniform(0.5, 3, shape), tuple(v for v in REAL.numbers if v))
+POSITIVE = Domain(lambda rng, shape, scale: rng.uniform(0.2, 3, shape), (*MAGNITUDES, 1.2500001, 1000.0001))
+COUNT = Domain(lambda rng, shape, scale: rng.poisson(3, shape).astype(float), (0.0, 1.0, 2.0, 9.0, 1e3, 1e6, 2.5))
+ABOVE_MINUS_ONE = Domain(lambda rng, shape, scale: rng.uniform(-0.8, 3, shape), (*MAGNITUDES, 3e-8, 0.0, -1e-9, -0.99))
+SIGN = Domain(lambda rng, shape, scale: rng.choice([-1.0, 1.0], shape), (-1.0, 1.0))
+BIT = Domain(lambda rng, shape, scale: rng.random(shape), (0.0, 0.25, 0.9, 1.0))
+PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), UNIT)
+LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
+# Rows. Targets need not sum to 1.
+SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), UNIT)
+LOG_SHARES = Domain(lambda rng, shape, scale: _log_softmax(rng.normal(size=shape) * scale), ())
+
+
+EXPONENTIAL = (
+    *("softmax", "safe", "sigmoid", "log_cosh", "poisson_nll_loss_with", "gaussian_nll_loss_with"),
+    *("kl", "generalized_kl", "jensen"),
+)
+
+
+class _Index:
+    """Labels that are the index of a class."""
+
+
+INDEX = _Index()
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
-    """A loss of (predictions, targets): how to call it, what to call it with, and what it has."""
+    """A loss of (predictions, targets): how to call it, what to call it with, and what the textbook says."""
 
     name: str
-    loss: Callable[..., jax.Array]
-    targets: str  # "index", "probabilities" or "elements"
+    formula: Callable[..., list]
+    predictions: Domain
+    target_domain: Domain | _Index
+    rows: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, predictions, targets, **kwargs) -> jax.Array:
-        return self.loss(predictions, targets, **{**self.options, **kwargs})
+    static: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def rows(self) -> bool:
-        """Whether the last axis holds the classes."""
-        return self.targets != "elements"
+    def loss(self) -> Callable[..., jax.Array]:
+        return getattr(jaxloss, self.name)
+
+    def __call__(self, predictions, targets, **kwargs) -> jax.Array:
+        return self.loss(predictions, targets, **{**self.options, **self.static, **kwargs})
+
+    @property
+    def exponential(self) -> bool:
+        """Whether the loss contains an exponential of its arguments."""
+        return self.name.startswith(EXPONENTIAL)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the entries of a row are compared, rather than only summed."""
+        return self.rows and (self.target_domain is INDEX or "softmax" in self.name or "cosine" in self.name)
+
+    @property
+    def targets(self) -> str:
+        return "index" if self.target_domain is INDEX else "probabilities" if self.rows else "elements"
 
     @property
     def id(self) -> str:
-        return self.name + "".join(f"-{option}" for option in self.options)
+        return self.name + "".join(f"-{option}" for option in {**self.options, **self.static})
+
+    def takes(self, argument: str) -> bool:
+        return argument in inspect.signature(self.loss).parameters
 
     def draw(self, rng: np.random.Generator, *batch: int, classes: int = CLASSES, scale: float = 2.0, dtype=np.float32):
         """Predictions and targets for a batch of that shape."""
-        predictions = jnp.asarray(rng.normal(size=(*batch, classes)) * scale, dtype)
-        if self.targets == "index":
+        shape = (*batch, classes)
+        predictions = jnp.asarray(self.predictions.draw(rng, shape, scale), dtype)
+        if self.target_domain is INDEX:
             return predictions, jnp.asarray(rng.integers(classes, size=batch), np.int32)
-        targets = rng.random((*batch, classes))
-        if self.rows:  # they need not sum to 1
-            targets *= 1.5 / targets.sum(-1, keepdims=True)
-        return predictions, jnp.asarray(targets, dtype)
+        return predictions, jnp.asarray(self.target_domain.draw(rng, shape, scale), dtype)
+
+    def plain(self, x, t) -> jax.Array:
+        """The textbook formula in jax.numpy, without a rule of ours."""
+        t = jax.nn.one_hot(t, x.shape[-1], dtype=x.dtype) if self.target_domain is INDEX else t
+        terms = self.formula(JAX, x, t, **self.options, **self.static)
+        return sum(u.sum(-1) if self.rows else u for u in terms)
 
 
-def _variants(name: str, loss: Callable[..., jax.Array], targets: str, options: dict[str, Any]) -> list[Case]:
-    return [Case(name, loss, targets), Case(name, loss, targets, options)]
+JAX = SimpleNamespace(
+    abs=jnp.abs,
+    cosh=jnp.cosh,
+    exp=jnp.exp,
+    log=jnp.log,
+    loggamma=jax.scipy.special.gammaln,
+    max=lambda x: x.max(-1, keepdims=True),
+    maximum=jnp.maximum,
+    pi=jnp.pi,
+    sqrt=jnp.sqrt,
+    sum=lambda x: x.sum(-1, keepdims=True),
+    tanh=jnp.tanh,
+    where=jnp.where,
+    xlogy=jax.scipy.special.xlogy,
+)
+
+
+def case(formula, predictions, targets, *, name=None, rows=False, static=None, **options):
+    """A row; its name is that of the formula."""
+    return Case(name or formula.__name__, formula, predictions, targets, rows, options, static or {})
+
+
+def row_case(formula, predictions, targets, **rest):
+    return case(formula, predictions, targets, rows=True, **rest)
 
 
 CASES = [
-    *_variants("softmax_cross_entropy", jaxloss.softmax_cross_entropy, "probabilities", OPTIONS),
-    *_variants(
-        "softmax_cross_entropy_with_integer_labels",
-        jaxloss.softmax_cross_entropy_with_integer_labels,
-        "index",
-        OPTIONS,
-    ),
-    Case("safe_softmax_cross_entropy", jaxloss.safe_softmax_cross_entropy, "probabilities"),
-    *_variants("sigmoid_binary_cross_entropy", jaxloss.sigmoid_binary_cross_entropy, "elements", SIGMOID_OPTIONS),
+    row_case(oracles.softmax_cross_entropy, REAL, SHARES),
+    row_case(oracles.softmax_cross_entropy, REAL, SHARES, **OPTIONS),
+    row_case(oracles.softmax_cross_entropy, REAL, INDEX, name="softmax_cross_entropy_with_integer_labels"),
+    row_case(oracles.softmax_cross_entropy, REAL, INDEX, name="softmax_cross_entropy_with_integer_labels", **OPTIONS),
+    row_case(oracles.softmax_cross_entropy, REAL, SHARES, name="safe_softmax_cross_entropy"),
+    case(oracles.sigmoid_binary_cross_entropy, REAL, BIT),
+    case(oracles.sigmoid_binary_cross_entropy, REAL, BIT, **SIGMOID_OPTIONS),
+    # regression
+    case(oracles.squared_error, REAL, REAL),
+    case(oracles.l2_loss, REAL, REAL),
+    row_case(oracles.l2_loss, REAL, REAL, name="sum_of_squares_error"),
+    case(oracles.absolute_error, REAL, REAL),
+    case(oracles.absolute_percentage_error, REAL, NOT_ZERO),
+    case(oracles.squared_logarithmic_error, ABOVE_MINUS_ONE, ABOVE_MINUS_ONE),
+    case(oracles.huber_loss, REAL, REAL, delta=0.7),
+    case(oracles.smooth_l1_loss, REAL, REAL, beta=0.7),
+    case(oracles.log_cosh, REAL, REAL),
+    case(oracles.quantile_loss, REAL, REAL, quantile=0.8),
+    # likelihoods
+    case(oracles.poisson_nll_loss, POSITIVE, COUNT),
+    case(oracles.poisson_nll_loss, POSITIVE, COUNT, static={"full": True}),
+    case(oracles.poisson_nll_loss_with_log_rates, LOG_RATE, COUNT),
+    case(oracles.poisson_nll_loss_with_log_rates, LOG_RATE, COUNT, static={"full": True}),
+    case(oracles.gaussian_nll_loss, REAL, REAL, variance=0.7),
+    case(oracles.gaussian_nll_loss_with_log_variance, REAL, REAL, log_variance=0.7, static={"full": True}),
+    # margins
+    case(oracles.hinge_loss, REAL, SIGN),
+    case(oracles.squared_hinge_loss, REAL, SIGN),
+    case(oracles.perceptron_loss, REAL, SIGN),
+    row_case(oracles.multiclass_hinge_loss, REAL, INDEX),
+    row_case(oracles.multiclass_perceptron_loss, REAL, INDEX),
+    row_case(oracles.weston_watkins_hinge_loss, REAL, INDEX, margin=0.7),
+    row_case(oracles.weston_watkins_hinge_loss, REAL, INDEX, margin=0.7, static={"power": 2}),
+    row_case(oracles.categorical_hinge_loss_with_zero_class, REAL, SHARES),
+    # directions and distributions
+    row_case(oracles.cosine_similarity, REAL, REAL),
+    row_case(oracles.cosine_distance, REAL, REAL),
+    row_case(oracles.cosine_distance, REAL, REAL, epsilon=0.7),
+    row_case(oracles.kl_divergence, LOG_SHARES, SHARES),
+    row_case(oracles.kl_divergence_with_log_targets, LOG_SHARES, LOG_SHARES),
+    row_case(oracles.generalized_kl_divergence, LOG_SHARES, SHARES),
+    row_case(oracles.jensen_shannon_divergence, LOG_SHARES, LOG_SHARES, beta=0.7),
+    row_case(oracles.total_variation_distance, SHARES, SHARES),
+    # from probabilities
+    row_case(oracles.categorical_cross_entropy, SHARES, SHARES),
+    row_case(oracles.categorical_cross_entropy, SHARES, INDEX, name="categorical_cross_entropy_with_integer_labels"),
+    row_case(oracles.generalized_cross_entropy, SHARES, INDEX, q=0.7),
+    case(oracles.binary_cross_entropy, PROBABILITY, BIT),
+    case(oracles.binary_cross_entropy, PROBABILITY, BIT, label_smoothing=0.1),
 ]
 
 NOT_LOSSES = {"reduce", "smooth_labels"}
 
-SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy"}
+SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy", "huber_loss", "cosine_distance"}
+
+
+def _parameters(case, *choice):
+    """A few of the cases, with all their options, are a test's part in the smoke subset."""
+    marks = pytest.mark.smoke if case.name in SMOKE and case.options else ()
+    return pytest.param(case, *choice, id="-".join([case.id, *map(str, choice)]), marks=marks)
 
 
 def over(cases):
-    """A test over these cases; a few of them, with all their options, are its part in the smoke subset."""
+    """A test over these cases."""
+    return pytest.mark.parametrize("case", [_parameters(c) for c in cases])
 
-    def marks(case):
-        return pytest.mark.smoke if case.name in SMOKE and case.options else ()
 
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id, marks=marks(c)) for c in cases])
+def every_case_with(few, **columns):
+    """A test over all cases: those that compare the entries of a row with each combination of the columns.
+
+    The elementwise, and sums of them, with these few.
+    """
+    every = list(itertools.product(*columns.values()))
+    combinations = [_parameters(case, *choice) for case in CASES for choice in (every if case.compares else few)]
+    return pytest.mark.parametrize(("case", *columns), combinations)
 
 
 every_case = over(CASES)

@@ -1,50 +1,272 @@
-"""Textbook definitions at 360 digits: enough for 20 of a loss of 1e-308 (float64) beside a logit of 1e30.
+"""Textbook definitions, and their values and derivatives at many digits.
 
-Each returns the loss and the sum of the absolute values of its terms, which is what its rounding is measured against.
+Each definition takes the functions it is written in, predictions and targets, and returns the terms whose sum is the
+loss: of an element, or along the last axis of a row. Labels are one-hot. The sum of the absolute values of the terms is
+what the rounding of a loss is measured against.
 """
 
+from types import SimpleNamespace
+
 import mpmath as mp
+import numpy as np
 
-mp.mp.dps = 360
-
-
-def _number(x):
-    return x if isinstance(x, mp.mpf) else mp.mpf(float(x))
+mp.mp.dps = 360  # enough for 20 digits of a loss of 1e-308 (float64) beside a logit of 1e30
 
 
-def _logits(logits, soft_cap, logit_scale):
-    z = [_number(logit_scale) * _number(x) for x in logits]
-    return z if soft_cap is None else [_number(soft_cap) * mp.tanh(x / _number(soft_cap)) for x in z]
+def _each(function, arguments=1):
+    return np.frompyfunc(function, arguments, 1)
 
 
-def softmax_cross_entropy(logits, labels, *, label_smoothing=0, z_loss=0, soft_cap=None, logit_scale=1):
-    z = _logits(logits, soft_cap, logit_scale)
-    alpha = _number(label_smoothing)
-    t = [(1 - alpha) * _number(c) + alpha / len(z) for c in labels]
-    total = mp.log(mp.fsum(mp.exp(x) for x in z))
-    penalty = _number(z_loss) * total**2
-    parts = [c * (total - x) if c else mp.mpf(0) for c, x in zip(t, z, strict=True)]
-    return mp.fsum(parts) + penalty, mp.fsum(abs(p) for p in parts) + abs(penalty)
+EXACT = SimpleNamespace(
+    abs=np.abs,
+    cosh=_each(mp.cosh),
+    exp=_each(mp.exp),
+    log=_each(mp.log),
+    loggamma=_each(mp.loggamma),
+    max=lambda x: np.max(x, axis=-1, keepdims=True),
+    maximum=np.maximum,
+    pi=mp.mp.pi,
+    sqrt=_each(mp.sqrt),
+    sum=lambda x: np.sum(x, axis=-1, keepdims=True),
+    tanh=_each(mp.tanh),
+    where=lambda condition, a, b: np.where(np.asarray(condition, bool), a, b),
+    xlogy=_each(lambda x, y: mp.mpf(0) if x == 0 else x * mp.log(y), 2),
+)
+
+
+def _to_logits(m, x, soft_cap, logit_scale):
+    z = logit_scale * x
+    return z if soft_cap is None else soft_cap * m.tanh(z / soft_cap)
+
+
+def softmax_cross_entropy(m, x, t, label_smoothing=0, z_loss=0, soft_cap=None, logit_scale=1):
+    z = _to_logits(m, x, soft_cap, logit_scale)
+    t = (1 - label_smoothing) * t + label_smoothing / x.shape[-1]
+    top = m.max(z)
+    log_total = top + m.log(m.sum(m.exp(z - top)))
+    return [t * (log_total - z), z_loss * log_total**2]
+
+
+def sigmoid_binary_cross_entropy(m, x, t, label_smoothing=0, pos_weight=1, soft_cap=None, logit_scale=1):
+    z = _to_logits(m, x, soft_cap, logit_scale)
+    t = (1 - label_smoothing) * t + label_smoothing / 2
+    return [pos_weight * t * m.log(1 + m.exp(-z)), (1 - t) * m.log(1 + m.exp(z))]
+
+
+def squared_error(m, x, t):
+    return [(x - t) ** 2]
+
+
+def l2_loss(m, x, t):
+    return [(x - t) ** 2 / 2]
+
+
+def absolute_error(m, x, t):
+    return [m.abs(x - t)]
+
+
+def absolute_percentage_error(m, x, t):
+    return [100 * m.abs((x - t) / t)]
+
+
+def squared_logarithmic_error(m, x, t):
+    return [(m.log(1 + x) - m.log(1 + t)) ** 2]
+
+
+def huber_loss(m, x, t, delta=1):
+    error = m.abs(x - t)
+    return [m.where(error <= delta, error**2 / 2, delta * (error - delta / 2))]
+
+
+def smooth_l1_loss(m, x, t, beta=1):
+    error = m.abs(x - t)
+    return [m.where(error < beta, error**2 / 2 / beta, error - beta / 2)]
+
+
+def log_cosh(m, x, t):
+    return [m.log(m.cosh(x - t))]
+
+
+def quantile_loss(m, x, t, quantile):
+    return [m.where(x < t, quantile * (t - x), (1 - quantile) * (x - t))]
+
+
+def poisson_nll_loss(m, x, t, full=False):
+    return [x, -m.xlogy(t, x)] + [m.loggamma(t + 1)] * full
+
+
+def poisson_nll_loss_with_log_rates(m, x, t, full=False):
+    return [m.exp(x), -t * x] + [m.loggamma(t + 1)] * full
+
+
+def gaussian_nll_loss(m, x, t, variance, full=False):
+    return [m.log(0 * x + variance) / 2, (x - t) ** 2 / variance / 2] + [m.log(0 * x + 2 * m.pi) / 2] * full
+
+
+def gaussian_nll_loss_with_log_variance(m, x, t, log_variance, full=False):
+    return gaussian_nll_loss(m, x, t, m.exp(0 * x + log_variance), full)
+
+
+def hinge_loss(m, x, t):
+    return [m.maximum(1 - t * x, 0 * x)]
+
+
+def squared_hinge_loss(m, x, t):
+    return [m.maximum(1 - t * x, 0 * x) ** 2]
+
+
+def perceptron_loss(m, x, t):
+    return [m.maximum(-t * x, 0 * x)]
+
+
+def _above(m, x, t):
+    return m.where(t == 1, 0 * x, x - m.sum(t * x))
+
+
+def multiclass_hinge_loss(m, x, t):
+    return [m.max(_above(m, x, t) + 1 - t)]
+
+
+def multiclass_perceptron_loss(m, x, t):
+    return [m.max(_above(m, x, t))]
+
+
+def weston_watkins_hinge_loss(m, x, t, margin=1, power=1):
+    return [m.where(t == 1, 0 * x, m.maximum(margin + _above(m, x, t), 0 * x)) ** power]
+
+
+def categorical_hinge_loss_with_zero_class(m, x, t):
+    best = m.max((1 - t) * x)
+    violated = 1 + best - m.sum(t * x) > 0
+    return [m.where(violated, term, 0 * term) for term in (0 * best + 1, best, -t * x)]
+
+
+def cosine_similarity(m, x, t, epsilon=0):
+    def length(v):
+        return m.sqrt(m.maximum(m.sum(v * v), 0 * m.sum(v) + epsilon))
+
+    return [x * t / length(x) / length(t)]
+
+
+def cosine_distance(m, x, t, epsilon=0):
+    return [0 * m.sum(x) + 1, -cosine_similarity(m, x, t, epsilon)[0]]
+
+
+def kl_divergence(m, x, t):
+    return [m.xlogy(t, t), -t * x]
+
+
+def kl_divergence_with_log_targets(m, x, t):
+    return [m.exp(t) * t, -m.exp(t) * x]
+
+
+def generalized_kl_divergence(m, x, t):
+    return [m.xlogy(t, t), -t * x, m.exp(x), -t]
+
+
+def jensen_shannon_divergence(m, x, t, beta=0.5):
+    q, p = m.exp(x), m.exp(t)
+    mixture = m.log(beta * p + (1 - beta) * q)
+    return [beta * p * t, -beta * p * mixture, (1 - beta) * q * x, -(1 - beta) * q * mixture]
+
+
+def total_variation_distance(m, x, t):
+    return [m.abs(x - t) / 2]
+
+
+def categorical_cross_entropy(m, x, t):
+    return [-m.xlogy(t, x)]
+
+
+def generalized_cross_entropy(m, x, t, q):
+    return [(1 - m.sum(t * x) ** q) / q]
+
+
+def binary_cross_entropy(m, x, t, label_smoothing=0):
+    t = (1 - label_smoothing) * t + label_smoothing / 2
+    return [-m.xlogy(t, x), -m.xlogy(1 - t, 1 - x)]
+
+
+# Values and derivatives.
+
+
+def numbers(x):
+    """An array of mpmath's numbers."""
+    return np.frompyfunc(lambda v: v if isinstance(v, mp.mpf) else mp.mpf(float(v)), 1, 1)(np.asarray(x, object))
+
+
+def _terms(formula, x, t, options):
+    options = {k: mp.mpf(v) if isinstance(v, float) else v for k, v in options.items()}
+    return formula(EXACT, x, t, **options)
+
+
+def _add(terms, rows):
+    """The sum of the terms, and that of their absolute values."""
+    return [sum(np.sum(u, axis=-1) if rows else u for u in each) for each in (terms, [np.abs(u) for u in terms])]
+
+
+def exact(formula, x, t, *, rows=False, **options):
+    """The loss and the sum of the absolute values of its terms."""
+    return _add(_terms(formula, numbers(x), numbers(t), options), rows)
+
+
+def exact_row(formula, x, t, **options):
+    return exact(formula, x, t, rows=True, **options)
+
+
+_STEP = mp.mpf(10) ** -40
+
+
+def _difference(a, b, *, than):
+    """a - b, 0 where that is rounding of the numbers it is of."""
+    return np.where(np.asarray(np.abs(a - b) < np.abs(than) * mp.mpf(10) ** (30 - mp.mp.dps), bool), mp.mpf(0), a - b)
+
+
+def _nudged(formula, x, t, by, column, options):
+    """Terms a step below, at and above, and the step, moving predictions (0) or targets (1), in rows one column."""
+    moved = (x, t)[by]
+    step = (np.abs(moved) + mp.mpf(10) ** -30) * _STEP
+    if column is not None:
+        step = step * (np.arange(x.shape[-1]) == column)
+    below, above = ((x + sign * step, t) if by == 0 else (x, t + sign * step) for sign in (-1, 1))
+    size = step if column is None else step[..., column, None]
+    return _terms(formula, *below, options), _terms(formula, x, t, options), _terms(formula, *above, options), size
+
+
+def exact_gradient(formula, x, t, *, by=0, rows=False, **options):
+    """The gradient, the sum of the absolute values of its terms, and whether there is one: False at a kink."""
+    x, t = numbers(x), numbers(t)
+    columns = []
+    for column in range(x.shape[-1]) if rows else [None]:
+        below, here, above, step = _nudged(formula, x, t, by, column, options)
+        slopes = [_difference(a, b, than=a) / (2 * step) for a, b in zip(above, below, strict=True)]
+        right = _add([_difference(a, b, than=a) / step for a, b in zip(above, here, strict=True)], rows)[0]
+        value, size = _add(slopes, rows)
+        columns.append((value, size, np.abs(right - value) <= mp.mpf(10) ** -20 * (size + mp.mpf(10) ** -60)))
+    return [np.stack(part, axis=-1) if rows else part[0] for part in zip(*columns, strict=True)]
+
+
+def exact_second(formula, x, t, **options):
+    """The second derivative of an element by its prediction, and the size of its terms.
+
+    Of a term g(h(x)) that has terms g'' h'^2 and g' h'': the first is measured by f'^2 / f.
+    """
+    below, here, above, step = _nudged(formula, numbers(x), numbers(t), 0, None, options)
+    second, size = 0, 0
+    for a, b, c in zip(above, here, below, strict=True):
+        bend, slope = _difference(a + c, 2 * b, than=b) / step**2, _difference(a, c, than=b) / (2 * step)
+        second += bend
+        size += np.abs(bend) + slope**2 / (np.abs(b) + mp.mpf(10) ** -300)
+    return second, size
 
 
 def softmax_cross_entropy_gradient(logits, labels, *, hard=False):
     """p_c sum(t) - t_c for each class, and its terms; of hard labels each entry is held to its own size."""
-    z, t = [_number(x) for x in logits], [_number(c) for c in labels]
-    total = mp.fsum(mp.exp(x - max(z)) for x in z)
-    p = [mp.exp(x - max(z)) / total for x in z]
-    gradient = [q * mp.fsum(t) - c for q, c in zip(p, t, strict=True)]
-    if hard:
-        return gradient, [abs(g) for g in gradient]
-    return gradient, [q * mp.fsum(abs(c) for c in t) + abs(c) for q, c in zip(p, t, strict=True)]
-
-
-def sigmoid_binary_cross_entropy(logit, label, *, label_smoothing=0, pos_weight=1, soft_cap=None, logit_scale=1):
-    (x,) = _logits([logit], soft_cap, logit_scale)
-    alpha = _number(label_smoothing)
-    t = (1 - alpha) * _number(label) + alpha / 2
-    yes = _number(pos_weight) * t * mp.log(1 + mp.exp(-x)) if t else mp.mpf(0)
-    no = (1 - t) * mp.log(1 + mp.exp(x)) if t != 1 else mp.mpf(0)
-    return yes + no, abs(yes) + abs(no)
+    z, t = numbers(logits), numbers(labels)
+    p = EXACT.exp(z - max(z))
+    p = p / sum(p)
+    gradient = p * sum(t) - t
+    return gradient, np.abs(gradient) if hard else p * sum(np.abs(t)) + np.abs(t)
 
 
 def derivatives(loss, point, order):

@@ -1,11 +1,13 @@
 """Bad input gets one sentence: function, argument, what was expected, what came."""
 
+import inspect
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every_case
 
 import jaxloss
 
@@ -48,6 +50,16 @@ BAD = [
     (jaxloss.sigmoid_binary_cross_entropy, (Y, Y), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
     (jaxloss.sigmoid_binary_cross_entropy, (X, T), {"pos_weight": jnp.ones(2)}, ValueError, "expected `pos_weight` of a shape that broadcasts to (6, 3), got (2,)."),
     (jaxloss.sigmoid_binary_cross_entropy, (X, T), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
+    (jaxloss.squared_error, (jnp.zeros(3), jnp.zeros((3, 1))), {}, ValueError, "expected `targets` of shape (3,), got (3, 1)."),
+    (jaxloss.squared_error, (Y,), {}, TypeError, "expected `predictions` of a floating dtype, got int32."),
+    (jaxloss.huber_loss, (X, T), {"delta": jnp.ones(2)}, ValueError, "expected `delta` of a shape that broadcasts to (6, 3), got (2,)."),
+    (jaxloss.quantile_loss, (X, T), {"quantile": "median"}, TypeError, "expected `quantile` to be an array, got str."),
+    (jaxloss.hinge_loss, (X, T != 0), {}, TypeError, "expected `targets` of a signed dtype, for -1 and 1, got bool."),
+    (jaxloss.perceptron_loss, (X, T.astype(np.uint8)), {}, TypeError, "expected `targets` of a signed dtype, for -1 and 1, got uint8."),
+    (jaxloss.weston_watkins_hinge_loss, (X, Y), {"power": 3}, ValueError, "expected `power` to be 1 or 2, got 3."),
+    (jaxloss.kl_divergence, (X, T), {"axis": 2}, ValueError, "expected `axis` to name distinct axes of an array of rank 2, got 2."),
+    (jaxloss.kl_divergence, (X[:, :0], T[:, :0]), {}, ValueError, "expected at least one class along `axis` -1, got an array of shape (6, 0)."),
+    (jaxloss.cosine_distance, (X, T), {"where": jnp.ones((6, 2), bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6, 2)."),
     (jaxloss.smooth_labels, (Y, 0.1), {}, TypeError, "expected `labels` of a floating dtype, got int32."),
     (jaxloss.smooth_labels, (T, jnp.ones(3)), {}, ValueError, "expected `alpha` of a shape that broadcasts to (6,), got (3,)."),
     (jaxloss.smooth_labels, (T, 0.1), {"where": T}, TypeError, "expected `where` of dtype bool, got float32."),
@@ -61,6 +73,26 @@ BAD = [
 def test_bad_input_gets_one_sentence(function, args, kwargs, error, sentence):
     with pytest.raises(error, match=re.escape(f"{function.__name__}: {sentence}") + r"(\n|$)"):
         jax.eval_shape(lambda: function(*args, **kwargs))
+
+
+@every_case
+def test_every_loss_says_what_it_expected(case, rng):
+    x, t = case.draw(rng, 6)
+    shape = jax.eval_shape(case, x, t).shape
+    first, second = list(inspect.signature(case.loss).parameters)[:2]
+    for args, kwargs, error, sentence in [
+        ((x, t[:5]), {}, ValueError, f"expected `{second}` of shape {t.shape}, got {t[:5].shape}."),
+        ((x.tolist(), t), {}, TypeError, f"expected `{first}` to be an array, got list."),
+        ((x, t), {"where": jnp.ones(shape)}, TypeError, "expected `where` of dtype bool, got float32."),
+        ((x, t), {"weights": jnp.ones((2, *shape))}, ValueError, "expected `weights` of a shape that broadcasts to"),
+        ((x, t), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of"),
+        *(
+            ((x, t), {name: jnp.ones((7, *shape))}, ValueError, f"expected `{name}` of a shape that broadcasts to")
+            for name in case.options
+        ),
+    ]:
+        with pytest.raises(error, match="^" + re.escape(f"{case.name.removeprefix('safe_')}: {sentence}")):
+            jax.eval_shape(lambda args=args, kwargs=kwargs: case(*args, **kwargs))
 
 
 def test_python_and_numpy_scalars_are_numbers():

@@ -1,4 +1,4 @@
-"""Beside optax, PyTorch and Keras, where they are right. Each needs its package; `pip install jaxloss[peers]`."""
+"""Beside optax and PyTorch, where they are right (Keras: test_migration.py). `pip install jaxloss[peers]`."""
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,49 @@ def test_optax_takes_the_same_call(data, axis):
             same(jaxloss.smooth_labels(t, 0.1, axis=axis), theirs.smooth_labels(t, 0.1, axis=axis))
 
 
+@pytest.fixture
+def positive(rng):
+    return jnp.asarray(rng.uniform(0.1, 3, (N, C)), np.float32)
+
+
+def test_optax_takes_the_same_call_of_the_textbooks_losses(data, positive):
+    optax = pytest.importorskip("optax")
+    x, y, t, bits = data
+    signs, lq = jnp.sign(bits - 0.5), jax.nn.log_softmax(x)
+    keep = positive > 1
+    calls = {
+        "squared_error": [lambda f, x: f(x, bits), lambda f, x: f(x)],
+        "l2_loss": [lambda f, x: f(x, bits), lambda f, x: f(x)],
+        "huber_loss": [lambda f, x: f(x, bits, delta=0.7), lambda f, x: f(x)],
+        "log_cosh": [lambda f, x: f(x, bits), lambda f, x: f(x)],
+        "hinge_loss": [lambda f, x: f(x, signs), lambda f, x: f(predictor_outputs=x, targets=signs)],
+        "perceptron_loss": [lambda f, x: f(x, signs), lambda f, x: f(predictor_outputs=x, targets=signs)],
+        "multiclass_hinge_loss": [lambda f, x: f(x, y), lambda f, x: f(scores=x, labels=y)],
+        "multiclass_perceptron_loss": [lambda f, x: f(x, y), lambda f, x: f(scores=x, labels=y)],
+        "cosine_similarity": [
+            lambda f, x: f(x, positive),
+            lambda f, x: f(x, positive, axis=0),
+            lambda f, x: f(x, positive, axis=None),
+            lambda f, x: f(x, positive, epsilon=100.0),
+            lambda f, x: f(x, positive, where=keep),
+        ],
+        "cosine_distance": [lambda f, x: f(x, positive), lambda f, x: f(x, positive, epsilon=100.0, axis=0)],
+        "kl_divergence": [
+            lambda f, x: f(x, t),
+            lambda f, x: f(x, t, 0),
+            lambda f, x: f(x, t, None),
+            lambda f, x: f(x, t, -1, keep),
+        ],
+        "kl_divergence_with_log_targets": [lambda f, x: f(x, lq), lambda f, x: f(x, lq, (0, 1), keep)],
+        "generalized_kl_divergence": [lambda f, x: f(x, t), lambda f, x: f(x, t, 0, keep)],
+    }
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for name, ways in calls.items():
+            for call in ways:
+                losses = getattr(jaxloss, name), getattr(optax.losses, name)
+                both_same(*(with_gradient(lambda x, f=f, c=call: c(f, x), x) for f in losses))
+
+
 def torch_gradient(torch, f, x):
     logits = torch.tensor(np.asarray(x), requires_grad=True)
     value = f(logits)
@@ -108,21 +151,68 @@ def test_torch(data, rng):
         both_same(with_gradient(ours, x), torch_gradient(torch, theirs, x))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_keras(data):
-    keras = pytest.importorskip("keras")
+def test_torch_of_the_textbooks_losses(data, positive, rng):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
     x, y, t, bits = data
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        pairs = [
-            (INTEGER(x, y), keras.losses.sparse_categorical_crossentropy(y, x, from_logits=True)),
-            (
-                DENSE(x, t, label_smoothing=0.1),
-                keras.losses.categorical_crossentropy(t, x, from_logits=True, label_smoothing=0.1),
-            ),
-            (
-                SIGMOID(x, bits, label_smoothing=0.1).mean(-1),
-                keras.losses.binary_crossentropy(bits, x, from_logits=True, label_smoothing=0.1),
-            ),
-        ]
-    for ours, theirs in pairs:
-        same(ours, theirs, span=20)
+    table = jnp.asarray(rng.random(C) + 0.5, np.float32)
+    counts, lq, p = jnp.round(positive), jax.nn.log_softmax(x[::-1]), jax.nn.sigmoid(x)
+    tt, tb, tpositive, tcounts, tlq, ttable = (
+        torch.tensor(np.asarray(a)) for a in (t, bits, positive, counts, lq, table)
+    )
+    ty = torch.tensor(np.asarray(y)).long()
+    each = {"reduction": "none"}
+    pairs = [
+        (lambda x: jaxloss.squared_error(x, bits), lambda x: functional.mse_loss(x, tb, **each), x),
+        (lambda x: jaxloss.absolute_error(x, bits), lambda x: functional.l1_loss(x, tb, **each), x),
+        (
+            lambda x: jaxloss.huber_loss(x, bits, delta=0.7),
+            lambda x: functional.huber_loss(x, tb, delta=0.7, **each),
+            x,
+        ),
+        (
+            lambda x: jaxloss.smooth_l1_loss(x, bits, beta=0.7),
+            lambda x: functional.smooth_l1_loss(x, tb, beta=0.7, **each),
+            x,
+        ),
+        (
+            lambda x: jaxloss.poisson_nll_loss_with_log_rates(x, counts),
+            lambda x: functional.poisson_nll_loss(x, tcounts, **each),
+            x,
+        ),
+        (
+            lambda x: jaxloss.poisson_nll_loss(x, counts),
+            lambda x: functional.poisson_nll_loss(x, tcounts, log_input=False, eps=0, **each),
+            positive + 0.1,
+        ),
+        (
+            lambda x: jaxloss.gaussian_nll_loss(x, bits, variance=positive, full=True),
+            lambda x: functional.gaussian_nll_loss(x, tb, tpositive, full=True, **each),
+            x,
+        ),
+        (
+            lambda x: C * jaxloss.reduce(jaxloss.squared_error(x, bits), weights=positive, reduction="none").mean(-1),
+            lambda x: (functional.mse_loss(x, tb, **each) * tpositive).sum(-1),
+            x,
+        ),
+        (
+            lambda x: jaxloss.weston_watkins_hinge_loss(x, y, margin=0.7, power=2) / C,
+            lambda x: functional.multi_margin_loss(x, ty, p=2, margin=0.7, **each),
+            x,
+        ),
+        (
+            lambda x: jaxloss.weston_watkins_hinge_loss(x, y, class_weights=table, reduction="sum") / C,
+            lambda x: functional.multi_margin_loss(x, ty, weight=ttable, reduction="sum"),
+            x,
+        ),
+        (lambda x: jaxloss.cosine_similarity(x, bits), lambda x: functional.cosine_similarity(x, tb, -1), x),
+        (lambda x: jaxloss.kl_divergence(x, t), lambda x: functional.kl_div(x, tt, **each).sum(-1), x),
+        (
+            lambda x: jaxloss.kl_divergence_with_log_targets(x, lq),
+            lambda x: functional.kl_div(x, tlq, log_target=True, **each).sum(-1),
+            x,
+        ),
+        (lambda x: jaxloss.binary_cross_entropy(x, bits), lambda x: functional.binary_cross_entropy(x, tb, **each), p),
+    ]
+    for ours, theirs, x in pairs:
+        both_same(with_gradient(ours, x), torch_gradient(torch, theirs, x))

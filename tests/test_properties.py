@@ -1,5 +1,6 @@
 """Laws that every loss obeys. None of them names a loss."""
 
+import functools
 import inspect
 
 import jax
@@ -55,7 +56,8 @@ def test_jit_and_vmap_and_a_loop_agree(case, rng):
     eager = case(x, t), f(x, t)[1]
     jitted = jax.jit(lambda x, t: (case(x, t), f(x, t)[1]))(x, t)
     mapped = jax.jit(jax.vmap(lambda x, t: (case(x, t), f(x, t)[1])))(x, t)
-    looped = [(case(x[i], t[i]), f(x[i], t[i])[1]) for i in range(2)]
+    one = jax.jit(lambda x, t: (case(x, t), f(x, t)[1]))
+    looped = [one(x[i], t[i]) for i in range(2)]
     for i in range(2):
         same(jitted[i], eager[i], span=10)
         same(mapped[i], eager[i], span=10)
@@ -65,21 +67,26 @@ def test_jit_and_vmap_and_a_loop_agree(case, rng):
 @every_row_case
 def test_axis_is_a_matter_of_layout(case, rng):
     x, t = case.draw(rng, 4, 3)
-    expected = jax.value_and_grad(total(case))(x, t)[1]
-    for axis in (0, 1, -3, (0,)):
+    if not case.takes("axis"):
+        return
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def law(x, t, axis):
+        return case(x, t, axis=axis), jax.grad(total(case, axis=axis))(x, t)
+
+    expected = law(x, t, -1)
+    for axis in (0, 1, (0,)):
         place = axis if isinstance(axis, int) else axis[0]
         moved = jnp.moveaxis(x, -1, place)
         targets = t if case.targets == "index" else jnp.moveaxis(t, -1, place)
-        if "axis" not in inspect.signature(case.loss).parameters:
-            continue
-        same(case(moved, targets, axis=axis), case(x, t), span=10)
-        gradient = jax.grad(total(case, axis=axis))(moved, targets)
-        same(jnp.moveaxis(gradient, place, -1), expected, span=10)
+        losses, gradient = law(moved, targets, axis)
+        same(losses, expected[0], span=10)
+        same(jnp.moveaxis(gradient, place, -1), expected[1], span=10)
 
 
 @every_row_case
 def test_several_axes_are_one(case, rng):
-    if "axis" not in inspect.signature(case.loss).parameters:
+    if not case.takes("axis"):
         return
     x, t = case.draw(rng, 4)
     split = x.reshape(4, 6, 8)
@@ -98,18 +105,23 @@ def test_where_is_slicing_whatever_it_hides(case, rng):
     loss_shape = case(x, t).shape
     kept = jnp.asarray(rng.random(loss_shape) < 0.6)
     dirty = plant(case, x, t, ~kept)
-    gradient = jax.grad(total(case))(x, t)
     entries = kept[:, None] if case.rows else kept
-    same(case(*dirty, where=kept), jnp.where(kept, case(x, t), 0), span=10)
-    same(jax.grad(total(case, where=kept))(*dirty), jnp.where(entries, gradient, 0), span=10)
-    expected = np.asarray(case(x, t))[np.asarray(kept)]
-    close(case(*dirty, where=kept, reduction="sum"), expected.sum(), np.abs(expected).sum())
-    close(case(*dirty, where=kept, reduction="mean"), expected.mean(), np.abs(expected).mean())
-    if case.targets != "index":
-        by_targets = jax.grad(total(case), argnums=1)(x, t)
-        same(jax.grad(total(case, where=kept), argnums=1)(*dirty), jnp.where(entries, by_targets, 0), span=10)
-    second = jax.jvp(jax.grad(total(case, where=kept)), dirty, (x, zero_tangent(t)))[1]
-    same(second, jnp.where(entries, jax.jvp(jax.grad(total(case)), (x, t), (x, zero_tangent(t)))[1], 0), span=10)
+    by = 0 if case.targets == "index" else (0, 1)
+
+    @jax.jit
+    def law(x, t, **masks):
+        """Losses, gradients, a second derivative."""
+        second = jax.jvp(jax.grad(total(case, **masks)), (x, t), (jnp.cos(numbers), zero_tangent(t)))[1]
+        return case(x, t, **masks), jax.grad(total(case, **masks), by)(x, t), second
+
+    numbers = jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)
+    (losses, *expected), (ours, *derivatives) = law(x, t), law(*dirty, where=kept)
+    same(ours, jnp.where(kept, losses, 0), span=10)
+    for a, b in zip(jax.tree.leaves(derivatives), jax.tree.leaves(expected), strict=True):
+        same(a, jnp.where(entries, b, 0), span=10)
+    losses = np.asarray(losses)[np.asarray(kept)]
+    close(case(*dirty, where=kept, reduction="sum"), losses.sum(), np.abs(losses).sum())
+    close(case(*dirty, where=kept, reduction="mean"), losses.mean(), np.abs(losses).mean())
 
 
 def zero_tangent(t):
@@ -128,14 +140,14 @@ def test_a_class_mask_removes_classes(case, rng):
         sliced, full = t[:, kept], jnp.where(mask[None], t, np.nan)
     dirty = jnp.where(mask[None], x, np.resize(BAD, x.shape).astype(np.float32))
     same(case(dirty, full, where=mask[None]), case(x[:, kept], sliced), span=10)
-    ours = jax.grad(total(case, where=mask[None]))(dirty, full)
-    same(ours[:, kept], jax.grad(total(case))(x[:, kept], sliced), span=10)
+    ours = jax.jit(jax.grad(total(case, where=mask[None])))(dirty, full)
+    same(ours[:, kept], jax.jit(jax.grad(total(case)))(x[:, kept], sliced), span=10)
     np.testing.assert_array_equal(ours[:, ~mask], 0)
     none_left = jnp.asarray(np.arange(6) != 2)[:, None] & jnp.asarray(mask)[None]
     losses = case(dirty, full, where=none_left)
     assert losses[2] == 0
     same(case(dirty, full, where=none_left, reduction="mean"), losses.sum() / 5, span=10)
-    assert np.isfinite(jax.grad(total(case, where=none_left))(dirty, full)).all()
+    assert np.isfinite(jax.jit(jax.grad(total(case, where=none_left)))(dirty, full)).all()
     if case.targets == "index":
         assert case(x[0], jnp.int32(1), where=mask) == np.inf
 
@@ -163,41 +175,55 @@ def test_nothing_left_is_zero_with_zero_gradient(case, rng):
     x, t = case.draw(rng, 3)
     shape = case(x, t).shape
     dirty = plant(case, x, t, jnp.ones(shape, bool))
-    for excluded in ({"where": jnp.zeros(shape, bool)}, {"weights": jnp.zeros(shape)}):
-        for reduction in ("mean", "sum"):
-            value, gradient = jax.value_and_grad(case)(*dirty, **excluded, reduction=reduction)
-            assert value == 0
-            np.testing.assert_array_equal(gradient, 0)
+
+    @jax.jit
+    def law(x, t):
+        return [
+            jax.value_and_grad(case)(x, t, **excluded, reduction=reduction)
+            for excluded in ({"where": jnp.zeros(shape, bool)}, {"weights": jnp.zeros(shape)})
+            for reduction in ("mean", "sum")
+        ]
+
+    for value, gradient in law(*dirty):
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
     x, t = case.draw(rng, 0)
     assert case(x, t).shape == (0, *shape[1:])
     assert case(x, t, reduction="mean") == 0
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
-def test_half_precision_is_the_float32_loss_of_the_same_numbers(case, dtype, rng):
-    x, t = case.draw(rng, 4, dtype=dtype)
-    wide = [a.astype(np.float32) if jnp.issubdtype(a.dtype, np.floating) else a for a in (x, t)]
-    loss, pull = jax.vjp(case, x, t)
-    assert loss.dtype == np.float32
-    same(loss, case(*wide), span=10)
-    ours, theirs = pull(jnp.full_like(loss, 0.3)), jax.vjp(case, *wide)[1](jnp.full_like(loss, 0.3))
-    assert ours[0].dtype == dtype
-    same(ours[0], theirs[0], dtype=dtype)
-    tangent = jax.jvp(lambda x: case(x, t), (x,), (jnp.ones_like(x) * 3,))[1]
-    same(tangent, jax.jvp(lambda x: case(x, wide[1]), (wide[0],), (jnp.ones_like(wide[0]) * 3,))[1], span=10)
+def test_half_precision_is_the_float32_loss_of_the_same_numbers(case, rng):
+    @jax.jit
+    def law(x, t):
+        loss, pull = jax.vjp(case, x, t)
+        tangent = jax.jvp(lambda x: case(x, t), (x,), (jnp.ones_like(x) * 3,))[1]
+        return loss, pull(jnp.full_like(loss, 0.3))[0], tangent
+
+    for dtype in (jnp.bfloat16, np.float16):
+        x, t = case.draw(rng, 4, dtype=dtype)
+        wide = [a.astype(np.float32) if jnp.issubdtype(a.dtype, np.floating) else a for a in (x, t)]
+        (loss, gradient, tangent), expected = law(x, t), law(*wide)
+        assert (loss.dtype, gradient.dtype) == (np.float32, dtype)
+        same(loss, expected[0], span=10)
+        same(gradient, expected[1], dtype=dtype)
+        same(tangent, expected[2], span=10)
 
 
 @every_case
 def test_float64_stays_and_options_do_not_widen(case, rng, with_x64):
+    def dtype(f, *args, **kwargs):
+        return jax.eval_shape(f, *args, **kwargs).dtype
+
     x, t = case.draw(rng, 3, dtype=np.float64)
-    assert case(x, t).dtype == np.float64
-    assert jax.grad(total(case))(x, t).dtype == np.float64
+    assert dtype(case, x, t) == np.float64
+    assert dtype(jax.grad(total(case)), x, t) == np.float64
     x, t = case.draw(rng, 3)
     options = {name: np.float64(value) for name, value in case.options.items()}
-    assert case(x, t, **options, weights=np.ones(case(x, t).shape)).dtype == np.float32
+    weights = np.ones(jax.eval_shape(case, x, t).shape)
+    assert dtype(case, x, t, **options, weights=weights) == np.float32
     if case.targets != "index":
-        assert case(x, t.astype(np.float64)).dtype == np.float64
+        assert dtype(case, x, t.astype(np.float64)) == np.float64
 
 
 @every_case

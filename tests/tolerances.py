@@ -12,7 +12,7 @@ import numpy as np
 FEW = 4
 
 
-def close(ours, truth, terms, *, span=0.0, dtype=np.float32) -> None:
+def close(ours, truth, terms, *, span=0.0, dtype=np.float32, of="") -> None:
     """That ours is the truth within the bound; `terms` is the sum of the absolute terms of the formula."""
     ours, truth, terms = (np.asarray(a, np.float64) for a in (ours, truth, terms))
     infinite = ~np.isfinite(truth)
@@ -20,15 +20,25 @@ def close(ours, truth, terms, *, span=0.0, dtype=np.float32) -> None:
     finfo = jnp.finfo(dtype)
     span = np.minimum(span, -np.log(float(finfo.smallest_subnormal)))  # beyond, the exponential is zero
     bound = np.broadcast_to(FEW * float(finfo.eps) * (1 + span) * terms + FEW * float(finfo.tiny), truth.shape)
-    error = np.abs(ours - truth, where=~infinite, out=np.zeros_like(truth))
+    error = np.abs(np.where(infinite, 0, ours) - np.where(infinite, 0, truth))
     worst = np.unravel_index(np.argmax(error / bound), truth.shape)
-    assert (error <= bound).all(), f"at {worst}: {ours[worst]}, expected {truth[worst]} within {bound[worst]}"
+    assert (error <= bound).all(), f"{of} at {worst}: {ours[worst]}, expected {truth[worst]} within {bound[worst]}"
 
 
-def same(ours, theirs, *, span=0.0, dtype=np.float32) -> None:
+def same(ours, theirs, *, span=0.0, dtype=np.float32, of="") -> None:
     """Two orders of the same computation."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
-    close(np.nan_to_num(ours), np.nan_to_num(theirs), size, span=span, dtype=dtype)
+    close(np.nan_to_num(ours), np.nan_to_num(theirs), size, span=span, dtype=dtype, of=of)
+
+
+def like_keras(ours, theirs) -> None:
+    """Keras adds 1e-7 to logarithms and clips by it: no more than that is asked of it, for inputs of order 1."""
+    np.testing.assert_allclose(ours, theirs, rtol=5e-6, atol=5e-6)
+
+
+def as_printed(ours, printed) -> None:
+    """Tutorials print seven or eight digits."""
+    np.testing.assert_allclose(ours, printed, rtol=5e-7)

@@ -1,0 +1,253 @@
+"""The cosine between vectors, and how far it is from 1."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._elements import Mask
+from ._reduction import finish
+from ._rows import paired
+from ._types import Axis, Reduction
+
+
+def cosine_similarity(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cosine of the angle between two vectors. It grows as they agree: the loss is :func:`cosine_distance`.
+
+    .. math::
+        \cos(x, t) = \frac{x \cdot t}{\|x\|\, \|t\|}, \qquad
+        \frac{\partial \cos}{\partial x} = \frac{1}{\|x\|} \left( \frac{t}{\|t\|} - \cos(x, t) \frac{x}{\|x\|} \right)
+
+    Vectors of any finite length have their cosine, 1e-30 and 1e30 included. With a vector of zeros it is 0, with
+    gradient 0 (unless there is an ``epsilon``).
+
+    Args:
+      predictions: :math:`x`, floating, the features along ``axis``.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      epsilon: a squared norm below it is replaced by it, as in optax; 0, the default, changes nothing, and is safe.
+      axis: the feature axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the result. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the result. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The cosine in [-1, 1], of the shape of ``predictions`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, ``axis`` is empty, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> predictions, targets = jnp.array([[1.0, 1.0], [0.0, 0.0]]), jnp.array([[1e30, 1e30], [1.0, 0.0]])
+      >>> print(jaxloss.cosine_similarity(predictions, targets))
+      [1. 0.]
+
+    Keras: ``cosine_similarity``, (targets, predictions), which is the negative of it. PyTorch: ``cosine_similarity``,
+    over axis 1.
+
+    References:
+      Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 6.3.1.
+    """
+    x, t, smallest, mask = _vectors("cosine_similarity", predictions, targets, epsilon, axis, where, weights, reduction)
+    cosine = _similarity(x, t)
+    if smallest is not None:
+        clipped, below = _clipped_cosine(x, t, smallest)
+        cosine = jnp.where(below, clipped, cosine)
+    return finish(cosine, *mask)
+
+
+def cosine_distance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""One minus the cosine of the angle between two vectors.
+
+    .. math::
+        \ell = 1 - \frac{x \cdot t}{\|x\|\, \|t\|}
+
+    It is computed from the difference of near vectors, not from a cosine that has rounded to 1: vectors at an angle of
+    :math:`\theta = 10^{-4}` are :math:`\theta^2 / 2 = 5 \cdot 10^{-9}` apart, a vector and itself 0. (To the last
+    digits if they are of similar length, else to about :math:`10^{-7} / \theta` of it in float32.) With a vector of
+    zeros the distance is 1, with gradient 0.
+
+    Args:
+      predictions: :math:`x`, floating, the features along ``axis``.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      epsilon: a squared norm below it is replaced by it, as in optax; 0, the default, changes nothing, and is safe.
+      axis: the feature axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in [0, 2], of the shape of ``predictions`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, ``axis`` is empty, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> predictions, targets = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[1.0, 3e-4], [0.0, 5.0]])
+      >>> print(jaxloss.cosine_distance(predictions, targets))
+      [4.5e-08 1.0e+00]
+
+    References:
+      Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 6.3.1.
+    """
+    x, t, smallest, mask = _vectors("cosine_distance", predictions, targets, epsilon, axis, where, weights, reduction)
+    distance = _distance(x, t)
+    if smallest is not None:
+        clipped, below = _clipped_cosine(x, t, smallest)
+        distance = jnp.where(below, 1 - clipped, distance)
+    return finish(distance, *mask)
+
+
+def _vectors(
+    name: str,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+) -> tuple[Array, Array, Array | None, Mask]:
+    """The vectors as rows, the smallest norm or None, and what `finish` takes."""
+    _inputs.choice(name, "reduction", reduction)
+    names = "predictions", "targets"
+    x, t, _, kept, weight = paired(name, names, predictions, targets, axis, where, weights)
+    smallest = _inputs.option(name, "epsilon", epsilon, 0, x.shape[:-1], _inputs.compute_dtype(x, t))
+    if smallest is not None:
+        smallest = smallest if kept is None else jnp.where(kept, smallest, 1)
+        smallest = jnp.where(smallest > 0, jnp.sqrt(jnp.where(smallest > 0, smallest, 1)), 0)
+    return x, t, smallest, (kept, weight, reduction)
+
+
+# A cosine does not change with the length of a vector, so that powers of two, which are exact, may scale both into a
+# range where squares neither overflow nor underflow; derivatives take them for constants. With the part of -t that is
+# orthogonal to x,
+#     o = d - x (x . d) / |x|^2,    sin = |o| / |t|,    1 - cos = sin^2 / (1 + cos),
+# and the gradient of 1 - cos by x is o / (|x| |t|). As d, -t and x - t serve alike; near vectors have an exact
+# difference, so that o and what follows from it are exact.
+
+
+def _exponent(x: Array) -> Array:
+    """That of the largest entry."""
+    largest = lax.stop_gradient(jnp.abs(x).max(-1))
+    exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))[1]
+    return jnp.maximum(exponent, jnp.finfo(x.dtype).minexp + 3)
+
+
+def _scaled(x: Array, exponent: Array) -> tuple[Array, Array, Array]:
+    """x with its largest entry in [1, 8), its norm, 1 if it is 0, and the scale."""
+    scale = jnp.ldexp(jnp.ones_like(exponent, x.dtype), 2 - exponent)[..., None]
+    x = x * scale
+    squared = jnp.square(x).sum(-1, keepdims=True)
+    return x, jnp.sqrt(jnp.where(squared == 0, 1, squared)), scale
+
+
+def _both(x: Array, t: Array) -> tuple[Array, ...]:
+    """Both scaled, by the same power of two if they are of similar length."""
+    dtype = _inputs.compute_dtype(x, t)
+    x, t = x.astype(dtype), t.astype(dtype)
+    of_x, of_t = _exponent(x), _exponent(t)
+    return *_scaled(x, of_x), *_scaled(t, jnp.where(jnp.abs(of_x - of_t) <= 1, of_x, of_t))
+
+
+def _dot(x: Array, t: Array) -> Array:
+    return (x * t).sum(-1, keepdims=True)
+
+
+class _Saved(NamedTuple):
+    x: Array
+    t: Array
+    x_scale: Array  # from here on, one number a row each
+    t_scale: Array
+    near: Array
+    of_x: Array  # x . d / |x|^2
+    of_t: Array
+    factor: Array  # 1 / (|x| |t|), 0 where one of them is 0
+
+
+def _compare(x: Array, t: Array) -> tuple[Array, Array, _Saved]:
+    """The cosine, the distance, and what the gradient needs."""
+    given = x, t
+    x, x_norm, x_scale, t, t_norm, t_scale = _both(x, t)
+    dot, factor = _dot(x, t), 1 / (x_norm * t_norm)
+    cosine = jnp.clip(dot * factor, -1, 1)  # of a cosine only the rounding is clipped
+    near = cosine > 0.5
+    d = x - t
+    along = _dot(x, d)
+    of_x = along / jnp.square(x_norm)
+    o = d - x * of_x
+    distance = jnp.where(near, _dot(o, o) / (jnp.square(t_norm) * (1 + jnp.where(near, cosine, 0))), 1 - cosine)
+    factor = jnp.where((_dot(x, x) == 0) | (_dot(t, t) == 0), 0, factor)
+    of_x = jnp.where(near, of_x, -dot / jnp.square(x_norm))
+    of_t = jnp.where(near, along - _dot(d, d), dot) / jnp.square(t_norm)
+    cosine = jnp.where(near, 1 - distance, cosine)
+    return cosine[..., 0], distance[..., 0], _Saved(*given, x_scale, t_scale, near, of_x, of_t, factor)
+
+
+def _gradients(saved: _Saved, g: Array) -> tuple[Array, Array]:
+    """Of the distance."""
+    x, t = (a.astype(g.dtype) * scale for a, scale in ((saved.x, saved.x_scale), (saved.t, saved.t_scale)))
+    g = g[..., None] * saved.factor
+    by_x = jnp.where(saved.near, x, 0) - t - x * saved.of_x
+    by_t = x - jnp.where(saved.near, t, 0) - t * saved.of_t
+    return g * saved.x_scale * by_x, -g * saved.t_scale * by_t
+
+
+def _similarity_forward(x: Array, t: Array) -> tuple[Array, _Saved]:
+    cosine, _, saved = _compare(x, t)
+    return cosine, saved
+
+
+def _distance_forward(x: Array, t: Array) -> tuple[Array, _Saved]:
+    _, distance, saved = _compare(x, t)
+    return distance, saved
+
+
+_distance = every_mode(_distance_forward, _gradients)
+_similarity = every_mode(_similarity_forward, lambda saved, g: _gradients(saved, -g))
+
+
+def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
+    """The cosine with norms of at least that, and whether one is below."""
+    x, x_norm, x_scale, t, t_norm, t_scale = _both(x, t)
+    of_x, of_t = ((smallest[..., None] * s).clip(jnp.finfo(x.dtype).tiny) for s in (x_scale, t_scale))
+    below = (_dot(x, x) < jnp.square(of_x)) | (_dot(t, t) < jnp.square(of_t))
+    x_norm, t_norm = (jnp.where((a == 0).all(-1, keepdims=True), 0, n) for a, n in ((x, x_norm), (t, t_norm)))
+    return (_dot(x, t) / (jnp.maximum(x_norm, of_x) * jnp.maximum(t_norm, of_t)))[..., 0], below[..., 0]
+
+
+_clipped_cosine = jax.checkpoint(_clipped, prevent_cse=False)

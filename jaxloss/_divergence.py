@@ -1,0 +1,392 @@
+"""Divergences between distributions, each a sum over the classes."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ._elements import elementwise, summands, total
+from ._numerics import absolute, excess, log1p, minus, times
+from ._reduction import finish
+from ._types import Axis, Reduction
+
+
+def kl_divergence(
+    log_predictions: ArrayLike,
+    targets: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Kullback-Leibler divergence of predicted log-probabilities from target probabilities.
+
+    .. math::
+        \mathrm{KL}(t \,\|\, q) = \sum_c t_c (\log t_c - \log q_c), \qquad
+        \frac{\partial \ell}{\partial \log q_c} = -t_c, \qquad
+        \frac{\partial \ell}{\partial t_c} = 1 + \log t_c - \log q_c
+
+    A target of 0 costs nothing, whatever its prediction, ``-inf`` included; a prediction of ``-inf`` for any other
+    target costs infinity. The gradient by a target of 0 is infinite, as it is: ``-inf``, or ``inf`` for a prediction of
+    ``-inf``.
+
+    Args:
+      log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives, neither
+        logits nor probabilities.
+      targets: :math:`t \ge 0`, real, of the shape of ``log_predictions``.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``targets`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``log_predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets, predictions = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.75, 0.0])
+      >>> print(f"{jaxloss.kl_divergence(jnp.log(predictions), targets):.4f}")
+      0.1438
+
+    Keras: ``kl_divergence``, (targets, predictions), both probabilities, raised to at least 1e-7. PyTorch: ``kl_div``,
+    whose default mean divides by the number of classes too.
+
+    References:
+      Kullback and Leibler, On Information and Sufficiency, 1951.
+    """
+    arrays, terms, mask = summands(
+        "kl_divergence",
+        {"log_predictions": log_predictions, "targets": targets},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_kl(*arrays), *terms), *mask)
+
+
+def _log(t: Array) -> Array:
+    """log(t), 0 at 0."""
+    return jnp.log(jnp.where(t == 0, 1, t))
+
+
+def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
+    return -t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq + 1)
+
+
+_kl = elementwise(lambda lq, t: times(t, _log(t) - lq), _kl_slopes)
+
+
+def kl_divergence_with_log_targets(
+    log_predictions: ArrayLike,
+    log_targets: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Kullback-Leibler divergence of predicted from target log-probabilities, as in distillation.
+
+    .. math::
+        \mathrm{KL}(t \,\|\, q) = \sum_c t_c (\log t_c - \log q_c), \qquad
+        \frac{\partial \ell}{\partial \log q_c} = -t_c, \qquad
+        \frac{\partial \ell}{\partial \log t_c} = t_c (1 + \log t_c - \log q_c)
+
+    A target of ``-inf`` costs nothing and has gradient 0, whatever its prediction.
+
+    Args:
+      log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives.
+      log_targets: :math:`\log t`, real, of the shape of ``log_predictions``.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``log_targets`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``log_targets`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``log_predictions`` is not floating, ``log_targets`` is not real, ``where`` is not boolean.
+      ValueError: ``log_targets`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> # Distillation at a temperature, whose square brings the gradient back to scale:
+      >>> student, teacher, T = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([[0.5, 3.0, -1.0]]), 3.0
+      >>> log_predictions, log_targets = jax.nn.log_softmax(student / T), jax.nn.log_softmax(teacher / T)
+      >>> loss = T**2 * jaxloss.kl_divergence_with_log_targets(log_predictions, log_targets, reduction="mean")
+      >>> print(f"{loss:.4f}")
+      0.5041
+
+    PyTorch: ``kl_div(log_target=True)``, where a target of ``-inf`` is NaN.
+
+    References:
+      Hinton, Vinyals and Dean, https://arxiv.org/abs/1503.02531.
+    """
+    arrays, terms, mask = summands(
+        "kl_divergence_with_log_targets",
+        {"log_predictions": log_predictions, "log_targets": log_targets},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_kl_log(*arrays), *terms), *mask)
+
+
+def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
+    t = jnp.exp(lt)
+    return -t, times(t, minus(lt, lq) + 1)
+
+
+_kl_log = elementwise(lambda lq, lt: times(jnp.exp(lt), minus(lt, lq)), _kl_log_slopes)
+
+
+def generalized_kl_divergence(
+    log_predictions: ArrayLike,
+    targets: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Kullback-Leibler divergence of measures that need not sum to 1.
+
+    .. math::
+        \ell = \sum_c t_c (\log t_c - \log q_c) + q_c - t_c, \qquad
+        \frac{\partial \ell}{\partial \log q_c} = q_c - t_c, \qquad
+        \frac{\partial \ell}{\partial t_c} = \log t_c - \log q_c
+
+    Every term is computed so that it is never negative. Summed over counts it is half the Poisson deviance.
+
+    Args:
+      log_predictions: :math:`\log q`, floating, the classes along ``axis``.
+      targets: :math:`t \ge 0`, real, of the shape of ``log_predictions``.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``targets`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``log_predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets, predictions = jnp.array([0.5, 1.5]), jnp.array([1.0, 1.0])
+      >>> print(f"{jaxloss.generalized_kl_divergence(jnp.log(predictions), targets):.4f}")
+      0.2616
+
+    References:
+      Csiszár, Why Least Squares and Maximum Entropy?, 1991.
+    """
+    arrays, terms, mask = summands(
+        "generalized_kl_divergence",
+        {"log_predictions": log_predictions, "targets": targets},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_generalized_kl(*arrays), *terms), *mask)
+
+
+def _generalized_kl_element(lq: Array, t: Array) -> Array:
+    # With u = log q - log t, a term is t (exp(u) - 1 - u).
+    u = lq - _log(t)
+    near = jnp.abs(u) < 1
+    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), jnp.exp(lq) - t - times(t, u))
+    return jnp.where(t == 0, jnp.exp(lq), apart)
+
+
+def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
+    return jnp.exp(lq) - t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq)
+
+
+_generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes)
+
+
+def jensen_shannon_divergence(
+    log_predictions: ArrayLike,
+    log_targets: ArrayLike,
+    *,
+    beta: ArrayLike = 0.5,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Jensen-Shannon divergence between predicted and target log-probabilities.
+
+    .. math::
+        \ell = \beta\, \mathrm{KL}(t \,\|\, m) + (1 - \beta)\, \mathrm{KL}(q \,\|\, m), \quad
+        m = \beta t + (1 - \beta) q, \qquad
+        \frac{\partial \ell}{\partial \log q_c} = (1 - \beta)\, q_c \log \frac{q_c}{m_c}
+
+    It is never negative, not even by rounding, at most :math:`\log 2` for :math:`\beta = 1/2`, and then symmetric.
+
+    Args:
+      log_predictions: :math:`\log q`, floating, the classes along ``axis``. ``-inf`` is a class of probability 0.
+      log_targets: :math:`\log t`, real, of the shape of ``log_predictions``.
+      beta: :math:`\beta` in [0, 1], the weight of the targets. At 0 and 1 the divergence is 0, as the formula says. It
+        may be traced, and may differ from row to row: it broadcasts to the loss.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``log_targets`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``log_targets`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``log_predictions`` is not floating, ``log_targets`` is not real, ``where`` is not boolean.
+      ValueError: ``log_targets`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets, predictions = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.75, 0.0])
+      >>> print(f"{jaxloss.jensen_shannon_divergence(jnp.log(predictions), jnp.log(targets)):.4f}")
+      0.0338
+
+    The losses of distillation libraries that go by this name switch to a Kullback-Leibler divergence at 0 and 1: take
+    :func:`kl_divergence_with_log_targets`. SciPy's ``jensenshannon`` is the square root, of probabilities.
+
+    References:
+      Lin, Divergence Measures Based on the Shannon Entropy, 1991. With beta: Agarwal et al.,
+      https://arxiv.org/abs/2306.13649.
+    """
+    arrays, terms, mask = summands(
+        "jensen_shannon_divergence",
+        {"log_predictions": log_predictions, "log_targets": log_targets},
+        {"beta": beta},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_js(*arrays), *terms), *mask)
+
+
+# With r = log(m / q) and s = log(m / t), where q (exp(r) - 1) and t (exp(s) - 1), weighted, add up to 0,
+# a term is (1 - b) q (exp(r) - 1 - r) + b t (exp(s) - 1 - s): neither is negative, and nothing cancels where q nears t.
+
+
+def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+    """r, s and m: where q and t are near, by log(1 + b (t / q - 1)); else by the larger of them and log(m / larger)."""
+    u = minus(lt, lq)
+    near = jnp.abs(u) < 1
+    v = jnp.where(near, u, 0)
+    near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
+    apart = jnp.where(near, 0.5, b)
+    log_b, log_rest = jnp.log(apart), log1p(-apart)
+    of_larger = jnp.logaddexp(
+        jnp.where(u > 0, log_b, log_rest), jnp.where(u > 0, log_rest, log_b) - jnp.where(near, 1, jnp.abs(u))
+    )
+    r = jnp.where(near, near_r, minus(jnp.maximum(u, 0), -of_larger))
+    s = jnp.where(near, near_s, minus(jnp.maximum(-u, 0), -of_larger))
+    log_m = jnp.where(near, lq + near_r, minus(jnp.maximum(lq, lt), -of_larger))
+    return r, s, jnp.exp(log_m)
+
+
+def _mixture_excess(p: Array, r: Array, m: Array) -> Array:
+    """p (exp(r) - 1 - r) = m - p - p r, also for p = 0."""
+    far = r > 1
+    return jnp.where(far, m - p - times(p, r), p * excess(jnp.where(far, 0, r)))
+
+
+def _js_element(lq: Array, lt: Array, b: Array) -> Array:
+    r, s, m = _mixture(lq, lt, b)
+    return times(1 - b, _mixture_excess(jnp.exp(lq), r, m)) + times(b, _mixture_excess(jnp.exp(lt), s, m))
+
+
+def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+    q, t = jnp.exp(lq), jnp.exp(lt)
+    r, s, m = _mixture(lq, lt, b)
+    return -times((1 - b) * q, r), -times(b * t, s), _mixture_excess(t, s, m) - _mixture_excess(q, r, m)
+
+
+_js = elementwise(_js_element, _js_slopes)
+
+
+def total_variation_distance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Total variation distance between predicted and target probabilities.
+
+    .. math::
+        \ell = \tfrac{1}{2} \sum_c |q_c - t_c|, \qquad
+        \frac{\partial \ell}{\partial q_c} = \tfrac{1}{2} \mathrm{sign}(q_c - t_c)
+
+    The largest difference of the probabilities of any event. Where two probabilities are equal the gradient is 0.
+
+    Args:
+      predictions: probabilities :math:`q`, floating, the classes along ``axis``.
+      targets: probabilities :math:`t`, real, of the shape of ``predictions``.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss, in [0, 1] for probabilities, of the shape of ``targets`` without ``axis``, or a scalar; float64 if an
+      input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets, predictions = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])
+      >>> print(jaxloss.total_variation_distance(predictions, targets))
+      0.25
+
+    References:
+      Levin, Peres and Wilmer, Markov Chains and Mixing Times, 2009, section 4.1.
+    """
+    arrays, terms, mask = summands(
+        "total_variation_distance",
+        {"predictions": predictions, "targets": targets},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_half_difference(*arrays), *terms), *mask)
+
+
+_half_difference = elementwise(lambda q, t: 0.5 * absolute(q - t))

@@ -1,0 +1,145 @@
+"""Losses of single elements, and sums of them over an axis: from the arguments of a call to arrays, and derivatives."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._reduction import merge
+from ._types import Axis, Reduction
+
+Kind = Callable[[str, str, Any], Array]
+Mask = tuple[Array | None, Array | None, Reduction]
+"""What `finish` takes beside the losses."""
+OPTIONAL = (_inputs.floating, _inputs.real_or_zero)
+"""Of predictions, and of targets that may be left away, as optax has them."""
+Terms = tuple[Array | None, tuple[int, ...]]
+"""What `total` takes beside them: the mask of single entries and the axes."""
+
+
+def elementwise(
+    formula: Callable[..., Array], slopes: Callable[..., tuple[Array | None, ...]] | None = None
+) -> Callable[..., Array]:
+    """The formula on arguments widened to the dtype of the loss, which keeps for its derivative no more than them.
+
+    Without ``slopes``, the partial derivatives by each argument, JAX differentiates the formula.
+    """
+
+    def widened(*args: Array) -> list[Array]:
+        dtype = _inputs.compute_dtype(*args)
+        return [a.astype(dtype) for a in args]
+
+    if slopes is None:
+        return jax.checkpoint(lambda *args: formula(*widened(*args)), prevent_cse=False)
+
+    def forward(*args: Array) -> tuple[Array, tuple[Array, ...]]:
+        return formula(*widened(*args)), args
+
+    def backward(saved: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
+        return tuple(None if slope is None else g * slope for slope in slopes(*widened(*saved)))
+
+    return every_mode(forward, backward)
+
+
+def of_error(
+    loss: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]] | None = None
+) -> Callable[..., Array]:
+    """Of predictions and targets, what ``loss`` is of their difference; ``slopes`` are by it and by each option."""
+
+    def formula(p: Array, t: Array, *options: Array) -> Array:
+        return loss(p - t, *options)
+
+    if slopes is None:
+        return elementwise(formula)
+
+    def both(p: Array, t: Array, *options: Array) -> tuple[Array, ...]:
+        slope, *rest = slopes(p - t, *options)
+        return slope, -slope, *rest
+
+    return elementwise(formula, both)
+
+
+def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind, ...]) -> list[Array]:
+    """The arrays, all of the shape of the first."""
+    checked: list[Array] = []
+    for (argument, value), kind in zip(arrays.items(), kinds, strict=True):
+        if value is None and kind is _inputs.real_or_zero:
+            checked.append(jnp.zeros_like(checked[0]))
+            continue
+        array = kind(name, argument, value)
+        if checked:
+            _inputs.same_shape(name, argument, array, checked[0].shape)
+        checked.append(array)
+    return checked
+
+
+def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """A hyperparameter: a scalar as it is, anything else broadcast to the loss."""
+    array = _inputs.real(name, argument, value).astype(dtype)
+    return array if array.ndim == 0 else _inputs.broadcast(name, argument, array, shape)
+
+
+def _harmless(x: Array, kept: Array | None) -> Array:
+    """x with 1/2, of integers 1, in what is excluded: there every loss and every derivative is finite."""
+    if kept is None or x.ndim == 0 < kept.ndim:
+        return x
+    return jnp.where(kept, x, 0.5 if jnp.issubdtype(x.dtype, np.floating) else 1)
+
+
+def elements(
+    name: str,
+    arrays: Mapping[str, ArrayLike | None],
+    options: Mapping[str, ArrayLike],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
+) -> tuple[list[Array], Mask]:
+    """The arguments of an elementwise loss."""
+    checked = _kinds(name, arrays, kinds)
+    _inputs.choice(name, "reduction", reduction)
+    dtype, shape = _inputs.compute_dtype(*checked), checked[0].shape
+    kept, weight = merge(name, where, weights, shape, dtype)
+    checked += [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
+    return [_harmless(x, kept) for x in checked], (kept, weight, reduction)
+
+
+def summands(
+    name: str,
+    arrays: Mapping[str, ArrayLike | None],
+    options: Mapping[str, ArrayLike],
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
+) -> tuple[list[Array], Terms, Mask]:
+    """The same of a sum over ``axis``, and what `total` takes."""
+    checked = _kinds(name, arrays, kinds)
+    _inputs.choice(name, "reduction", reduction)
+    dtype, full = _inputs.compute_dtype(*checked), checked[0].shape
+    axes = _inputs.class_axes(name, axis, full)
+    shape = tuple(n for a, n in enumerate(full) if a not in axes)
+    entries = None
+    if where is not None and jnp.ndim(where) == len(full):
+        entries, where = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), full), None
+    kept, weight = merge(name, where, weights, shape, dtype)
+    if entries is not None:
+        kept = entries.any(axes) if kept is None else kept & entries.any(axes)
+    numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
+    checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
+    rows = None if kept is None else jnp.expand_dims(kept, axes)
+    inside = rows if entries is None or rows is None else entries & rows
+    arguments = [_harmless(x, inside if x.shape == full else rows) for x in checked]
+    return arguments, (entries, axes), (kept, weight, reduction)
+
+
+def total(losses: Array, entries: Array | None, axes: tuple[int, ...]) -> Array:
+    """The sum over the axes of the entries that a mask keeps."""
+    return (losses if entries is None else jnp.where(entries, losses, 0)).sum(axes)

@@ -1,0 +1,292 @@
+"""Negative log-likelihoods of counts and of real numbers."""
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ._elements import elements, elementwise
+from ._numerics import excess, log_ratio, over, stirling, stirling_slope, times
+from ._reduction import finish
+from ._types import Reduction
+
+
+def poisson_nll_loss(
+    rates: ArrayLike,
+    targets: ArrayLike,
+    *,
+    full: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood of counts under a Poisson distribution, from its rate, for each element.
+
+    .. math::
+        \ell = \lambda - t \log \lambda \;[+ \log t!], \qquad
+        \frac{\partial \ell}{\partial \lambda} = 1 - \frac{t}{\lambda}
+
+    A rate of 0 costs nothing where the count is 0, and infinity elsewhere. A model's free output is a log-rate: give it
+    to :func:`poisson_nll_loss_with_log_rates`.
+
+    Args:
+      rates: :math:`\lambda \ge 0`, the expected counts, floating, of any shape. Less than 0 gives NaN.
+      targets: :math:`t \ge 0`, the counts, real, of the shape of ``rates``.
+      full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
+        counts. The loss is then a likelihood and not below 0, also where the rate is near a large count.
+      where: boolean, broadcast to the shape of ``rates``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``rates``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``rates``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``rates`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``rates``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> rates, counts = jnp.array([2.0, 2.0, 0.0]), jnp.array([2, 0, 0])
+      >>> print(jaxloss.poisson_nll_loss(rates, counts))
+      [0.6137 2.     0.    ]
+      >>> print(jaxloss.poisson_nll_loss(rates, counts, full=True))
+      [1.3069 2.     0.    ]
+
+    Keras: ``poisson``, (targets, predictions), the mean over the last axis, which adds 1e-7 to the rate. PyTorch:
+    ``poisson_nll_loss(log_input=False)``, which adds 1e-8 to it; its ``full`` is Stirling's formula, for t > 1 only.
+
+    References:
+      McCullagh and Nelder, Generalized Linear Models, 1989, chapter 6.
+    """
+    arrays, mask = elements("poisson_nll_loss", {"rates": rates, "targets": targets}, {}, where, weights, reduction)
+    return finish((_poisson_full if full else _poisson)(*arrays), *mask)
+
+
+def _rate_slope(r: Array, t: Array) -> Array:
+    near = jnp.abs(r - t) < r / 2
+    return jnp.where(near, over(r - t, jnp.where(near, r, 1)), 1 - over(t, r))
+
+
+# With u = log(r / t), r - t log r + log t! = t (exp(u) - 1 - u) + (log t! - t log t + t): the first is 0 at r = t and
+# positive elsewhere, the second Stirling's remainder. Nothing cancels, while r and log t! are large.
+
+
+def _log_of_ratio(r: Array, t: Array) -> Array:
+    return log_ratio(r, jnp.where(t == 0, 1, t), r - t)
+
+
+def _full_of_rate(r: Array, t: Array) -> Array:
+    u = _log_of_ratio(r, t)
+    near = jnp.abs(u) < 1
+    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), r - t - times(t, u))
+    return jnp.where((t == 0) & (r >= 0), r, apart) + stirling(t)
+
+
+def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
+    return _rate_slope(r, t), stirling_slope(t) - jnp.where(t == 0, jnp.log(r), _log_of_ratio(r, t))
+
+
+_poisson = elementwise(lambda r, t: r - times(t, jnp.log(r)), lambda r, t: (_rate_slope(r, t), -jnp.log(r)))
+_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate)
+
+
+def poisson_nll_loss_with_log_rates(
+    log_rates: ArrayLike,
+    targets: ArrayLike,
+    *,
+    full: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood of counts under a Poisson distribution, from the logarithm of its rate.
+
+    .. math::
+        \ell = e^x - t x \;[+ \log t!], \qquad \frac{\partial \ell}{\partial x} = e^x - t
+
+    Args:
+      log_rates: :math:`x = \log \lambda`, floating, of any shape. ``-inf`` is a rate of 0: free where the count is 0.
+      targets: :math:`t \ge 0`, the counts, real, of the shape of ``log_rates``.
+      full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
+        counts.
+      where: boolean, broadcast to the shape of ``log_rates``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``log_rates``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``log_rates``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``log_rates`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``log_rates``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jaxloss.poisson_nll_loss_with_log_rates(jnp.array([0.0, 1.0]), jnp.array([2, 3])))
+      [ 1.     -0.2817]
+
+    PyTorch: ``poisson_nll_loss``; its ``full`` is Stirling's formula, for t > 1 only.
+
+    References:
+      McCullagh and Nelder, Generalized Linear Models, 1989, chapter 6.
+    """
+    arrays, mask = elements(
+        "poisson_nll_loss_with_log_rates",
+        {"log_rates": log_rates, "targets": targets},
+        {},
+        where,
+        weights,
+        reduction,
+    )
+    return finish((_poisson_log_full if full else _poisson_log)(*arrays), *mask)
+
+
+def _full_of_log_rate(x: Array, t: Array) -> Array:
+    u = x - jnp.log(jnp.where(t == 0, 1, t))
+    near = jnp.abs(u) < 1
+    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), jnp.exp(x) - t - times(t, u))
+    return jnp.where(t == 0, jnp.exp(x), apart) + stirling(t)
+
+
+def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
+    return jnp.exp(x) - t, stirling_slope(t) - (x - jnp.log(jnp.where(t == 0, 1, t)))
+
+
+_poisson_log = elementwise(lambda x, t: jnp.exp(x) - times(t, x), lambda x, t: (jnp.exp(x) - t, -x))
+_poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
+
+
+def gaussian_nll_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    variance: ArrayLike,
+    full: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood under a Gaussian, from its mean and variance, for each element.
+
+    .. math::
+        \ell = \tfrac{1}{2} \left( \log v + \frac{(x - t)^2}{v} \right) \;[+ \tfrac{1}{2} \log 2\pi], \qquad
+        \frac{\partial \ell}{\partial x} = \frac{x - t}{v}, \qquad
+        \frac{\partial \ell}{\partial v} = \frac{1}{2v} \left( 1 - \frac{(x - t)^2}{v} \right)
+
+    Args:
+      predictions: :math:`x`, the means, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      variance: :math:`v > 0`, the square of the standard deviation; 0 and less give NaN, nothing is clipped. One
+        number, or broadcast to the shape of ``predictions``. A model's free output is a log-variance: give it to
+        :func:`gaussian_nll_loss_with_log_variance`.
+      full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> predictions, targets = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])
+      >>> print(jaxloss.gaussian_nll_loss(predictions, targets, variance=4.0))
+      [0.6931 1.1931]
+
+    PyTorch: ``gaussian_nll_loss(input, target, var)``, which raises the variance to at least 1e-6.
+
+    References:
+      Nix and Weigend, Estimating the mean and variance of the target probability distribution, 1994.
+    """
+    arrays, mask = elements(
+        "gaussian_nll_loss",
+        {"predictions": predictions, "targets": targets},
+        {"variance": variance},
+        where,
+        weights,
+        reduction,
+    )
+    return finish(_gaussian(*arrays) + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+
+
+def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
+    z = over(x - t, v)
+    return z, -z, over(0.5 * (1 - z * (x - t)), v)
+
+
+_gaussian = elementwise(lambda x, t, v: 0.5 * (jnp.log(v) + (x - t) / v * (x - t)), _gaussian_slopes)
+
+
+def gaussian_nll_loss_with_log_variance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    log_variance: ArrayLike,
+    full: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood under a Gaussian, from its mean and the logarithm of its variance, for each element.
+
+    .. math::
+        \ell = \tfrac{1}{2} \left( s + (x - t)^2 e^{-s} \right) \;[+ \tfrac{1}{2} \log 2\pi], \qquad
+        \frac{\partial \ell}{\partial s} = \tfrac{1}{2} \left( 1 - (x - t)^2 e^{-s} \right)
+
+    Args:
+      predictions: :math:`x`, the means, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      log_variance: :math:`s = \log v`, twice the logarithm of the standard deviation. One number, or broadcast to the
+        shape of ``predictions``.
+      full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> predictions, targets = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])
+      >>> print(jaxloss.gaussian_nll_loss_with_log_variance(predictions, targets, log_variance=jnp.log(4.0)))
+      [0.6931 1.1931]
+
+    References:
+      Nix and Weigend, Estimating the mean and variance of the target probability distribution, 1994.
+    """
+    arrays, mask = elements(
+        "gaussian_nll_loss_with_log_variance",
+        {"predictions": predictions, "targets": targets},
+        {"log_variance": log_variance},
+        where,
+        weights,
+        reduction,
+    )
+    return finish(_gaussian_log(*arrays) + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+
+
+def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
+    root = jnp.exp(-0.25 * s)  # twice, as exp(-s / 2) overflows where its product with a small error does not
+    return 0.5 * (s + jnp.square((x - t) * root * root))
+
+
+_gaussian_log = elementwise(_log_gaussian)

@@ -1,0 +1,300 @@
+"""Losses of the margins between the scores of classes: hinges and the perceptron."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import relu
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._elements import Mask
+from ._numerics import minus, times
+from ._reduction import finish
+from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, paired, removed_as
+from ._types import Axis, Reduction
+
+
+def multiclass_hinge_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Multiclass hinge loss of Crammer and Singer: the margin to the best of the other classes.
+
+    .. math::
+        \ell = \max\left(0,\; 1 + \max_{c \ne y} s_c - s_y\right)
+
+    The gradient is 1 at the best of the other classes and -1 at the label, 0 where the margin is met. Classes that tie
+    share the 1.
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
+        index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
+        label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
+
+    Raises:
+      TypeError: ``scores`` is not real, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[2.0, 1.5, 0.0], [-5.0, -10.0, -9.0]])
+      >>> print(jaxloss.multiclass_hinge_loss(scores, jnp.array([0, 0])))
+      [0.5 0. ]
+
+    Three losses go by the name of multiclass hinge. PyTorch's ``multi_margin_loss`` is
+    :func:`weston_watkins_hinge_loss` over the number of classes, Keras' ``categorical_hinge`` is
+    :func:`categorical_hinge_loss_with_zero_class`.
+
+    References:
+      Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001.
+    """
+    row, mask = _scores("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
+    return finish(infinite_if_removed(_crammer_singer(*row), *row[1:]), *mask)
+
+
+def multiclass_perceptron_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Multiclass perceptron loss: how far the best class is above the label.
+
+    .. math::
+        \ell = \max_c s_c - s_y
+
+    The gradient is 1 at the best class and -1 at the label, 0 where the label is a best class.
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
+        index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
+        label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
+
+    Raises:
+      TypeError: ``scores`` is not real, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[2.0, 1.5, 0.0], [1.0, 3.5, 0.0]])
+      >>> print(jaxloss.multiclass_perceptron_loss(scores, jnp.array([0, 0])))
+      [0.  2.5]
+
+    References:
+      Collins, Discriminative Training Methods for Hidden Markov Models, 2002.
+    """
+    row, mask = _scores("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
+    return finish(infinite_if_removed(_best_above(*row), *row[1:]), *mask)
+
+
+def weston_watkins_hinge_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    power: Literal[1, 2] = 1,
+    class_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Multiclass hinge loss of Weston and Watkins: the sum of the margins to all other classes.
+
+    .. math::
+        \ell = \sum_{c \ne y} \max(0,\; m + s_c - s_y)^p
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
+        index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      margin: :math:`m`, in the unit of the scores. It may be traced, and may differ from row to row.
+      power: :math:`p`, 1 or 2.
+      class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
+        label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
+
+    Raises:
+      TypeError: ``scores`` is not real, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, ``power`` is not 1 or 2, an option does not
+        broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 0.0]])
+      >>> print(jaxloss.weston_watkins_hinge_loss(scores, jnp.array([0, 0])))
+      [0.5 3. ]
+
+    PyTorch: ``multi_margin_loss(p=power)``, which divides by the number of classes, and its weighted mean by the number
+    of examples.
+
+    References:
+      Weston and Watkins, Support Vector Machines for Multi-Class Pattern Recognition, 1999.
+    """
+    name = "weston_watkins_hinge_loss"
+    if not isinstance(power, int) or power not in (1, 2):
+        raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
+    row, mask = _scores(name, scores, labels, axis, where, weights, reduction, class_weights)
+    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(row[0]))
+    m = _inputs.broadcast(name, "margin", m, row[1].shape)
+    m = m if mask[0] is None else jnp.where(mask[0], m, 1)
+    losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m)
+    return finish(infinite_if_removed(losses, *row[1:]), *mask)
+
+
+def _scores(
+    name: str,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    class_weights: ArrayLike | None = None,
+) -> tuple[tuple[Array, Array, Array | None], Mask]:
+    """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
+    _inputs.choice(name, "reduction", reduction)
+    s, y, classes, kept, weight = labelled(
+        name, "scores", scores, labels, axis, where, weights, class_weights, _inputs.real
+    )
+    y = y if kept is None else jnp.where(kept, y, 0)
+    return (removed_as(0, s, kept, classes), y, classes), (kept, weight, reduction)
+
+
+def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
+    """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
+    s = s.astype(_inputs.compute_dtype(s))
+    s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
+    s = s if classes is None else jnp.where(classes, s, -jnp.inf)
+    label = at(y, s)
+    return jnp.where(label, -jnp.inf, s), jnp.where(label, s, 0).sum(-1)
+
+
+def _above(others: Array, label: Array) -> Array:
+    """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
+    return jnp.where(others == -jnp.inf, -jnp.inf, minus(others, label))
+
+
+# The scores are subtracted before the margin is added: a large score plus 1 is that score.
+
+
+def _perceptron_of_row(s: Array, y: Array, classes: Array | None) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(_above(others.max(-1), label))
+
+
+def _crammer_singer_of_row(s: Array, y: Array, classes: Array | None) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(1 + _above(others.max(-1), label))
+
+
+def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(margin[..., None] + _above(others, label[..., None]))
+
+
+# Saved are scores and labels; the rest is computed again.
+
+_best_above = jax.checkpoint(_perceptron_of_row, prevent_cse=False)
+_crammer_singer = jax.checkpoint(_crammer_singer_of_row, prevent_cse=False)
+_weston_watkins = jax.checkpoint(lambda *args: _margins(*args).sum(-1), prevent_cse=False)
+_weston_watkins_squared = jax.checkpoint(lambda *args: jnp.square(_margins(*args)).sum(-1), prevent_cse=False)
+
+
+def categorical_hinge_loss_with_zero_class(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Keras' categorical hinge: that of Crammer and Singer beside one more class, whose score is always 0.
+
+    .. math::
+        \ell = \max\left(0,\; 1 + \max_c\, (1 - t_c) s_c - \sum_c t_c s_c\right)
+
+    The label's own entry in the inner maximum is 0, so that scores [-5, -10] with the first class cost 6: beating all
+    others is not enough, a label must beat 0 by the margin. For that, take :func:`multiclass_hinge_loss`.
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``.
+      labels: :math:`t`, one-hot, real, of the shape of ``scores``.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``scores`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``scores`` or ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``scores``, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[3.0, 1.0], [-5.0, -10.0]])
+      >>> print(jaxloss.categorical_hinge_loss_with_zero_class(scores, jnp.array([[1.0, 0.0], [1.0, 0.0]])))
+      [0. 6.]
+
+    References:
+      Keras documentation, ``keras.losses.categorical_hinge``, (targets, predictions).
+    """
+    name = "categorical_hinge_loss_with_zero_class"
+    _inputs.choice(name, "reduction", reduction)
+    s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
+    return finish(_zero_class(s, t, classes), kept, weight, reduction)
+
+
+def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
+    dtype = _inputs.compute_dtype(s, t)
+    s, t = s.astype(dtype), t.astype(dtype)
+    others = times(1 - t, s)
+    if classes is not None:
+        others = jnp.where(classes, others, -jnp.inf)
+    return relu(1 + minus(others.max(-1), times(t, s).sum(-1)))
+
+
+_zero_class = jax.checkpoint(_zero_class_of_row, prevent_cse=False)

@@ -1,0 +1,322 @@
+"""Cross entropies from probabilities. Where there are logits, the losses of logits are exact and these are not."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._elements import elements, elementwise, summands, total
+from ._numerics import log1p, over, times, times_bounded
+from ._reduction import finish
+from ._rows import in_range, infinite_if_removed, labelled, nan_unless, pick, removed_as
+from ._types import Axis, Reduction
+
+
+def categorical_cross_entropy(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of predicted probabilities with a probability for each class.
+
+    .. math::
+        \ell = -\sum_c t_c \log p_c, \qquad \frac{\partial \ell}{\partial p_c} = -\frac{t_c}{p_c}
+
+    A network that ends in a softmax has logits: give them to :func:`softmax_cross_entropy` instead, which is exact and
+    has a gradient where a probability has rounded to 0 or 1.
+
+    Args:
+      probabilities: :math:`p`, floating, the classes along ``axis``. They are taken as they are, neither clipped nor
+        divided by their sum: at 0 the loss is infinite where the label is not 0, at 1 it is 0, above 1 negative,
+        below 0 NaN.
+      labels: target probabilities :math:`t`, real, of the shape of ``probabilities``. A 0 costs nothing, whatever p is.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``probabilities`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``probabilities`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> labels, probabilities = jnp.array([0.0, 1.0, 0.0]), jnp.array([0.2, 0.7, 0.1])
+      >>> print(f"{jaxloss.categorical_cross_entropy(probabilities, labels):.4f}")
+      0.3567
+
+    Keras: ``categorical_crossentropy``, (labels, probabilities), which divides by the sum and clips to [1e-7, 1 -
+    1e-7]: its largest loss is 16.1, with gradient 0.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
+    """
+    arrays, terms, mask = summands(
+        "categorical_cross_entropy",
+        {"probabilities": probabilities, "labels": labels},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_cross(*arrays), *terms), *mask)
+
+
+def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
+    return -over(t, p), -jnp.log(p)
+
+
+_cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes)
+
+
+def categorical_cross_entropy_with_integer_labels(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of predicted probabilities with the index of the right class.
+
+    .. math::
+        \ell = -\log p_y, \qquad \frac{\partial \ell}{\partial p_c} = -\frac{[c = y]}{p_y}
+
+    A network that ends in a softmax has logits: give them to :func:`softmax_cross_entropy_with_integer_labels` instead.
+
+    Args:
+      probabilities: :math:`p`, floating, the classes along ``axis``. They are taken as they are, neither clipped nor
+        divided by their sum: at 0 the loss is infinite, at 1 it is 0, above 1 negative, below 0 NaN.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``probabilities`` without ``axis``; for several axes,
+        an index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything. A label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``probabilities`` is, else float32.
+
+    Raises:
+      TypeError: ``probabilities`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> probabilities = jnp.array([[0.2, 0.7, 0.1], [0.5, 0.5, 0.0]])
+      >>> print(jaxloss.categorical_cross_entropy_with_integer_labels(probabilities, jnp.array([1, 2])))
+      [0.3567    inf]
+
+    Keras: ``sparse_categorical_crossentropy``, (labels, probabilities), which divides by the sum and clips. PyTorch:
+    ``nll_loss`` of the logarithm.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
+    """
+    name = "categorical_cross_entropy_with_integer_labels"
+    _inputs.choice(name, "reduction", reduction)
+    p, y, classes, kept, weight = _of_label(name, probabilities, labels, axis, where, weights)
+    return finish(infinite_if_removed(_minus_log(p), y, classes), kept, weight, reduction)
+
+
+def _of_label(
+    name: str,
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """The label's probability, 1 in an excluded example, NaN out of range; the label, the classes, mask and weight."""
+    rows, y, classes, kept, weight = labelled(name, "probabilities", probabilities, labels, axis, where, weights)
+    valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
+    p = valid * pick(valid[..., None] * removed_as(1, rows, kept, classes), y)
+    return p if kept is None else jnp.where(kept, p, 1), y, classes, kept, weight
+
+
+_minus_log = elementwise(lambda p: -jnp.log(p))
+
+
+def generalized_cross_entropy(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    q: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Generalized cross entropy, for labels that may be wrong: between cross entropy and absolute error.
+
+    .. math::
+        \ell = \frac{1 - p_y^q}{q}, \qquad \frac{\partial \ell}{\partial p_c} = -[c = y]\, p_y^{q - 1}
+
+    Args:
+      probabilities: :math:`p`, floating, the classes along ``axis``. They are taken as they are, neither clipped nor
+        divided by their sum: at 0 the loss is 1 / q, and its gradient infinite for q < 1; below 0 it is NaN.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``probabilities`` without ``axis``; for several axes,
+        an index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      q: in [0, 1]. 0 is the cross entropy, which is also what small numbers come near, 1 the absolute error. It may be
+        traced, and may differ from row to row.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything. A label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``labels``, or a scalar; float64 if ``probabilities`` is, else float32.
+
+    Raises:
+      TypeError: ``probabilities`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> probabilities = jnp.array([0.25, 0.75])
+      >>> print(jaxloss.generalized_cross_entropy(probabilities, jnp.array(0), q=0.5))
+      1.0
+
+    Keras: ``categorical_generalized_cross_entropy``, (labels, probabilities), which loses all digits as q goes to 0.
+
+    References:
+      Zhang and Sabuncu, https://arxiv.org/abs/1805.07836, equation 6.
+    """
+    name = "generalized_cross_entropy"
+    _inputs.choice(name, "reduction", reduction)
+    p, y, classes, kept, weight = _of_label(name, probabilities, labels, axis, where, weights)
+    q = _inputs.real(name, "q", q).astype(_inputs.compute_dtype(p))
+    q = _inputs.broadcast(name, "q", q, p.shape)
+    losses = _generalized(p, q if kept is None else jnp.where(kept, q, 1))
+    return finish(infinite_if_removed(losses, y, classes), kept, weight, reduction)
+
+
+def _generalized_of_label(p: Array, q: Array) -> Array:
+    # -log(p) expm1(v) / v with v = q log(p); the quotient by its series near 0, where q may be 0.
+    log_p = jnp.log(p)
+    v = times(q, log_p)
+    near = v > -0.5
+    small = jnp.where(near, v, 0)
+    quotient = jnp.ones_like(v)
+    for k in range(16, 1, -1):
+        quotient = 1 + small / k * quotient
+    return -jnp.where(near, times(quotient, log_p), jnp.expm1(v) / jnp.where(near, 1, q))
+
+
+def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
+    # By q: -log(p)^2 (v exp(v) - expm1(v)) / v^2 = -log(p)^2 h, with h = sum v^k / (k! (k + 2)) near 0.
+    log_p = jnp.log(p)
+    v = times(q, log_p)
+    near = v > -0.5
+    small = jnp.where(near, v, 0)
+    h, term = jnp.zeros_like(v), jnp.ones_like(v)
+    for k in range(16):
+        h += term / (k + 2)
+        term = term * small / (k + 1)
+    far = (times(jnp.exp(v), v) - jnp.expm1(v)) / jnp.square(jnp.where(near, 1, q))
+    by_q = -jnp.where(near, times(h, jnp.square(log_p)), far)
+    return -jnp.exp(times(q - 1, log_p)), by_q
+
+
+_generalized = elementwise(_generalized_of_label, _generalized_slopes)
+
+
+def binary_cross_entropy(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of predicted probabilities of yes, for each element.
+
+    .. math::
+        \ell = -t \log p - (1 - t) \log(1 - p), \qquad \frac{\partial \ell}{\partial p} = \frac{p - t}{p (1 - p)}
+
+    A network that ends in a sigmoid has logits: give them to :func:`sigmoid_binary_cross_entropy` instead, which is
+    exact and has a gradient where a probability has rounded to 0 or 1. Here that is an infinite slope, and NaN behind
+    the sigmoid.
+
+    Args:
+      probabilities: :math:`p` in [0, 1], floating, of any shape. They are not clipped: 0 and 1 cost infinity, with an
+        infinite gradient, unless the label is the same, and then nothing; outside, the loss is NaN.
+      labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``probabilities``.
+      label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t + \alpha / 2`.
+      where: boolean, broadcast to the shape of ``probabilities``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``probabilities``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``probabilities``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``probabilities`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> print(jaxloss.binary_cross_entropy(jnp.array([0.9, 0.1, 1.0, 0.0]), jnp.array([1.0, 1.0, 1.0, 1.0])))
+      [0.1054 2.3026 0.        inf]
+
+    Keras: ``binary_crossentropy``, (labels, probabilities), the mean over the last axis, clipped to [1e-7, 1 - 1e-7].
+    PyTorch: ``binary_cross_entropy``, whose logarithm is at least -100. Class weights are
+    ``weights=jnp.where(labels == 1, w1, w0)``; with them, the mean of both divides by the number of entries, not by the
+    sum of the weights: that is ``reduction="sum"`` over ``labels.size``.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
+    """
+    arrays, mask = elements(
+        "binary_cross_entropy",
+        {"probabilities": probabilities, "labels": labels},
+        {"label_smoothing": label_smoothing},
+        where,
+        weights,
+        reduction,
+    )
+    return finish(_binary(*arrays), *mask)
+
+
+def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
+    return (1 - alpha) * t + alpha / 2, (1 - alpha) * (1 - t) + alpha / 2
+
+
+def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
+    yes, no = _yes_and_no(t, alpha)
+    return times_bounded(yes, -jnp.log(p)) + times_bounded(no, -log1p(-p))
+
+
+def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:
+    yes, no = _yes_and_no(t, alpha)
+    by_yes = log1p(-p) - jnp.log(p)
+    near = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
+    inside = jnp.where(near, p, 0.5)
+    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), over(no, 1 - p) - over(yes, p))
+    return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
+
+
+_binary = elementwise(_binary_element, _binary_slopes)

@@ -1,0 +1,401 @@
+"""Losses of an error: regression, of a mean, a median or a quantile."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ._elements import OPTIONAL, elements, elementwise, of_error, summands, total
+from ._numerics import log_ratio, times
+from ._reduction import finish
+from ._types import Axis, Reduction
+
+
+def squared_error(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Squared error, for each element.
+
+    .. math::
+        \ell = (x - t)^2, \qquad \frac{\partial \ell}{\partial x} = 2 (x - t)
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in the squared unit of the targets, of the shape of ``predictions``, or a scalar; float64 if an input is,
+      else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> predictions, targets = jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 0.0])
+      >>> print(jaxloss.squared_error(predictions, targets))
+      [0.   0.25 9.  ]
+
+    Keras: ``mean_squared_error``, (targets, predictions), the mean over the last axis. PyTorch: ``mse_loss``, whose
+    default is the mean. :func:`l2_loss` is half of it.
+
+    References:
+      Bishop, Pattern Recognition and Machine Learning, 2006, section 1.5.5.
+    """
+    arrays, mask = elements(
+        "squared_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
+    )
+    return finish(_squared(*arrays), *mask)
+
+
+_squared = of_error(jnp.square)
+
+
+def l2_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Half the squared error, for each element, so that the gradient is the error.
+
+    .. math::
+        \ell = \tfrac{1}{2} (x - t)^2, \qquad \frac{\partial \ell}{\partial x} = x - t
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in the squared unit of the targets, of the shape of ``predictions``, or a scalar; float64 if an input is,
+      else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.l2_loss(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 0.0])))
+      [0.    0.125 4.5  ]
+
+    References:
+      Bishop, Pattern Recognition and Machine Learning, 2006, section 1.1. Its sum over an axis is
+      :func:`sum_of_squares_error`.
+    """
+    arrays, mask = elements(
+        "l2_loss", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
+    )
+    return finish(_half_squared(*arrays), *mask)
+
+
+_half_squared = of_error(  # in this order, it overflows no sooner than the result
+    lambda error: 0.5 * error * error, lambda error: (error,)
+)
+
+
+def sum_of_squares_error(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Half the sum of squared errors over an axis: the error of one example with several outputs.
+
+    .. math::
+        \ell = \tfrac{1}{2} \sum_k (x_k - t_k)^2, \qquad \frac{\partial \ell}{\partial x_k} = x_k - t_k
+
+    Args:
+      predictions: :math:`x`, floating, the outputs along ``axis``.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      axis: the axis of the outputs, or several, or None for all.
+      where: boolean, True is kept. With the rank of ``predictions`` it removes single outputs and broadcasts to that
+        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in the squared unit of the targets, of the shape of ``predictions`` without ``axis``, or a scalar;
+      float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, ``axis`` is empty, a mask does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets, predictions = jnp.array([0.0, 1.0, 0.0, 0.0]), jnp.array([0.1, 0.05, 0.05, 0.8])
+      >>> print(f"{jaxloss.sum_of_squares_error(predictions, targets):.4f}")
+      0.7775
+
+    References:
+      Bishop, Pattern Recognition and Machine Learning, 2006, equation 5.11.
+    """
+    arrays, terms, mask = summands(
+        "sum_of_squares_error",
+        {"predictions": predictions, "targets": targets},
+        {},
+        axis,
+        where,
+        weights,
+        reduction,
+    )
+    return finish(total(_half_squared(*arrays), *terms), *mask)
+
+
+def absolute_error(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Absolute error, for each element.
+
+    .. math::
+        \ell = |x - t|, \qquad \frac{\partial \ell}{\partial x} = \mathrm{sign}(x - t)
+
+    At an exact hit the gradient is 0.
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in the unit of the targets, of the shape of ``predictions``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.absolute_error(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 0.0])))
+      [0.  0.5 3. ]
+
+    Keras: ``mean_absolute_error``, (targets, predictions), the mean over the last axis; its gradient at an exact hit is
+    -1. PyTorch: ``l1_loss``, whose default is the mean.
+
+    References:
+      Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, section 10.6.
+    """
+    arrays, mask = elements(
+        "absolute_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
+    )
+    return finish(_absolute(*arrays), *mask)
+
+
+_absolute = of_error(jnp.abs, lambda error: (jnp.sign(error),))
+
+
+def absolute_percentage_error(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Absolute error in percent of the target, for each element.
+
+    .. math::
+        \ell = 100 \left| \frac{x - t}{t} \right|, \qquad
+        \frac{\partial \ell}{\partial x} = 100\, \frac{\mathrm{sign}(x - t)}{|t|}
+
+    A target of 0 costs infinity, with an infinite gradient, unless it is hit exactly: then 0. Exclude such targets with
+    ``where=targets != 0``; nothing is clipped here.
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in percent (1 for an error of one hundredth of the target), of the shape of ``predictions``, or a scalar;
+      float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> predictions, targets = jnp.array([11.0, 1.0, 3.0]), jnp.array([10.0, -1.0, 0.0])
+      >>> print(jaxloss.absolute_percentage_error(predictions, targets))
+      [ 10. 200.  inf]
+
+    Keras: ``mean_absolute_percentage_error``, (targets, predictions), the mean over the last axis; it divides by at
+    least 1e-7, so that a target of 0 costs up to billions. scikit-learn's is the same without the factor 100.
+
+    References:
+      Hyndman and Koehler, Another look at measures of forecast accuracy, 2006, section 2.2.
+    """
+    arrays, mask = elements(
+        "absolute_percentage_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
+    )
+    return finish(_relative(*arrays, jnp.float32(100)), *mask)
+
+
+def _relative_element(p: Array, t: Array, unit: Array) -> Array:
+    # A divisor that is |t|, but not 0 at an exact hit, in a form that XLA fuses into the sum of the losses.
+    error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
+    return unit * (error / jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error))
+
+
+def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:
+    hit = p == t
+    slope = jnp.where(hit, 0, jnp.sign(p - t) * (unit / jnp.abs(t)))
+    return slope, -slope * jnp.where(hit, 0, p / t), None  # |p / t - 1| has the derivative -sign p / (t |t|) by t
+
+
+_relative = elementwise(_relative_element, _relative_slopes)
+
+
+def squared_logarithmic_error(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Squared difference of logarithms, for each element: for quantities that span orders of magnitude.
+
+    .. math::
+        \ell = (\log(1 + x) - \log(1 + t))^2, \qquad
+        \frac{\partial \ell}{\partial x} = \frac{2}{1 + x} \log \frac{1 + x}{1 + t}
+
+    Args:
+      predictions: :math:`x > -1`, floating, of any shape. -1 costs infinity, less gives NaN; nothing is clipped.
+      targets: :math:`t > -1`, real, of the shape of ``predictions``.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss, without a unit, of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> predictions, targets = jnp.array([99.0, 1e-8]), jnp.array([9.0, 3e-8])
+      >>> print(jaxloss.squared_logarithmic_error(predictions, targets))
+      [5.3019e+00 4.0000e-16]
+
+    Keras: ``mean_squared_logarithmic_error``, (targets, predictions), the mean over the last axis; it raises all inputs
+    to at least 1e-7, which hides a negative prediction, and rounds small ones to 0.
+
+    References:
+      scikit-learn user guide, mean squared logarithmic error.
+    """
+    arrays, mask = elements(
+        "squared_logarithmic_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
+    )
+    return finish(_squared_logarithmic(*arrays), *mask)
+
+
+_squared_logarithmic = elementwise(lambda p, t: jnp.square(log_ratio(1 + p, 1 + t, p - t)))  # 1 + p rounds
+
+
+def quantile_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    quantile: ArrayLike,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Quantile (pinball) loss, for each element: what the quantile of the targets minimises.
+
+    .. math::
+        \ell = \tau \max(t - x, 0) + (1 - \tau) \max(x - t, 0)
+
+    At an exact hit the gradient is 0. Half of the absolute error at :math:`\tau = 1/2`.
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      quantile: :math:`\tau` in [0, 1]: 0.9 costs a prediction that is too low nine times one that is too high. Outside,
+        the loss is NaN.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    ``quantile`` may be traced, and may differ between elements, as in the example, where each output of a network is a
+    quantile of its own.
+
+    Returns:
+      The loss in the unit of the targets, of the shape of ``predictions``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> predictions = jnp.array([[1.0, 1.0, 3.0], [0.0, 2.0, 4.0]])  # [batch, quantiles]
+      >>> targets = jnp.broadcast_to(jnp.array([1.0, 3.0])[:, None], predictions.shape)
+      >>> print(jaxloss.quantile_loss(predictions, targets, quantile=jnp.array([0.25, 0.5, 0.75])))
+      [[0.   0.   0.5 ]
+       [0.75 0.5  0.25]]
+
+    scikit-learn: ``mean_pinball_loss(alpha=quantile)``.
+
+    References:
+      Koenker and Bassett, Regression Quantiles, 1978.
+    """
+    arrays, mask = elements(
+        "quantile_loss",
+        {"predictions": predictions, "targets": targets},
+        {"quantile": quantile},
+        where,
+        weights,
+        reduction,
+    )
+    return finish(_quantile(*arrays), *mask)
+
+
+def _quantile_of_error(error: Array, quantile: Array) -> Array:
+    quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
+    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
+    return times(slope, error)
+
+
+_quantile = of_error(_quantile_of_error)

@@ -1,0 +1,160 @@
+"""Losses over classes or features: from the arguments of a call to rows, and what all of them share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._reduction import merge
+from ._types import Axis
+
+
+def rows(x: Array, axes: tuple[int, ...]) -> Array:
+    """x with the class axes at the end, in that order, as one."""
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], -1)
+
+
+def prologue(
+    name: str,
+    argument: str,
+    logits: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
+) -> tuple[Array, Array | None, ArrayLike | None, tuple[int, ...]]:
+    """The logits as rows, the mask of classes as rows, the mask of examples, the class axes."""
+    x = kind(name, argument, logits)
+    axes = _inputs.class_axes(name, axis, x.shape)
+    if where is None or jnp.ndim(where) < x.ndim:
+        return rows(x, axes), None, where, axes
+    classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
+    return rows(x, axes), rows(classes, axes), None, axes
+
+
+def wide(x: Array, dtype: np.dtype) -> Array:
+    """x as it is, to be widened where it is used, save what an input in float64 asks for, and integers."""
+    return x.astype(dtype) if dtype == np.float64 or not jnp.issubdtype(x.dtype, np.floating) else x
+
+
+def table(name: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """The class weights, in every row."""
+    weights = _inputs.real(name, "class_weights", class_weights).astype(dtype)
+    _inputs.same_shape(name, "class_weights", weights, x.shape[-1:])
+    return jnp.broadcast_to(weights, x.shape)
+
+
+def any_left(kept: Array | None, classes: Array | None) -> Array | None:
+    """An example without any class left is excluded."""
+    if classes is None:
+        return kept
+    return classes.any(-1) if kept is None else kept & classes.any(-1)
+
+
+def removed_as(value: float, x: Array, kept: Array | None, classes: Array | None) -> Array:
+    """x with that value in the entries and in the rows that a mask removes."""
+    if classes is not None:
+        x = jnp.where(classes, x, value)
+    return x if kept is None else jnp.where(kept[..., None], x, value)
+
+
+def labelled(
+    name: str,
+    argument: str,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    class_weights: ArrayLike | None = None,
+    kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Rows with an integer label each: the rows, the labels, the mask of classes, the mask and weight of each row."""
+    y = _inputs.integer(name, "labels", labels)
+    x, classes, where, _ = prologue(name, argument, logits, axis, where, kind)
+    dtype, shape = _inputs.compute_dtype(x), x.shape[:-1]
+    _inputs.same_shape(name, "labels", y, shape)
+    kept, weight = merge(name, where, weights, shape, dtype)
+    if class_weights is not None:
+        factor = jnp.where(in_range(y, x.shape[-1]), pick(table(name, class_weights, x, dtype), y), jnp.nan)
+        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
+    return wide(x, dtype), y, classes, any_left(kept, classes), weight
+
+
+def paired(
+    name: str,
+    arguments: tuple[str, str],
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Two rows each: both, 0 in what is excluded, the mask of classes, the mask and weight of each row."""
+    t = _inputs.real(name, arguments[1], targets)
+    x, classes, where, axes = prologue(name, arguments[0], predictions, axis, where, kind)
+    _inputs.same_shape(name, arguments[1], t, jnp.shape(predictions))
+    t = rows(t, axes)
+    dtype = _inputs.compute_dtype(x, t)
+    kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
+    kept = any_left(kept, classes)
+    x, t = (removed_as(0, wide(a, dtype), kept, classes) for a in (x, t))
+    return x, t, classes, kept, weight
+
+
+def in_range(labels: Array, classes: int) -> Array:
+    return (labels >= 0) & (labels < classes)
+
+
+def nan_unless(valid: Array, dtype: np.dtype) -> Array:
+    """1, or NaN: what makes a row and its derivatives NaN by multiplication."""
+    return jnp.where(valid, 1, jnp.nan).astype(dtype)
+
+
+def at(labels: Array, x: Array) -> Array:
+    """True at the label's entry of each row."""
+    return lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1) == labels[..., None]
+
+
+def infinite_if_removed(losses: Array, labels: Array, classes: Array | None) -> Array:
+    """The losses, infinite where the label's class is removed."""
+    if classes is None:
+        return losses
+    there = (at(labels, classes) & classes).any(-1)
+    return jnp.where(there | jnp.isnan(losses), losses, jnp.inf)
+
+
+def split_classes(x: Array) -> bool:
+    """Whether the type says that the classes are sharded, as on an explicit mesh."""
+    return jax.typeof(x).sharding.spec[-1] is not None
+
+
+@jax.custom_jvp
+def pick(x: Array, labels: Array) -> Array:
+    """x at the labels; of a label out of range, anything."""
+    if split_classes(x):
+        return _pick_by_select(x, labels)
+    picked: Array = lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
+    return picked
+
+
+def _pick_by_select(x: Array, labels: Array) -> Array:
+    return jnp.where(at(labels, x), x, 0).sum(-1)
+
+
+def _pick_by_gather(x: Array, labels: Array) -> Array:
+    labels = jnp.clip(labels, 0, x.shape[-1] - 1)
+    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+@pick.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # The transpose of a gather would be a scatter, which explicit meshes refuse.
+    select = jax.checkpoint(_pick_by_select, prevent_cse=False)
+    return pick(*primals), select(tangents[0], primals[1])
