@@ -6,8 +6,10 @@ import warnings
 
 import jax
 import pytest
+from cases import CASES
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+DOCS = EXAMPLES.parent / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +22,8 @@ def as_a_user_runs_it():
         yield
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def load(name, folder=EXAMPLES):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -36,6 +38,23 @@ def test_digits(tmp_path):
     pytest.importorskip("flax")
     picture = tmp_path / "digits.png"
     assert load("digits").main(epochs=8, picture=picture) >= 0.97
+    assert picture.stat().st_size > 10_000
+
+
+def test_regression(tmp_path):
+    pytest.importorskip("sklearn")
+    picture = tmp_path / "regression.png"
+    found = load("regression").main(steps=300, picture=picture)
+    assert found["squared"] > 3 * found["huber"]
+    assert 0.75 < found["inside"] < 0.97
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_gallery_shows_every_elementwise_loss(tmp_path):
+    gallery = load("pointwise_losses", DOCS)
+    assert {name for name, *_ in gallery.CURVES} == {case.name for case in CASES if not case.rows}
+    picture = tmp_path / "pointwise_losses.png"
+    gallery.main(picture)
     assert picture.stat().st_size > 10_000
 
 
