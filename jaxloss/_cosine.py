@@ -161,16 +161,17 @@ def _vectors(
 # difference, so that o and what follows from it are exact.
 
 
-def _exponent(x: Array) -> Array:
-    """That of the largest entry."""
-    largest = lax.stop_gradient(jnp.abs(x).max(-1))
-    exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))[1]
-    return jnp.maximum(exponent, jnp.finfo(x.dtype).minexp + 3)
+def _power(x: Array) -> Array:
+    """A power of two near the largest entry."""
+    finfo = jnp.finfo(x.dtype)
+    largest = lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
+    largest = jnp.where(largest == 0, 1, jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
+    return lax.reduce_precision(largest, exponent_bits=finfo.nexp, mantissa_bits=0)
 
 
-def _scaled(x: Array, exponent: Array) -> tuple[Array, Array, Array]:
-    """x with its largest entry in [1, 8), its norm, 1 if it is 0, and the scale."""
-    scale = jnp.ldexp(jnp.ones_like(exponent, x.dtype), 2 - exponent)[..., None]
+def _scaled(x: Array, power: Array) -> tuple[Array, Array, Array]:
+    """x with its largest entry near 4, its norm, 1 if it is 0, and the scale."""
+    scale = 4 / power
     x = x * scale
     squared = jnp.square(x).sum(-1, keepdims=True)
     return x, jnp.sqrt(jnp.where(squared == 0, 1, squared)), scale
@@ -180,8 +181,9 @@ def _both(x: Array, t: Array) -> tuple[Array, ...]:
     """Both scaled, by the same power of two if they are of similar length."""
     dtype = _inputs.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
-    of_x, of_t = _exponent(x), _exponent(t)
-    return *_scaled(x, of_x), *_scaled(t, jnp.where(jnp.abs(of_x - of_t) <= 1, of_x, of_t))
+    of_x, of_t = _power(x), _power(t)
+    similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
+    return *_scaled(x, of_x), *_scaled(t, jnp.where(similar, of_x, of_t))
 
 
 def _dot(x: Array, t: Array) -> Array:
