@@ -215,10 +215,14 @@ def over(cases):
 def every_case_with(few, **columns):
     """A test over all cases: those that compare the entries of a row with each combination of the columns.
 
-    The elementwise, and sums of them, with these few.
+    The elementwise, sums of them, and rows with options, with these few.
     """
     every = list(itertools.product(*columns.values()))
-    combinations = [_parameters(case, *choice) for case in CASES for choice in (every if case.compares else few)]
+    combinations = [
+        _parameters(case, *choice)
+        for case in CASES
+        for choice in (every if case.compares and not case.options else few)
+    ]
     return pytest.mark.parametrize(("case", *columns), combinations)
 
 
