@@ -11,7 +11,7 @@ from . import _inputs
 from ._derivatives import every_mode
 from ._elements import Mask
 from ._reduction import finish
-from ._rows import paired
+from ._rows import paired, removed_as
 from ._types import Axis, Reduction
 
 
@@ -145,7 +145,8 @@ def _vectors(
     """The vectors as rows, the smallest norm or None, and what `finish` takes."""
     _inputs.choice(name, "reduction", reduction)
     names = "predictions", "targets"
-    x, t, _, kept, weight = paired(name, names, predictions, targets, axis, where, weights)
+    x, t, features, kept, weight = paired(name, names, predictions, targets, axis, where, weights)
+    x, t = (removed_as(0, a, kept, features) for a in (x, t))
     smallest = _inputs.option(name, "epsilon", epsilon, 0, x.shape[:-1], _inputs.compute_dtype(x, t))
     if smallest is not None:
         smallest = smallest if kept is None else jnp.where(kept, smallest, 1)

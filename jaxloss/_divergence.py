@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._elements import elementwise, summands, total
-from ._numerics import absolute, excess, log1p, minus, times
+from ._elements import elementwise, of_error, summands, total
+from ._numerics import excess, log1p, minus, times
 from ._reduction import finish
 from ._types import Axis, Reduction
 
@@ -214,10 +214,7 @@ def generalized_kl_divergence(
 
 def _generalized_kl_element(lq: Array, t: Array) -> Array:
     # With u = log q - log t, a term is t (exp(u) - 1 - u).
-    u = lq - _log(t)
-    near = jnp.abs(u) < 1
-    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), jnp.exp(lq) - t - times(t, u))
-    return jnp.where(t == 0, jnp.exp(lq), apart)
+    return excess(t, jnp.exp(lq), lq - _log(t))
 
 
 def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
@@ -313,21 +310,15 @@ def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     return r, s, jnp.exp(log_m)
 
 
-def _mixture_excess(p: Array, r: Array, m: Array) -> Array:
-    """p (exp(r) - 1 - r) = m - p - p r, also for p = 0."""
-    far = r > 1
-    return jnp.where(far, m - p - times(p, r), p * excess(jnp.where(far, 0, r)))
-
-
 def _js_element(lq: Array, lt: Array, b: Array) -> Array:
     r, s, m = _mixture(lq, lt, b)
-    return times(1 - b, _mixture_excess(jnp.exp(lq), r, m)) + times(b, _mixture_excess(jnp.exp(lt), s, m))
+    return times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s))
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s, m = _mixture(lq, lt, b)
-    return -times((1 - b) * q, r), -times(b * t, s), _mixture_excess(t, s, m) - _mixture_excess(q, r, m)
+    return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)
 
 
 _js = elementwise(_js_element, _js_slopes)
@@ -389,4 +380,4 @@ def total_variation_distance(
     return finish(total(_half_difference(*arrays), *terms), *mask)
 
 
-_half_difference = elementwise(lambda q, t: 0.5 * absolute(q - t))
+_half_difference = of_error(lambda error: 0.5 * jnp.abs(error), lambda error: (0.5 * jnp.sign(error),))

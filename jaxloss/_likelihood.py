@@ -76,18 +76,17 @@ def _rate_slope(r: Array, t: Array) -> Array:
 
 
 def _log_of_ratio(r: Array, t: Array) -> Array:
-    return log_ratio(r, jnp.where(t == 0, 1, t), r - t)
+    """Of a count of 0, log(r)."""
+    t = jnp.where(t == 0, 1, t)
+    return log_ratio(r, t, r - t)
 
 
 def _full_of_rate(r: Array, t: Array) -> Array:
-    u = _log_of_ratio(r, t)
-    near = jnp.abs(u) < 1
-    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), r - t - times(t, u))
-    return jnp.where((t == 0) & (r >= 0), r, apart) + stirling(t)
+    return excess(t, r, _log_of_ratio(r, t)) + stirling(t)
 
 
 def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
-    return _rate_slope(r, t), stirling_slope(t) - jnp.where(t == 0, jnp.log(r), _log_of_ratio(r, t))
+    return _rate_slope(r, t), stirling_slope(t) - _log_of_ratio(r, t)
 
 
 _poisson = elementwise(lambda r, t: r - times(t, jnp.log(r)), lambda r, t: (_rate_slope(r, t), -jnp.log(r)))
@@ -148,10 +147,7 @@ def poisson_nll_loss_with_log_rates(
 
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
-    u = x - jnp.log(jnp.where(t == 0, 1, t))
-    near = jnp.abs(u) < 1
-    apart = jnp.where(near, t * excess(jnp.where(near, u, 0)), jnp.exp(x) - t - times(t, u))
-    return jnp.where(t == 0, jnp.exp(x), apart) + stirling(t)
+    return excess(t, jnp.exp(x), x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t)
 
 
 def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:

@@ -285,6 +285,7 @@ def categorical_hinge_loss_with_zero_class(
     name = "categorical_hinge_loss_with_zero_class"
     _inputs.choice(name, "reduction", reduction)
     s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
+    s, t = (removed_as(0, a, kept, classes) for a in (s, t))
     return finish(_zero_class(s, t, classes), kept, weight, reduction)
 
 

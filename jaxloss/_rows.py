@@ -96,16 +96,14 @@ def paired(
     weights: ArrayLike | None,
     kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Two rows each: both, 0 in what is excluded, the mask of classes, the mask and weight of each row."""
+    """Two rows each: both, the mask of classes, the mask and weight of each row."""
     t = _inputs.real(name, arguments[1], targets)
     x, classes, where, axes = prologue(name, arguments[0], predictions, axis, where, kind)
     _inputs.same_shape(name, arguments[1], t, jnp.shape(predictions))
     t = rows(t, axes)
     dtype = _inputs.compute_dtype(x, t)
     kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
-    kept = any_left(kept, classes)
-    x, t = (removed_as(0, wide(a, dtype), kept, classes) for a in (x, t))
-    return x, t, classes, kept, weight
+    return wide(x, dtype), t, classes, any_left(kept, classes), weight
 
 
 def in_range(labels: Array, classes: int) -> Array:

@@ -1,13 +1,12 @@
 """Cross entropies of a softmax, from logits."""
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
 from ._reduction import finish, merge
-from ._rows import any_left, labelled, prologue, removed_as, rows, table, wide
+from ._rows import labelled, paired, removed_as, rows, table
 from ._softmax_rows import Options, dense, indexed, smoothed
 from ._types import Axis, Reduction
 
@@ -76,19 +75,14 @@ def softmax_cross_entropy(
       https://arxiv.org/abs/1512.00567. z-loss: Chowdhery et al., https://arxiv.org/abs/2204.02311.
     """
     name = "softmax_cross_entropy"
-    t = _inputs.real(name, "labels", labels)
-    x, classes, where, axes = prologue(name, "logits", logits, axis, where)
-    _inputs.same_shape(name, "labels", t, jnp.shape(logits))
-    t = rows(t, axes)
+    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     dtype, shape = _inputs.compute_dtype(x, t), x.shape[:-1]
-    kept, weight = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
         factor = (removed_as(0, t.astype(dtype), kept, classes) * table(name, class_weights, x, dtype)).sum(-1)
         kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
-    kept = any_left(kept, classes)
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)
-    return finish(dense(wide(x, dtype), t, kept, classes, *options), kept, weight, reduction)
+    return finish(dense(x, t, kept, classes, *options), kept, weight, reduction)
 
 
 def softmax_cross_entropy_with_integer_labels(

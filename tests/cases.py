@@ -46,7 +46,7 @@ BIT = Domain(lambda rng, shape, scale: rng.random(shape), (0.0, 0.25, 0.9, 1.0))
 PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), UNIT)
 LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
 # Rows. Targets need not sum to 1.
-SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), UNIT)
+SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), ())
 LOG_SHARES = Domain(lambda rng, shape, scale: _log_softmax(rng.normal(size=shape) * scale), ())
 
 
