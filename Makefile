@@ -1,14 +1,21 @@
-# Two commands: `make demo` and `make test`. Each makes its own environment below .venv with $(PYTHON), 3.11 or newer.
+# `make demo`, `make test`, `make bench`: each makes its own environment below .venv with $(PYTHON), 3.11 or newer.
+# `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS: make bench ARGS='--only huber'.
 PYTHON ?= python3
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench bench-compile clean
 
 demo: .venv/demo/done
 	.venv/demo/bin/python examples/digits.py
 
 test: .venv/test/done
 	.venv/test/bin/python -m pytest -n $(WORKERS)
+
+bench: .venv/bench/done
+	.venv/bench/bin/python -m benchmarks $(ARGS)
+
+bench-compile: .venv/bench-compile/done
+	.venv/bench-compile/bin/python -m benchmarks --compile-only $(ARGS)
 
 lint: .venv/lint/done
 	.venv/lint/bin/ruff check .
@@ -18,6 +25,8 @@ lint: .venv/lint/done
 .venv/demo/done: EXTRAS = examples
 .venv/test/done: EXTRAS = test
 .venv/lint/done: EXTRAS = lint
+.venv/bench/done: EXTRAS = bench,peers
+.venv/bench-compile/done: EXTRAS = bench,compile
 
 .venv/%/done: pyproject.toml
 	$(PYTHON) -m venv .venv/$*

@@ -1,0 +1,48 @@
+"""Measures every loss beside its peers and writes BENCHMARKS.md."""
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+
+# glibc gives large arrays back to the system and faults their pages in again at each call: half of the time on a CPU,
+# and chance. Accelerators keep their memory, so do the allocators that trainers on CPUs preload, and so does this run.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+ROOT = pathlib.Path(__file__).parent.parent
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # the CPU computes what is right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default="", metavar="NAME", help="the losses whose name contains this")
+    parser.add_argument("--device", choices=PLATFORMS, help="where to measure; by default, where JAX would run")
+    parser.add_argument("--quick", action="store_true", help="small arrays, to see that all works: no number counts")
+    parser.add_argument("--compile-only", action="store_true", help="no device: what compilers for TPUs and GPUs say")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write BENCHMARKS.md again")
+    parser.add_argument("--output", type=pathlib.Path, help="the folder to write to, instead of this checkout")
+    options = parser.parse_args()
+    if sys.platform == "linux" and not KEEP.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | KEEP)
+    if options.device or options.compile_only:
+        os.environ["JAX_PLATFORMS"] = PLATFORMS[options.device or "cpu"]
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the memory of a GPU is shared with PyTorch
+
+    from . import records, report
+
+    quick = ROOT / "benchmarks" / "quick"
+    output = options.output or (quick if options.quick else ROOT)
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    if options.compile_only:
+        from .compile_only import compile_all
+
+        compile_all(options.only, options.quick, output, records.session(command))
+    elif not options.report:
+        from .run import measure_all
+
+        measure_all(options.only, options.quick, output, records.session(command))
+    print("wrote", report.write(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""What is measured: one row a loss.
+
+A row has inputs, the loss as people write it in `jax.numpy` (which, in float64, is also the truth that errors are
+measured against) and what peers call it. To add a loss, add a row; to add a peer that is called on (x, t) and returns
+losses or their mean, add a function beside `optax`, `keras` and `torch`, and its import to candidates.py.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Shape = tuple[int, int]
+ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
+BOTH = ("float32", "bfloat16")
+
+Peer = tuple[str, Callable[[Any], Callable]]
+"""A library, and from its module the function of (x, t)."""
+
+
+class Case(NamedTuple):
+    loss: str  # of jaxloss; its value and its gradient by x are measured, of the mean
+    draw: Callable[[Array, Shape, str], tuple[Array, Array]]  # key, shape, dtype -> x, t
+    plain: Callable[[Array, Array], Array]
+    peers: tuple[Peer, ...] = ()
+    shapes: tuple[Shape, ...] = (ROWS,)
+    accelerator_shapes: tuple[Shape, ...] = ()  # beside `shapes`, where a CPU would take minutes
+    dtypes: tuple[str, ...] = ("float32",)
+    options: Mapping[str, float] = MappingProxyType({})
+    cpu_note: str = ""  # under the table of a CPU: why it is behind a peer, or far from the floor
+
+    def runs(self, *, accelerator: bool) -> list[tuple[Shape, str]]:
+        shapes = self.shapes + (self.accelerator_shapes if accelerator else ())
+        return [(shape, dtype) for shape in shapes for dtype in self.dtypes]
+
+
+# The peers.
+
+
+def optax(name: str) -> Peer:
+    return "optax", lambda library: getattr(library.losses, name)
+
+
+def keras(name: str) -> Peer:
+    return "keras", lambda library: lambda x, t: getattr(library.losses, name)(t, x)
+
+
+def torch(name: str, **options: Any) -> Peer:
+    return "torch", lambda functional: functools.partial(getattr(functional, name), **options)
+
+
+def liger(name: str, **options: Any) -> Peer:
+    return "liger", lambda functional: functools.partial(getattr(functional, name), **options)
+
+
+# The inputs.
+
+
+def _pair(first: Callable, second: Callable) -> Callable[[Array, Shape, str], tuple[Array, Array]]:
+    def draw(key: Array, shape: Shape, dtype: str) -> tuple[Array, Array]:
+        one, two = jax.random.split(key)
+        return first(one, shape, dtype), second(two, shape, dtype)
+
+    return draw
+
+
+def normal(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.random.normal(key, shape, dtype)
+
+
+def logits(key: Array, shape: Shape, dtype: str) -> Array:
+    return 3 * normal(key, shape, dtype)
+
+
+def uniform(key: Array, shape: Shape, dtype: str, low: float = 0.05, high: float = 0.95) -> Array:
+    return jax.random.uniform(key, shape, dtype, low, high)
+
+
+def positive(key: Array, shape: Shape, dtype: str) -> Array:
+    return uniform(key, shape, dtype, 0.1, 1.1)
+
+
+def signs(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.random.rademacher(key, shape, dtype)
+
+
+def index(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.random.randint(key, shape[:1], 0, shape[1], "int32")
+
+
+def one_hot(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.nn.one_hot(index(key, shape, dtype), shape[1], dtype=dtype)
+
+
+def shares(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.nn.softmax(normal(key, shape, dtype))
+
+
+def log_shares(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.nn.log_softmax(normal(key, shape, dtype))
+
+
+# The losses as people write them. `measure` widens half precision first, as careful people do.
+
+
+def _of_label(x: Array, y: Array) -> Array:
+    return jnp.take_along_axis(x, y[:, None], -1)[:, 0]
+
+
+def _margins(x: Array, y: Array) -> Array:
+    """1 + x_c - x_y, 0 at y."""
+    return jnp.where(jnp.arange(x.shape[1]) == y[:, None], 0, 1 + x - _of_label(x, y)[:, None])
+
+
+def _huber(x: Array, t: Array) -> Array:
+    error = jnp.abs(x - t)
+    return jnp.where(error < 1, 0.5 * error**2, error - 0.5)
+
+
+def _cosine(x: Array, t: Array) -> Array:
+    return (x * t).sum(-1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(t, axis=-1))
+
+
+def _pinball(x: Array, t: Array) -> Array:
+    return jnp.maximum(0.9 * (t - x), 0.1 * (x - t))
+
+
+def _jensen_shannon(lq: Array, lt: Array) -> Array:
+    log_mean = jnp.logaddexp(lq, lt) - jnp.log(2.0)
+    return 0.5 * (jnp.exp(lq) * (lq - log_mean) + jnp.exp(lt) * (lt - log_mean)).sum(-1)
+
+
+_rows = {"shapes": (ROWS, VOCABULARY, NARROW, TINY), "accelerator_shapes": (HUGE,), "dtypes": BOTH}
+_elements = {"accelerator_shapes": (VOCABULARY,), "dtypes": BOTH}
+_features = {"shapes": (NARROW,), "accelerator_shapes": (VOCABULARY,), "dtypes": BOTH}
+
+CASES = (
+    Case(
+        "softmax_cross_entropy_with_integer_labels",
+        _pair(logits, index),
+        lambda x, y: -_of_label(jax.nn.log_softmax(x), y),
+        (
+            optax("softmax_cross_entropy_with_integer_labels"),
+            ("keras", lambda k: lambda x, y: k.losses.sparse_categorical_crossentropy(y, x, from_logits=True)),
+            torch("cross_entropy"),
+            liger("liger_cross_entropy"),
+        ),
+        **_rows,
+    ),
+    Case(
+        "softmax_cross_entropy",
+        _pair(logits, shares),
+        lambda x, t: -(t * jax.nn.log_softmax(x)).sum(-1),
+        (
+            optax("softmax_cross_entropy"),
+            ("keras", lambda k: lambda x, t: k.losses.categorical_crossentropy(t, x, from_logits=True)),
+            torch("cross_entropy"),
+        ),
+        **_rows,
+    ),
+    Case(
+        "sigmoid_binary_cross_entropy",
+        _pair(logits, uniform),
+        lambda x, t: jnp.logaddexp(0, x) - x * t,
+        (
+            optax("sigmoid_binary_cross_entropy"),
+            ("keras", lambda k: lambda x, t: k.losses.binary_crossentropy(t, x, from_logits=True)),
+            torch("binary_cross_entropy_with_logits"),
+        ),
+        **_elements,
+    ),
+    Case(
+        "huber_loss",
+        _pair(normal, normal),
+        _huber,
+        (optax("huber_loss"), keras("huber"), torch("huber_loss")),
+        **_elements,
+    ),
+    Case(
+        "log_cosh",
+        _pair(normal, normal),
+        lambda x, t: jnp.logaddexp(x - t, t - x) - jnp.log(2.0),
+        (optax("log_cosh"), keras("log_cosh")),
+        **_elements,
+    ),
+    Case(
+        "kl_divergence",
+        _pair(log_shares, shares),
+        lambda lq, t: (t * (jnp.log(t) - lq)).sum(-1),
+        (optax("kl_divergence"), torch("kl_div", reduction="batchmean"), liger("liger_kl_div", reduction="batchmean")),
+        **_features,
+    ),
+    Case(
+        "cosine_similarity",
+        _pair(normal, normal),
+        _cosine,
+        (
+            optax("cosine_similarity"),
+            ("keras", lambda k: lambda x, t: -k.losses.cosine_similarity(t, x)),
+            torch("cosine_similarity", dim=-1),
+        ),
+        **_features,
+    ),
+    Case(
+        "squared_error",
+        _pair(normal, normal),
+        lambda x, t: (x - t) ** 2,
+        (optax("squared_error"), keras("mean_squared_error"), torch("mse_loss")),
+    ),
+    Case("l2_loss", _pair(normal, normal), lambda x, t: 0.5 * (x - t) ** 2, (optax("l2_loss"),)),
+    Case(
+        "absolute_error",
+        _pair(normal, normal),
+        lambda x, t: jnp.abs(x - t),
+        (keras("mean_absolute_error"), torch("l1_loss")),
+    ),
+    Case(
+        "absolute_percentage_error",
+        _pair(positive, positive),
+        lambda x, t: 100 * jnp.abs((x - t) / t),
+        (keras("mean_absolute_percentage_error"),),
+    ),
+    Case(
+        "squared_logarithmic_error",
+        _pair(positive, positive),
+        lambda x, t: (jnp.log1p(x) - jnp.log1p(t)) ** 2,
+        (keras("mean_squared_logarithmic_error"),),
+    ),
+    Case("smooth_l1_loss", _pair(normal, normal), _huber, (torch("smooth_l1_loss"),)),
+    Case("poisson_nll_loss", _pair(positive, positive), lambda x, t: x - t * jnp.log(x), (keras("poisson"),)),
+    Case(
+        "poisson_nll_loss_with_log_rates",
+        _pair(positive, positive),
+        lambda x, t: jnp.exp(x) - t * x,
+        (torch("poisson_nll_loss"),),
+    ),
+    Case(
+        "gaussian_nll_loss",
+        _pair(normal, normal),
+        lambda x, t: 0.5 * (jnp.log(0.7) + (x - t) ** 2 / 0.7),
+        (torch("gaussian_nll_loss", var=0.7),),
+        options={"variance": 0.7},
+    ),
+    Case(
+        "hinge_loss",
+        _pair(normal, signs),
+        lambda x, t: jnp.maximum(0, 1 - x * t),
+        (optax("hinge_loss"), keras("hinge")),
+    ),
+    Case(
+        "squared_hinge_loss",
+        _pair(normal, signs),
+        lambda x, t: jnp.maximum(0, 1 - x * t) ** 2,
+        (keras("squared_hinge"),),
+    ),
+    Case("perceptron_loss", _pair(normal, signs), lambda x, t: jnp.maximum(0, -x * t), (optax("perceptron_loss"),)),
+    Case(
+        "binary_cross_entropy",
+        _pair(uniform, uniform),
+        lambda p, t: -t * jnp.log(p) - (1 - t) * jnp.log(1 - p),
+        (keras("binary_crossentropy"), torch("binary_cross_entropy")),
+    ),
+    Case(
+        "multiclass_hinge_loss",
+        _pair(normal, index),
+        lambda x, y: _margins(x, y).max(-1),
+        (optax("multiclass_hinge_loss"),),
+    ),
+    Case(
+        "multiclass_perceptron_loss",
+        _pair(normal, index),
+        lambda x, y: x.max(-1) - _of_label(x, y),
+        (optax("multiclass_perceptron_loss"),),
+    ),
+    Case(
+        "weston_watkins_hinge_loss",
+        _pair(normal, index),
+        lambda x, y: jnp.maximum(0, _margins(x, y)).sum(-1),
+        (("torch", lambda f: lambda x, y: f.multi_margin_loss(x, y) * x.shape[1]),),  # theirs divides by the classes
+    ),
+    Case(
+        "categorical_hinge_loss_with_zero_class",
+        _pair(normal, one_hot),
+        lambda x, t: jnp.maximum(0, 1 + ((1 - t) * x).max(-1) - (t * x).sum(-1)),
+        (keras("categorical_hinge"),),
+    ),
+    Case(
+        "categorical_cross_entropy",
+        _pair(shares, shares),
+        lambda p, t: -(t * jnp.log(p)).sum(-1),
+        (keras("categorical_crossentropy"),),
+    ),
+    Case(
+        "categorical_cross_entropy_with_integer_labels",
+        _pair(shares, index),
+        lambda p, y: -jnp.log(_of_label(p, y)),
+        (keras("sparse_categorical_crossentropy"),),
+    ),
+    Case(
+        "kl_divergence_with_log_targets",
+        _pair(log_shares, log_shares),
+        lambda lq, lt: (jnp.exp(lt) * (lt - lq)).sum(-1),
+        (optax("kl_divergence_with_log_targets"), torch("kl_div", reduction="batchmean", log_target=True)),
+        shapes=(NARROW,),
+    ),
+    Case(
+        "generalized_kl_divergence",
+        _pair(log_shares, shares),
+        lambda lq, t: (t * (jnp.log(t) - lq) + jnp.exp(lq) - t).sum(-1),
+        (optax("generalized_kl_divergence"),),
+        shapes=(NARROW,),
+    ),
+    Case(
+        "cosine_distance",
+        _pair(normal, normal),
+        lambda x, t: 1 - _cosine(x, t),
+        (optax("cosine_distance"),),
+        shapes=(NARROW,),
+    ),
+    # No peer has these; they stand beside their plain form.
+    Case("sum_of_squares_error", _pair(normal, normal), lambda x, t: 0.5 * ((x - t) ** 2).sum(-1)),
+    Case("quantile_loss", _pair(normal, normal), _pinball, options={"quantile": 0.9}),
+    Case(
+        "gaussian_nll_loss_with_log_variance",
+        _pair(normal, normal),
+        lambda x, t: 0.5 * (0.3 + (x - t) ** 2 * jnp.exp(-0.3)),
+        options={"log_variance": 0.3},
+    ),
+    Case(
+        "generalized_cross_entropy",
+        _pair(shares, index),
+        lambda p, y: (1 - _of_label(p, y) ** 0.7) / 0.7,
+        options={"q": 0.7},
+    ),
+    Case("jensen_shannon_divergence", _pair(log_shares, log_shares), _jensen_shannon, shapes=(NARROW,)),
+    Case(
+        "total_variation_distance",
+        _pair(shares, shares),
+        lambda p, t: 0.5 * jnp.abs(p - t).sum(-1),
+        shapes=(NARROW,),
+    ),
+)

@@ -1,0 +1,121 @@
+"""The charts of BENCHMARKS.md, each once for light and once for dark pages."""
+
+import pathlib
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .records import shape_and_dtype
+from .targets import ABSENT
+
+Record = dict[str, Any]
+MIB = 2**20
+THEMES = {"light": ("#1f2328", "#d8dee4"), "dark": ("#e6edf3", "#30363d")}
+# Colour (of a palette that colour-blind people can tell apart), marker, size.
+STYLES = {
+    "jaxloss": ("#d55e00", "o", 8),
+    "optax": ("#3b8fd4", "s", 6),
+    "keras": ("#cc79a7", "D", 5),
+    "plain": ("#8c8c8c", "X", 6),
+    "torch": ("#e0a000", "^", 6),
+    "torch.compile": ("#009e73", "v", 6),
+    "liger": ("#8a63d2", "P", 6),
+}
+
+
+def times(records: list[Record], names: list[str], file: pathlib.Path) -> None:
+    """Time over the floor with its spread, and temporaries over the predictions; a line a case."""
+    for theme in THEMES:
+        figure, (left, right) = _figure(theme, len(records), columns=[3, 2])
+        for name in reversed(names):
+            colour, marker, size = STYLES[name]
+            for y, record in enumerate(records):
+                if name not in record["candidates"]:
+                    continue
+                found = record["candidates"][name]
+                low, middle, high = found["of_floor"]
+                left.plot([low, high], [y, y], color=colour, linewidth=1.5, alpha=0.6)
+                left.plot(middle, y, marker, color=colour, markersize=size, markeredgewidth=0)
+                if found["temp_bytes"] is not None:
+                    right.plot(_share(record, found), y, marker, color=colour, markersize=size, markeredgewidth=0)
+        left.axvline(1, color=THEMES[theme][0], linewidth=1)
+        left.set_xscale("log")
+        left.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        left.set_xlabel("time over the floor (less is better; 1: reads twice, writes once)")
+        _from_zero(right)
+        right.set_xlabel("temporaries over the predictions")
+        left.set_yticks(range(len(records)), [_label(r) for r in records])
+        right.set_yticks(range(len(records)), [])
+        _finish(figure, names, file, theme)
+
+
+def temporaries(records: list[Record], file: pathlib.Path) -> None:
+    """What compilers say, a panel a target."""
+    targets = [target for target in ABSENT if any(r["target"] == target for r in records)]
+    names = [name for name in STYLES if any(name in r["candidates"] for r in records)]
+    first = [r for r in records if r["target"] == targets[0]]
+    for theme in THEMES:
+        figure, axes = _figure(theme, len(first), columns=[1] * len(targets))
+        for axis, target in zip(axes, targets, strict=True):
+            of_target = [r for r in records if r["target"] == target]
+            for name in reversed(names):
+                colour, marker, size = STYLES[name]
+                for y, record in enumerate(of_target):
+                    if name in record["candidates"]:
+                        x = _share(record, record["candidates"][name])
+                        axis.plot(x, y, marker, color=colour, markersize=size, markeredgewidth=0)
+            _from_zero(axis)
+            axis.set_title(ABSENT[target], fontsize=10)
+            axis.set_yticks(range(len(first)), [_label(r) for r in first] if axis is axes[0] else [])
+        figure.supxlabel("temporaries over the predictions (compiler estimate, no device)", fontsize=9)
+        _finish(figure, names, file, theme)
+
+
+def _share(record: Record, found: Record) -> float:
+    """Of the size of the predictions; what is below a MiB is nothing, for arrays of a few KiB have such."""
+    rows, classes = record["shape"]
+    size = rows * classes * (2 if record["dtype"] == "bfloat16" else 4)
+    return found["temp_bytes"] / max(size, MIB)
+
+
+def _from_zero(axis: Axes) -> None:
+    most = max(1, axis.dataLim.x1)
+    axis.set_xlim(-0.05 * most, 1.05 * most)
+
+
+def _label(record: Record) -> str:
+    loss = record["loss"].replace("_with_integer_labels", "\nwith_integer_labels").replace("_with_zero", "\nwith_zero")
+    return f"{loss}  {shape_and_dtype(record)}"
+
+
+def _figure(theme: str, rows: int, columns: list[int]) -> tuple[Figure, list[Axes]]:
+    text, grid = THEMES[theme]
+    mpl.rcParams.update({"svg.hashsalt": "jaxloss", "font.size": 9})
+    figure = Figure(figsize=(11, 1.3 + 0.36 * rows), layout="constrained")
+    axes = figure.subplots(1, len(columns), width_ratios=columns)
+    for axis in axes:
+        axis.set_facecolor("none")
+        axis.set_ylim(rows - 0.5, -0.5)
+        axis.grid(color=grid, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(colors=text, length=0)
+        for part in (axis.xaxis.label, axis.title):
+            part.set_color(text)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    return figure, list(axes)
+
+
+def _finish(figure: Figure, names: list[str], file: pathlib.Path, theme: str) -> None:
+    text, _ = THEMES[theme]
+    handles = [
+        mpl.lines.Line2D([], [], color=STYLES[n][0], marker=STYLES[n][1], markersize=STYLES[n][2], linestyle="")
+        for n in names
+    ]
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, labelcolor=text)
+    if figure._supxlabel is not None:
+        figure._supxlabel.set_color(text)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(f"{file}-{theme}.svg", transparent=True, metadata={"Date": None})

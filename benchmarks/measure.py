@@ -1,0 +1,171 @@
+"""Times of a case in rounds, their ratios, errors against float64, and the floor."""
+
+import functools
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import SingleDeviceSharding
+from tqdm import tqdm
+
+from .candidates import Candidate, candidates, copies, mean_of, widened
+from .cases import Case, Shape
+
+SHORTEST = 5e-3  # seconds: what takes less is called often enough in a row
+CHUNK = 2**22  # entries of which the truth is computed at once, and the gradient compared
+SPREAD = (20, 50, 80)  # percentiles of what a round gives
+
+
+def record(
+    case: Case, shape: Shape, dtype: str, device: str, ceilings: dict[str, float], quick: bool
+) -> dict[str, Any]:
+    """All numbers of a case; temporaries in bytes, the rest in ms, s, or ratios with their spread."""
+    x, t = draw(case, shape, dtype)
+    truth = _truth(case, x, t)
+    everybody: dict[str, Candidate] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, make in candidates(case, x, t, device, quick):
+        try:
+            candidate = make()
+            output = candidate.run()
+            candidate.wait(output)
+        except Exception as error:  # a peer that needs a C++ compiler, or more memory than there is
+            if name == "jaxloss":
+                raise
+            tqdm.write(
+                f"skipped {name} of {case.loss} {list(shape)} {dtype}: {(str(error) or repr(error)).splitlines()[0]}"
+            )
+            continue
+        value_error, gradient_error = _errors(candidate, output, *truth)
+        everybody[name] = candidate
+        facts[name] = {
+            "compile_s": candidate.compile_seconds,
+            "temp_bytes": candidate.temporaries,
+            "value_error": value_error,
+            "gradient_error": gradient_error,
+        }
+        del output
+    everybody |= {"again": everybody["jaxloss"]} | copies(x)
+    times = _rounds(everybody, budget=0.1 if quick else 8)
+    bytes_, flops = floor_bytes(x, t), operations(case, x, t)
+    moved = times["nothing"] + np.maximum(0, times["copy"] - times["nothing"]) * bytes_ / (2 * x.nbytes)
+    floor = np.maximum(moved, flops / (1e12 * ceilings[f"matmul_{dtype}_tflops"]))
+    for name, fact in facts.items():
+        fact["ms"] = 1e3 * float(np.median(times[name]))
+        fact["of_floor"] = _spread(times[name] / floor)
+        fact["ours_over_it"] = _spread(times["jaxloss"] / times[name])
+    return {
+        "loss": case.loss,
+        "shape": list(shape),
+        "dtype": dtype,
+        "bytes": bytes_,
+        "flops": flops,
+        "rounds": len(floor),
+        "floor_ms": 1e3 * float(np.median(floor)),
+        "again": _spread(times["jaxloss"] / times["again"]),
+        "candidates": facts,
+    }
+
+
+def draw(case: Case, shape: Shape, dtype: str) -> tuple[Array, Array]:
+    return jax.jit(case.draw, static_argnums=(1, 2))(jax.random.key(0), shape, dtype)
+
+
+def floor_bytes(x: Any, t: Any) -> int:
+    """Reads the inputs twice, for the value and for the gradient, and writes the gradient."""
+    nbytes = [math.prod(a.shape) * a.dtype.itemsize for a in (x, t)]
+    return 2 * sum(nbytes) + nbytes[0]
+
+
+def operations(case: Case, x: Any, t: Any) -> int:
+    """Of the plain form and its gradient, as XLA counts them; an exponential or a logarithm is one."""
+    cpu = SingleDeviceSharding(jax.devices("cpu")[0])
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for a in (x, t)]
+    plain = mean_of(functools.partial(widened, case.plain))
+    cost = jax.jit(jax.value_and_grad(plain)).lower(*shapes).cost_analysis() or {}
+    return int(cost.get("flops", 0) + cost.get("transcendentals", 0))
+
+
+def ceilings(quick: bool) -> dict[str, float]:
+    """What this device copies (read and written) and multiplies in a second, at best."""
+    cpu = jax.devices()[0].platform == "cpu"
+    entries, side = (2**20, 256) if quick else (2**27, 2048) if cpu else (2**29, 8192)
+    found = {}
+    large = jnp.ones((entries,), "uint32")
+    found["copy_gbps"] = 2 * large.nbytes / _best(jax.jit(jnp.invert), large) / 1e9
+    for dtype in "float32", "bfloat16":
+        a, b = (jax.random.normal(key, (side, side), dtype) for key in jax.random.split(jax.random.key(0)))
+        found[f"matmul_{dtype}_tflops"] = 2 * side**3 / _best(jax.jit(jnp.matmul), a, b) / 1e12
+    return found
+
+
+def _best(function: Callable, *args: Array) -> float:
+    function(*args).block_until_ready()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        function(*args).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _rounds(everybody: dict[str, Candidate], budget: float) -> dict[str, np.ndarray]:
+    """Seconds of each candidate in each round; a round calls all of them, in random order."""
+    once = {name: _seconds(candidate, 1) for name, candidate in everybody.items()}
+    repeats = {name: max(1, math.ceil(SHORTEST / seconds)) for name, seconds in once.items()}
+    a_round = sum(repeats[name] * seconds for name, seconds in once.items())
+    rounds = min(40, max(3 if budget < 1 else 9, int(budget / a_round)))
+    times: dict[str, list[float]] = {name: [] for name in everybody}
+    order = random.Random(0)
+    for _ in tqdm(range(rounds), desc="rounds", leave=False, position=1):
+        for name in order.sample(list(everybody), len(everybody)):
+            times[name].append(_seconds(everybody[name], repeats[name]))
+    return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def _seconds(candidate: Candidate, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        output = candidate.run()
+    candidate.wait(output)
+    return (time.perf_counter() - start) / repeats
+
+
+def _truth(case: Case, x: Array, t: Array) -> tuple[float, float, np.ndarray]:
+    """The value, the mean size of the losses, and the gradient of the first rows: the plain form in float64."""
+    rows = max(1, CHUNK // x.shape[1])
+    count = math.prod(jax.eval_shape(case.plain, x, t).shape)
+    cpu = jax.devices("cpu")[0]
+    total, sizes, gradient = 0.0, 0.0, None
+
+    def sums(x: Array, t: Array) -> tuple[Array, Array]:
+        losses = case.plain(x, t)
+        return losses.sum(), jnp.abs(losses).sum()
+
+    with jax.enable_x64(True):
+        both = jax.jit(jax.value_and_grad(sums, has_aux=True))
+        for start in range(0, x.shape[0], rows):
+            chunk = [np.asarray(a[start : start + rows]) for a in (x, t)]
+            wide = [a if a.dtype.kind == "i" else a.astype("float64") for a in chunk]
+            (value, size), slope = both(*jax.device_put(wide, cpu))
+            total, sizes = total + float(value), sizes + float(size)
+            gradient = np.asarray(slope) / count if gradient is None else gradient
+    return total / count, sizes / count, gradient
+
+
+def _errors(candidate: Candidate, output: Any, value: float, size: float, gradient: np.ndarray) -> tuple[float, float]:
+    """Of the value, over the mean size of the losses; of the gradient, the largest over the largest entry."""
+    found, slope = output
+    found_gradient = candidate.numpy(slope[: len(gradient)]).astype("float64")
+    of_gradient = np.abs(found_gradient - gradient).max() / np.abs(gradient).max()
+    return abs(float(found) - value) / size, float(of_gradient)
+
+
+def _spread(ratios: np.ndarray) -> list[float]:
+    return [float(r) for r in np.percentile(ratios, SPREAD)]

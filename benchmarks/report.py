@@ -1,0 +1,312 @@
+"""BENCHMARKS.md, from all result files."""
+
+import math
+import pathlib
+import string
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tabulate import tabulate
+
+from . import charts, records
+from .cases import BOTH, CASES
+from .compile_only import FILE, largest
+from .records import shape_and_dtype
+from .targets import ABSENT
+
+Record = dict[str, Any]
+EQUAL = 0.05
+PEERS = ("optax", "keras", "plain", "torch", "torch.compile", "liger")
+SHOWN = ("jaxloss", *PEERS)
+ORDER = [case.loss for case in CASES]
+SMALL = {case.loss for case in CASES if case.dtypes != BOTH}
+GROUPS: tuple[tuple[str, str, Callable[[Record], bool]], ...] = (
+    ("Cross entropies of a softmax", "softmax", lambda r: r["loss"].startswith("softmax")),
+    ("Elements and features", "elements", lambda r: r["loss"] not in SMALL and not r["loss"].startswith("softmax")),
+    ("More losses", "more", lambda r: r["loss"] in SMALL),
+)
+MISSING = "not measured"
+
+HEAD = """# Benchmarks
+
+Value and gradient of each loss, under `jit`, beside what people use today. This page and its charts are written by the
+command that measures:
+
+```
+make bench                              # in an environment of its own; or, where the peers are installed,
+python -m benchmarks                    # [--only NAME] [--device cpu|gpu|tpu] [--quick]
+make bench-compile                      # memory and collectives on TPUs and GPUs, without one
+```
+
+It finds the device, names the peers that are missing, and replaces the results of this device in `benchmarks/results/`;
+those of other devices stay. `--only` replaces single cases.
+"""
+
+METHOD = f"""## How it is measured
+
+- **A case** is a loss, a shape and a dtype; the program is value and gradient, by the predictions, of the mean. Inputs
+  are random and ready on the device, the same memory for JAX and PyTorch. PyTorch runs eagerly, and compiled
+  (`torch.compile`, forward and backward). *plain* is the loss as people write it in `jax.numpy`, in float32 at least.
+- **Rounds**: compiled and run once before; then each round calls every candidate, in random order, each often enough to
+  take 5 ms. A ratio is that of two times of one round; the tables show the median over 9 to 40 rounds, the details
+  below them the 20th and the 80th percentile, too.
+- **Noise**: in each round our loss runs twice. Two candidates are equal (`=`) if their median ratio is within
+  {EQUAL:.0%} of 1, or nearer to 1 than that of our loss to itself, or if the middle 60 % of the ratios contains 1.
+- **The floor** is the time for the bytes that a loss must move: inputs read twice, for the value and for the gradient,
+  and the gradient written. In each round a copy of the predictions is timed, and a program of one number; the floor is
+  the latter plus what the former adds to it, in proportion to the bytes. (Arithmetic has a floor as well, operations
+  over those of a large matrix product; it never decides here.) An elementwise loss can read once, and fall below 1.
+- **Errors** are against the plain form in float64: of the value, over the mean size of the losses; of the gradient, the
+  largest error over the largest entry. The tables show the larger of the two. A gradient in bfloat16 has an error of
+  2e-3 for being returned in bfloat16.
+- **Temporaries** are bytes beside inputs and outputs: what XLA plans, and what PyTorch's allocator counts.
+- **Memory is kept**: the allocator does not return pages between calls, as on accelerators. With glibc's defaults a CPU
+  spends half of these times on fresh pages, for all candidates alike and by chance.
+"""
+
+
+def write(output: pathlib.Path) -> pathlib.Path:
+    files = sorted((output / "benchmarks" / "results").glob("*.json"))
+    measured = [records.load(file) for file in files if file.name != FILE]
+    for result in measured:
+        result["records"].sort(key=_place)
+    text = [HEAD, _glance(measured), METHOD]
+    for result in measured:
+        text += _device(result, output)
+    compiled = records.load(output / "benchmarks" / "results" / FILE)
+    if compiled["records"]:
+        compiled["records"].sort(key=_place)
+        text += _compiled(compiled, output)
+    page = output / "BENCHMARKS.md"
+    page.write_text("\n".join(part.rstrip() + "\n" for part in text))
+    return page
+
+
+def _place(record: Record) -> tuple:
+    return ORDER.index(record["loss"]), record["dtype"] == "bfloat16", -math.prod(record["shape"])
+
+
+def _name(record: Record) -> str:
+    return f"`{record['loss']}`"
+
+
+def _table(rows: list[list[str]], headers: list[str]) -> str:
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=["left"] * len(headers))
+
+
+def is_equal(spread: list[float], again: list[float]) -> bool:
+    """Whether ours and theirs differ by no more than noise."""
+    low, middle, high = spread
+    return low <= 1 <= high or abs(math.log(middle)) <= max(math.log(1 + EQUAL), abs(math.log(again[1])))
+
+
+def _ratio(record: Record, peer: str) -> str:
+    if peer not in record["candidates"]:
+        return ""
+    spread = record["candidates"][peer]["ours_over_it"]
+    ratio = f"{spread[1]:.2f}"
+    return f"{ratio} =" if is_equal(spread, record["again"]) else f"**{ratio}**" if spread[1] < 1 else ratio
+
+
+def _error(candidate: Record) -> str:
+    return f"{max(candidate['value_error'], candidate['gradient_error']):.0e}".replace("e-0", "e-")
+
+
+def _glance(measured: list[Record]) -> str:
+    """Ours over the fastest other of each case, a column a device."""
+    columns = {
+        platform: [r for r in measured if r["device"]["platform"] == platform] for platform in ("cpu", "gpu", "tpu")
+    }
+    headers, lookups = ["loss", "shape"], []
+    for platform, results in columns.items():
+        headers += [r["device"]["name"] for r in results] or [platform.upper()]
+        lookups += [{records.key(r): r for r in result["records"]} for result in results] or [{}]
+    cases = {records.key(r): r for result in measured for r in result["records"] if r["loss"] not in SMALL}
+    rows = []
+    for key, record in sorted(cases.items(), key=lambda item: _place(item[1])):
+        rows.append([_name(record), shape_and_dtype(record), *(_fastest(found.get(key)) for found in lookups)])
+    return (
+        "## At a glance\n\nThe time of jaxloss over that of the fastest other candidate: below 1 we are faster, `=` is "
+        "within noise. The error (against float64) is ours, then theirs. "
+        f"`{MISSING}` means that nobody has run the command there.\n\n" + _table(rows, headers)
+    )
+
+
+def _fastest(record: Record | None) -> str:
+    if record is None:
+        return MISSING
+    others = {name: c for name, c in record["candidates"].items() if name != "jaxloss"}
+    name = max(others, key=lambda name: others[name]["ours_over_it"][1])
+    return f"{_ratio(record, name)} of {name} ({_error(record['candidates']['jaxloss'])}, {_error(others[name])})"
+
+
+def _provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
+    """Where the numbers come from; and, if that is from several runs, a letter for each record."""
+    several = len(result["sessions"]) > 1
+    lines = []
+    for letter, session in zip(string.ascii_lowercase, result["sessions"], strict=False):
+        versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+        best = ""
+        if ceilings := session.get("ceilings"):
+            copy, f32, bf16 = (ceilings[f] for f in ("copy_gbps", "matmul_float32_tflops", "matmul_bfloat16_tflops"))
+            best = f" Ceilings of that run: copy {copy:.0f} GB/s, read and written; matrix product {f32:.2g} (f32) and "
+            best += f"{bf16:.2g} TFLOP/s (bf16)."
+        lines.append(
+            f"- {f'**{letter}**: ' if several else ''}`{session['command']}`, {session['date']}, commit "
+            f"{session['commit']}: {versions}.{best}"
+        )
+    mark = (lambda r: f" <sup>{string.ascii_lowercase[r['session']]}</sup>") if several else (lambda r: "")
+    return "\n".join(lines), mark
+
+
+def _device(result: Record, output: pathlib.Path) -> Iterator[str]:
+    device = result["device"]
+    provenance, mark = _provenance(result)
+    yield f"## {device['name']}\n\n{provenance}"
+    slug = records.slug(device["name"])
+    for title, part, belongs in GROUPS:
+        group = [r for r in result["records"] if belongs(r)]
+        if not group:
+            continue
+        file = f"benchmarks/results/{slug}-{part}"
+        charts.times(group, [name for name in SHOWN if any(name in r["candidates"] for r in group)], output / file)
+        yield f"### {title}, {device['name']}\n\n{_picture(file, f'{title}: time over the floor, and temporaries')}"
+        peers = [peer for peer in PEERS if any(peer in r["candidates"] for r in group)]
+        headers = ["loss", "shape", "time", "over the floor", "of the copy", "temporaries", "error"]
+        headers += [f"over {peer} (its error)" for peer in peers]
+        ceiling = {i: s["ceilings"]["copy_gbps"] for i, s in enumerate(result["sessions"])}
+        yield _table([_row(r, peers, mark, ceiling[r["session"]]) for r in group], headers)
+        yield from _notes(group, device["platform"])
+        yield _details(group)
+
+
+def _row(record: Record, peers: list[str], mark: Callable[[Record], str], copy_gbps: float) -> list[str]:
+    ours = record["candidates"]["jaxloss"]
+    share = record["bytes"] / 1e6 / ours["ms"] / copy_gbps
+    cells = [
+        f"{_ratio(record, peer)} ({_error(record['candidates'][peer])})" if peer in record["candidates"] else ""
+        for peer in peers
+    ]
+    return [
+        _name(record) + mark(record),
+        shape_and_dtype(record),
+        f"{_digits(ours['ms'])} ms",
+        f"{ours['of_floor'][1]:.1f}",
+        f"{share:.0%}",
+        f"{_mib(ours['temp_bytes'])} MiB",
+        _error(ours),
+        *cells,
+    ]
+
+
+def _notes(group: list[Record], platform: str) -> Iterator[str]:
+    losses = {r["loss"] for r in group}
+    notes = [f"- `{case.loss}`: {case.cpu_note}" for case in CASES if case.loss in losses and case.cpu_note]
+    if notes and platform == "cpu":
+        yield "Where the time goes, read in the compiled text:\n\n" + "\n".join(notes)
+
+
+def _details(group: list[Record]) -> str:
+    def spread(ratios: list[float]) -> str:
+        low, middle, high = ratios
+        return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+    rows = []
+    for record in group:
+        for name, c in record["candidates"].items():
+            compile_seconds = "" if c["compile_s"] is None else f"{c['compile_s']:.2f} s"
+            rows.append(
+                [
+                    _name(record),
+                    shape_and_dtype(record),
+                    name,
+                    f"{_digits(c['ms'])} ms",
+                    spread(c["of_floor"]),
+                    spread(c["ours_over_it"]),
+                    compile_seconds,
+                    MISSING if c["temp_bytes"] is None else f"{_mib(c['temp_bytes'])} MiB",
+                    f"{c['value_error']:.0e}",
+                    f"{c['gradient_error']:.0e}",
+                ]
+            )
+        rows.append(
+            [_name(record), shape_and_dtype(record), "jaxloss, twice", "", "", spread(record["again"]), "", "", "", ""]
+        )
+    headers = ["loss", "shape", "candidate", "time", "over the floor", "ours over it", "compilation", "temporaries"]
+    headers += ["error of the value", "of the gradient"]
+    return (
+        "<details><summary>Every candidate: time, spread, compilation, memory and errors</summary>\n\n"
+        + _table(rows, headers)
+        + "\n\n</details>"
+    )
+
+
+def _compiled(result: Record, output: pathlib.Path) -> Iterator[str]:
+    provenance, _ = _provenance(result)
+    file = "benchmarks/results/compile-only"
+    main = [r for r in result["records"] if r["loss"] not in SMALL]
+    charts.temporaries(main or result["records"], file=output / file)
+    yield (
+        "## TPUs and GPUs: compiler estimate, no device\n\n"
+        "Every case, compiled for a device that was not there. These are the compilers' statements of memory: no time "
+        "is among them, and nothing has been compared with a device. *Peak* is everything at once, inputs and outputs "
+        "included. Operations and bytes are analytic: of the plain form, and the floor's. *On four* is our loss on a "
+        "mesh of 2×2, rows split over one axis and classes over the other, for each device: its temporaries, and the "
+        "largest array that devices exchange.\n\n" + provenance
+    )
+    yield _picture(file, "Temporaries over the size of the predictions, for each target")
+    for target, name in ABSENT.items():
+        group = [r for r in result["records"] if r["target"] == target]
+        if not group:
+            continue
+        names = [n for n in ("jaxloss", "optax", "plain") if any(n in r["candidates"] for r in group)]
+        headers = ["loss", "shape", "operations", "bytes"]
+        headers += [f"{n}: temporaries, peak" for n in names] + ["on four: temporaries", "exchange"]
+        yield f"### {name}: compiler estimate, no device"
+        yield (
+            f"<details{' open' if target == 'v6e' else ''}><summary>{name}, MiB</summary>\n\n"
+            + _table([_compiled_row(r, names) for r in group], headers)
+            + "\n\n</details>"
+        )
+
+
+def _compiled_row(record: Record, names: list[str]) -> list[str]:
+    cells = []
+    for name in names:
+        c = record["candidates"].get(name)
+        cells.append("" if c is None else f"{_mib(c['temp_bytes'])}, {_mib(c['peak_bytes'])}")
+    split = record["split"]
+    exchange = f"{len(split['collectives'])} all-reduce" if _only_all_reduce(split) else ", ".join(split["collectives"])
+    if split["collectives"]:
+        exchange += f", at most {_bytes(largest(split['collectives']))}"
+    return [
+        _name(record),
+        shape_and_dtype(record),
+        f"{record['flops']:.2e}",
+        f"{record['bytes']:.2e}",
+        *cells,
+        _mib(split["temp_bytes"]),
+        exchange,
+    ]
+
+
+def _bytes(count: int) -> str:
+    return f"{count} B" if count < 1024 else f"{count / 1024:.0f} KiB" if count < 2**20 else f"{count / 2**20:.0f} MiB"
+
+
+def _only_all_reduce(split: Record) -> bool:
+    return all(line.startswith("all-reduce") for line in split["collectives"])
+
+
+def _picture(file: str, alt: str) -> str:
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{file}-dark.svg">'
+    return f'<picture>{dark}<img alt="{alt}" src="{file}-light.svg"></picture>'
+
+
+def _digits(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
+
+
+def _mib(count: int) -> str:
+    mib = count / 2**20
+    return "0" if mib < 0.01 else f"{mib:.2f}" if mib < 1 else f"{mib:.1f}" if mib < 100 else f"{mib:.0f}"

@@ -1,0 +1,38 @@
+"""All cases on the device at hand."""
+
+import pathlib
+from typing import Any
+
+from tqdm import tqdm
+
+from . import records
+from .candidates import NO_LOSS_OF_LOGITS, missing
+from .cases import CASES, Case, Shape
+from .measure import ceilings, record
+from .targets import at_hand
+
+
+def chosen(only: str, *, accelerator: bool, quick: bool) -> list[tuple[Case, Shape, str]]:
+    cases = [case for case in CASES if only in case.loss]
+    if not cases:
+        raise SystemExit(f"--only: expected a part of one of {', '.join(c.loss for c in CASES)}, got {only!r}.")
+    return [
+        (case, shape, dtype)
+        for case in cases
+        for shape, dtype in (case.runs(accelerator=accelerator) if not quick else [((64, 32), d) for d in case.dtypes])
+    ]
+
+
+def measure_all(only: str, quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
+    device = at_hand()
+    print(f"{device.name}; JAX {session['versions']['jax']}")
+    for peer, reason in missing(device.platform).items():
+        print(f"skipped {peer}: {reason}")
+    print(f"skipped {', '.join(NO_LOSS_OF_LOGITS)}: no loss of logits")
+    session["ceilings"] = found = ceilings(quick)
+    file = output / "benchmarks" / "results" / f"{records.slug(device.name)}.json"
+    old, new = records.load(file) | {"device": device._asdict()}, []
+    for case, shape, dtype in (bar := tqdm(chosen(only, accelerator=device.platform != "cpu", quick=quick))):
+        bar.set_description(f"{case.loss} {list(shape)} {dtype}")
+        new.append(record(case, shape, dtype, device.platform, found, quick))
+        records.save(file, records.merge(old, session, new))  # what is cut off leaves what it had

@@ -1,0 +1,34 @@
+"""Every case of the benchmarks, compiled for a TPU and a GPU that are not here: memory, and what devices exchange."""
+
+import jax
+import pytest
+
+pytest.importorskip("tqdm")
+from benchmarks import compile_only
+from benchmarks.cases import CASES
+from benchmarks.targets import needs
+
+SHAPE = 2048, 4096
+NUMBERS = 16  # at most that many of a row are exchanged at once
+# Of these, XLA for a GPU keeps up to three comparisons of the forward pass: less to read again than the scores.
+KEEP_COMPARISONS = {"multiclass_hinge_loss", "multiclass_perceptron_loss", "weston_watkins_hinge_loss"}
+RUNS = [pytest.param(case, dtype, id=f"{case.loss}-{dtype}") for case in CASES for dtype in case.dtypes]
+
+
+@pytest.fixture(autouse=True)
+def as_a_user_runs_it():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("target", ["v6e", "h100"])
+@pytest.mark.parametrize(("case", "dtype"), RUNS)
+def test_a_loss_needs_no_second_array_and_devices_exchange_numbers_of_rows(case, dtype, target):
+    pytest.importorskip(needs(target))
+    found = compile_only.record(case, SHAPE, dtype, target)
+    entries = SHAPE[0] * SHAPE[1]
+    most = entries * (1 / 4 + 3 * (target == "h100" and case.loss in KEEP_COMPARISONS))
+    assert found["candidates"]["jaxloss"]["temp_bytes"] < most
+    assert found["split"]["temp_bytes"] < most / 4
+    assert all(line.startswith("all-reduce") for line in found["split"]["collectives"])
+    assert compile_only.largest(found["split"]["collectives"]) <= 4 * NUMBERS * SHAPE[0] / 2
