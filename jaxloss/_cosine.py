@@ -1,5 +1,6 @@
 """The cosine between vectors, and how far it is from 1."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from . import _inputs
 from ._derivatives import every_mode
 from ._elements import Mask
 from ._reduction import finish
-from ._rows import paired, removed_as
+from ._rows import apart, paired, removed_as
 from ._types import Axis, Reduction
 
 
@@ -170,25 +171,37 @@ def _power(x: Array) -> Array:
     return lax.reduce_precision(largest, exponent_bits=finfo.nexp, mantissa_bits=0)
 
 
-def _scaled(x: Array, power: Array) -> tuple[Array, Array, Array]:
-    """x with its largest entry near 4, its norm, 1 if it is 0, and the scale."""
-    scale = 4 / power
-    x = x * scale
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    return x, jnp.sqrt(jnp.where(squared == 0, 1, squared)), scale
-
-
-def _both(x: Array, t: Array) -> tuple[Array, ...]:
-    """Both scaled, by the same power of two if they are of similar length."""
-    dtype = _inputs.compute_dtype(x, t)
-    x, t = x.astype(dtype), t.astype(dtype)
+def _scales(x: Array, t: Array) -> tuple[Array, Array]:
+    """What takes the largest entries near 4: one number for both if they are of similar length."""
     of_x, of_t = _power(x), _power(t)
     similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
-    return *_scaled(x, of_x), *_scaled(t, jnp.where(similar, of_x, of_t))
+    return 4 / of_x, 4 / jnp.where(similar, of_x, of_t)
 
 
-def _dot(x: Array, t: Array) -> Array:
-    return (x * t).sum(-1, keepdims=True)
+def _sums(
+    x: Array, t: Array, scales: tuple[Array, Array], *products: Callable[[Array, Array], Array]
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    """Of the products of the scaled vectors, and the scales: each sum has its own, lest the vectors be written out."""
+    totals = []
+    for product in products:
+        x_scale, t_scale = scales
+        total = product(x * x_scale, t * t_scale).sum(-1, keepdims=True)
+        total, x_scale, t_scale = apart(total, x_scale, t_scale)
+        totals.append(total)
+        scales = x_scale, t_scale
+    return tuple(totals), scales
+
+
+def _xx(x: Array, t: Array) -> Array:
+    return x * x
+
+
+def _tt(x: Array, t: Array) -> Array:
+    return t * t
+
+
+def _xt(x: Array, t: Array) -> Array:
+    return x * t
 
 
 class _Saved(NamedTuple):
@@ -205,20 +218,22 @@ class _Saved(NamedTuple):
 def _compare(x: Array, t: Array) -> tuple[Array, Array, _Saved]:
     """The cosine, the distance, and what the gradient needs."""
     given = x, t
-    x, x_norm, x_scale, t, t_norm, t_scale = _both(x, t)
-    dot, factor = _dot(x, t), 1 / (x_norm * t_norm)
-    cosine = jnp.clip(dot * factor, -1, 1)  # of a cosine only the rounding is clipped
+    dtype = _inputs.compute_dtype(x, t)
+    x, t = x.astype(dtype), t.astype(dtype)
+    (xx, tt, xt, xd), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt, lambda x, t: x * (x - t))
+    zero = (xx == 0) | (tt == 0)
+    xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
+    factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
+    cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
     near = cosine > 0.5
-    d = x - t
-    along = _dot(x, d)
-    of_x = along / jnp.square(x_norm)
-    o = d - x * of_x
-    distance = jnp.where(near, _dot(o, o) / (jnp.square(t_norm) * (1 + jnp.where(near, cosine, 0))), 1 - cosine)
-    factor = jnp.where((_dot(x, x) == 0) | (_dot(t, t) == 0), 0, factor)
-    of_x = jnp.where(near, of_x, -dot / jnp.square(x_norm))
-    of_t = jnp.where(near, along - _dot(d, d), dot) / jnp.square(t_norm)
+    of_x = xd / xx
+    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * of_x))
+    (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
+    distance = jnp.where(near, oo / (tt * (1 + jnp.where(near, cosine, 0))), 1 - cosine)
     cosine = jnp.where(near, 1 - distance, cosine)
-    return cosine[..., 0], distance[..., 0], _Saved(*given, x_scale, t_scale, near, of_x, of_t, factor)
+    of_x, of_t = jnp.where(near, of_x, -xt / xx), jnp.where(near, td, xt) / tt
+    saved = _Saved(*given, *scales, near, of_x, of_t, jnp.where(zero, 0, factor))
+    return cosine[..., 0], distance[..., 0], saved
 
 
 def _gradients(saved: _Saved, g: Array) -> tuple[Array, Array]:
@@ -246,11 +261,13 @@ _similarity = every_mode(_similarity_forward, lambda saved, g: _gradients(saved,
 
 def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
     """The cosine with norms of at least that, and whether one is below."""
-    x, x_norm, x_scale, t, t_norm, t_scale = _both(x, t)
-    of_x, of_t = ((smallest[..., None] * s).clip(jnp.finfo(x.dtype).tiny) for s in (x_scale, t_scale))
-    below = (_dot(x, x) < jnp.square(of_x)) | (_dot(t, t) < jnp.square(of_t))
-    x_norm, t_norm = (jnp.where((a == 0).all(-1, keepdims=True), 0, n) for a, n in ((x, x_norm), (t, t_norm)))
-    return (_dot(x, t) / (jnp.maximum(x_norm, of_x) * jnp.maximum(t_norm, of_t)))[..., 0], below[..., 0]
+    dtype = _inputs.compute_dtype(x, t)
+    x, t = x.astype(dtype), t.astype(dtype)
+    (xx, tt, xt), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt)
+    of_x, of_t = ((smallest[..., None] * scale).clip(jnp.finfo(dtype).tiny) for scale in scales)
+    below = (xx < jnp.square(of_x)) | (tt < jnp.square(of_t))
+    x_norm, t_norm = (jnp.where(a == 0, 0, jnp.sqrt(jnp.where(a == 0, 1, a))) for a in (xx, tt))
+    return (xt / (jnp.maximum(x_norm, of_x) * jnp.maximum(t_norm, of_t)))[..., 0], below[..., 0]
 
 
 _clipped_cosine = jax.checkpoint(_clipped, prevent_cse=False)

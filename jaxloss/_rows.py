@@ -106,6 +106,18 @@ def paired(
     return wide(x, dtype), t, classes, any_left(kept, classes), weight
 
 
+def apart(*numbers: Array) -> tuple[Array, ...]:
+    """The same numbers, one a row each, of which the compiler may not look behind on a CPU.
+
+    There XLA has a fast sum over rows, which is several times slower if the arithmetic that follows is fused into it;
+    and it writes out what two sums have in common, which takes longer than all the sums.
+    """
+    same: tuple[Array, ...] = lax.platform_dependent(
+        *numbers, cpu=lambda *numbers: lax.optimization_barrier(numbers), default=lambda *numbers: numbers
+    )
+    return same
+
+
 def in_range(labels: Array, classes: int) -> Array:
     return (labels >= 0) & (labels < classes)
 
