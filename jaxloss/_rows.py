@@ -106,14 +106,15 @@ def paired(
     return wide(x, dtype), t, classes, any_left(kept, classes), weight
 
 
-def apart(*numbers: Array) -> tuple[Array, ...]:
-    """The same numbers, one a row each, of which the compiler may not look behind on a CPU.
+def apart(*arrays: Array) -> tuple[Array, ...]:
+    """The same arrays, behind which the compiler may not look on a CPU.
 
-    There XLA has a fast sum over rows, which is several times slower if the arithmetic that follows is fused into it;
-    and it writes out what two sums have in common, which takes longer than all the sums.
+    There XLA has a fast sum over rows, of plain arithmetic without comparisons. It is several times slower if what
+    follows the sum is fused into it, and what two sums have in common is written to memory, which may take longer than
+    all the sums. So a sum, and what goes into one of several, stands apart.
     """
     same: tuple[Array, ...] = lax.platform_dependent(
-        *numbers, cpu=lambda *numbers: lax.optimization_barrier(numbers), default=lambda *numbers: numbers
+        *arrays, cpu=lambda *arrays: lax.optimization_barrier(arrays), default=lambda *arrays: arrays
     )
     return same
 

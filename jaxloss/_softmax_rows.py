@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
-from ._numerics import soft_cap, soft_cap_partials, times
-from ._rows import at, in_range, pick, removed_as, split_classes
+from ._numerics import soft_cap, soft_cap_partials, times, times_bounded
+from ._rows import apart, at, in_range, pick, removed_as, split_classes
 
 
 class Options(NamedTuple):
@@ -219,24 +219,33 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
     return t if options.label_smoothing is None else smoothed(t, classes, options.label_smoothing[..., None])
 
 
+def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
+    """The sum of t_c (m - z_c)."""
+    largest = jnp.finfo(top.dtype).max
+    m = jnp.clip(top, -largest, largest)[..., None]
+    gaps = times_bounded(labels, m - jnp.minimum(z.astype(m.dtype), m)).sum(-1)
+    return times(gaps, jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
+
+
 def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
-) -> tuple[Array, _Saved]:
+) -> tuple[Array, tuple[_Saved, Array]]:
     options = _options(numbers, kept)
     z = _transform(x, kept, classes, options)
     row = _summary(z)
-    labels = _dense_labels(t, kept, classes, options, row.top.dtype)
-    z, top = z.astype(row.top.dtype), row.top[..., None]
-    gaps = jnp.where((labels == 0) | (z == top), 0, labels * (top - z))
-    loss = gaps.sum(-1) + times(labels.sum(-1), row.log_total)
+    (each,) = apart(t)  # lest labels of half precision be widened in memory
+    total = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
+    z, each, top = apart(z, t, row.top)
+    gaps = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top)
+    loss = gaps + times(total, row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(row.top + row.log_total))
     loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
-    return loss, _Saved(x, t, kept, classes, options, row)
+    return loss, (_Saved(x, t, kept, classes, options, row), total)
 
 
-def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-    x, t, kept, classes, options, row = saved
+def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
+    (x, t, kept, classes, options, row), total = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.top == -jnp.inf if kept is None else (row.top == -jnp.inf) | ~kept, 0, g)[..., None]
@@ -245,7 +254,7 @@ def _dense_backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     p = exp / (1 + rest)
     # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
     # (s - t) p - t (1 - p); there s - t is exact if the label is hard, and 1 - exp is 0.
-    total = labels.sum(-1, keepdims=True)
+    total = total[..., None]
     at_top = (total - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
     gradient = jnp.where(z == top, at_top, total * p - labels)
     of_smoothing = of_z_loss = None
