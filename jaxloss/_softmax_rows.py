@@ -8,16 +8,16 @@ maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
 is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
 """
 
-import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
 from ._numerics import soft_cap, soft_cap_partials, times, times_bounded
-from ._rows import apart, at, in_range, pick, removed_as, split_classes
+from ._rows import apart, at, in_range, pick, removed_as
 
 
 class Options(NamedTuple):
@@ -90,49 +90,41 @@ def _gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
-def _summary(z: Array) -> _Row:
+def _summary(z: Array, options: Options) -> _Row:
     top = z.max(-1).astype(np.promote_types(z.dtype, np.float32))
-    rest: Array
-    if _block(z):
-        rest = lax.platform_dependent(z, top, cpu=_rest_by_blocks, default=_rest_by_select)
-    else:
-        rest = _rest_by_select(z, top)
+    computed = options.soft_cap is not None or options.logit_scale is not None
+    rest = _rest_by_select(z, top) if computed else _rest(z, top)
     return _Row(top, rest, jnp.log1p(rest))
 
 
 def _rest_by_select(z: Array, top: Array) -> Array:
+    """The sum of exp(z_j - m) over all j but one maximum."""
     z, m = z.astype(top.dtype), top[..., None]
-    below = jnp.where(z < m, _exp(z, m), 0)
-    return below.sum(-1) + ((z == m).sum(-1) - 1).astype(top.dtype)
+    return jnp.where(z < m, _exp(z, m), 0).sum(-1) + ((z == m).astype(top.dtype).sum(-1) - 1)
 
 
-def _rest_by_blocks(z: Array, top: Array) -> Array:
+def _rest_by_bound(z: Array, top: Array) -> Array:
     """The same. On a CPU, XLA sums a row several times faster if no comparison stands in the way.
 
-    So only one block of the row is summed by comparison, the one with the largest sum. It holds the maximum wherever
-    that matters: if it does not, the whole sum is at least 2, and 1 may be subtracted from it.
+    If everything sums to less than 1.5, all but the maximum's exp(0) = 1 is below 1/2, where min(exp, 1 - exp) is exp;
+    else 1 may be subtracted. That takes logits that are in memory: those that a fusion computes again, once for m and
+    once for exp, may differ in the last digit.
     """
-    block = _block(z)
-    blocks = z.reshape(*z.shape[:-1], z.shape[-1] // block, block)
-    if z.dtype == top.dtype:  # the backward pass reuses this exp; that of half precision would be a larger array
-        sums = _exp(z, top[..., None]).reshape(blocks.shape).sum(-1)
-    else:
-        sums = _exp(blocks, top[..., None, None]).sum(-1)
-    index = lax.broadcasted_iota(np.int32, sums.shape, sums.ndim - 1)
-    largest = jnp.where(sums == sums.max(-1, keepdims=True), index, 0).max(-1, keepdims=True)
-    inside = jnp.take_along_axis(blocks, largest[..., None], axis=-2)[..., 0, :]
-    return jnp.where(index == largest, 0, sums).sum(-1) + _rest_by_select(inside, top)
+    exp = _exp(z, top[..., None])
+    total, below = exp.sum(-1), jnp.minimum(exp, 1 - exp).sum(-1)
+    return jnp.where(total < 1.5, below, total - 1)
 
 
-def _block(z: Array) -> int:
-    """The divisor of the number of classes nearest to 40; 0 if there is none, or the type says that a mesh splits them.
+@jax.custom_jvp
+def _rest(z: Array, top: Array) -> Array:
+    rest: Array = lax.platform_dependent(z, top, cpu=_rest_by_bound, default=_rest_by_select)
+    return rest
 
-    An automatic mesh may split them unseen, so the blocks of a row divide over 2, 4 or 8 devices if its classes do.
-    """
-    classes = z.shape[-1]
-    even = math.gcd(classes, 8)
-    divisors = [k for k in range(16, 257) if classes > k and classes % k == 0 and classes // k % even == 0]
-    return 0 if split_classes(z) else min(divisors, key=lambda k: abs(math.log(k / 40)), default=0)
+
+@_rest.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    tangent: Array = jax.jvp(_rest_by_select, primals, tangents)[1]
+    return _rest(*primals), tangent
 
 
 def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
@@ -161,8 +153,9 @@ def _indexed_forward(
     x: Array, y: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
 ) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
     options = _options(numbers, kept)
+    (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = _summary(z)
+    row = _summary(z, options)
     label = pick(z, y).astype(row.top.dtype)
     valid = in_range(y, x.shape[-1])
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
@@ -231,8 +224,9 @@ def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
 ) -> tuple[Array, tuple[_Saved, Array]]:
     options = _options(numbers, kept)
+    (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = _summary(z)
+    row = _summary(z, options)
     (each,) = apart(t)  # lest labels of half precision be widened in memory
     total = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)

@@ -84,6 +84,31 @@ def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
             close(theirs, gradient, np.abs(gradient), span=spans[:, None], dtype=dtype)
 
 
+@pytest.mark.parametrize("options", [{}, {"logit_scale": 1.7}, {"soft_cap": 30.0}], ids=str)
+@pytest.mark.parametrize("classes", [5, 96])
+@pytest.mark.parametrize("given", [True, False], ids=["given", "computed"])
+def test_a_compiled_program_keeps_the_tail(given, classes, options, rng):
+    """Also where its fusions compute the logits again, which rounds them in one of several ways."""
+    half = rng.normal(size=(16, classes)).astype(np.float32) / 2
+    half[:, 1] = rng.uniform(9, 12, size=16)
+    labels = np.ones(16, np.int32)
+    rows = half * np.float32(2 if given else 2.1)
+    truth = np.array([float(exact_row(softmax_cross_entropy, r, np.eye(classes)[1], **options)[0]) for r in rows])
+    for loss, target in [
+        (jaxloss.softmax_cross_entropy_with_integer_labels, labels),
+        (jaxloss.softmax_cross_entropy, np.eye(classes, dtype=np.float32)[labels]),
+    ]:
+
+        def losses(x, loss=loss, target=target):
+            return loss(x if given else x * np.float32(2.1), target, **options)
+
+        start = jnp.asarray(rows if given else half)
+        ours = jax.jit(losses)(start)
+        again, _ = jax.jit(lambda x, losses=losses: (losses(x), jax.grad(lambda x: losses(x).sum())(x)))(start)
+        close(ours, truth, truth, span=rows.max())
+        close(again, truth, truth, span=rows.max())
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
 def test_soft_labels_over_the_whole_domain(dtype):
     with with_dtype(dtype):
