@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from ._elements import elementwise, of_error, summands, total
 from ._numerics import excess, log1p, minus, times
 from ._reduction import finish
+from ._rows import apart
 from ._types import Axis, Reduction
 
 
@@ -299,8 +300,8 @@ def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     near = jnp.abs(u) < 1
     v = jnp.where(near, u, 0)
     near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
-    apart = jnp.where(near, 0.5, b)
-    log_b, log_rest = jnp.log(apart), log1p(-apart)
+    of_far = jnp.where(near, 0.5, b)
+    log_b, log_rest = jnp.log(of_far), log1p(-of_far)
     of_larger = jnp.logaddexp(
         jnp.where(u > 0, log_b, log_rest), jnp.where(u > 0, log_rest, log_b) - jnp.where(near, 1, jnp.abs(u))
     )
@@ -312,7 +313,8 @@ def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
 
 def _js_element(lq: Array, lt: Array, b: Array) -> Array:
     r, s, m = _mixture(lq, lt, b)
-    return times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s))
+    (losses,) = apart(times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s)))
+    return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ from . import _inputs
 from ._elements import Mask
 from ._numerics import minus, times
 from ._reduction import finish
-from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, paired, removed_as
+from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, paired, pick, removed_as
 from ._types import Axis, Reduction
 
 
@@ -204,8 +204,7 @@ def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array,
     s = s.astype(_inputs.compute_dtype(s))
     s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
     s = s if classes is None else jnp.where(classes, s, -jnp.inf)
-    label = at(y, s)
-    return jnp.where(label, -jnp.inf, s), jnp.where(label, s, 0).sum(-1)
+    return jnp.where(at(y, s), -jnp.inf, s), pick(s, y)
 
 
 def _above(others: Array, label: Array) -> Array:

@@ -1,5 +1,8 @@
 """Safe primitives, each with its derivative below it."""
 
+from collections.abc import Iterable
+from itertools import count
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,13 +65,25 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
     return log_ratio(*primals), tangents[0] / a - tangents[1] / b
 
 
+def nested(v: Array, ratios: Iterable[float]) -> Array:
+    """1 + r_1 v (1 + r_2 v (1 + ...)) for |v| up to 1, as far as the dtype can tell."""
+    needed, term = [], 1.0
+    for ratio in ratios:
+        if term < jnp.finfo(v.dtype).eps / 8:
+            break
+        needed.append(ratio)
+        term *= ratio
+    series = jnp.ones_like(v)
+    for ratio in reversed(needed):
+        series = 1 + ratio * v * series
+    return series
+
+
 def excess(p: Array, m: Array, u: Array) -> Array:
     """m - p - p u, with m = p exp(u) and so p (exp(u) - 1 - u): by its series where that cancels; never negative."""
     near = (jnp.abs(u) < 1) & (p != 0)
     v = jnp.where(near, u, 0)
-    series = jnp.ones_like(u)
-    for k in range(20, 2, -1):
-        series = 1 + v / k * series
+    series = nested(v, (1 / k for k in count(3)))
     return jnp.where(near, p * (jnp.square(v) / 2 * series), m - p - times(p, u))
 
 
@@ -143,9 +158,7 @@ def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
     slope = sech2(u)
     near = jnp.abs(u) < 0.5
     v = jnp.where(near, jnp.square(2 * u), 0)
-    series = jnp.ones_like(v)
-    for k in range(8, 0, -1):
-        series = 1 + v / ((2 * k + 2) * (2 * k + 3)) * series
+    series = nested(v, (1 / ((2 * k + 2) * (2 * k + 3)) for k in count(1)))
     far = jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
     return slope, jnp.where(near, slope * jnp.clip(u, -1, 1) * v / 6 * series, far)
 

@@ -1,13 +1,14 @@
 """Losses of an error that large errors do not dominate."""
 
 import math
+from itertools import count
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from ._elements import OPTIONAL, elements, of_error
-from ._numerics import tanh
+from ._numerics import nested, tanh
 from ._reduction import finish
 from ._types import Reduction
 
@@ -211,10 +212,8 @@ def _log_cosh_of_error(error: Array) -> Array:
     size = jnp.abs(error)
     near = jnp.minimum(size, 1)
     beyond, square = size - near, jnp.square(near)
-    series = jnp.ones_like(square)
-    for k in range(9, 1, -1):
-        series = 1 + square / (2 * k * (2 * k - 1)) * series
-    a, c = 0.5 * square * series, (1 - math.tanh(1)) / 2
+    a = 0.5 * square * nested(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
+    c = (1 - math.tanh(1)) / 2
     return jnp.log1p(a - c * (1 - jnp.exp(-2 * beyond)) * (1 + a)) + beyond
 
 
