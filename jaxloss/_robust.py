@@ -143,9 +143,9 @@ def smooth_l1_loss(
 
 
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
-    size = jnp.abs(error)
-    part = jnp.minimum(size / jnp.maximum(beta, jnp.finfo(error.dtype).tiny), 1)  # 1 at beta = 0, but for e = 0
-    return part * (size - 0.5 * jnp.minimum(size, beta))
+    size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
+    quadratic = jnp.minimum(size, beta)
+    return quadratic / beta * (size - 0.5 * quadratic)
 
 
 def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
