@@ -28,6 +28,15 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"] = PLATFORMS[options.device or "cpu"]
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the memory of a GPU is shared with PyTorch
 
+    import jax
+
+    try:
+        found = jax.devices()[0].platform
+    except RuntimeError as error:
+        found = str(error)
+    if options.device and options.device != found:
+        parser.error(f"--device: expected one that JAX finds here, got {options.device}; JAX finds: {found}")
+
     from . import records, report
 
     quick = ROOT / "benchmarks" / "quick"

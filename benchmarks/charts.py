@@ -65,9 +65,9 @@ def temporaries(records: list[Record], file: pathlib.Path) -> None:
             for name in reversed(names):
                 colour, marker, size = STYLES[name]
                 for y, record in enumerate(of_target):
-                    if name in record["candidates"]:
-                        x = _share(record, record["candidates"][name])
-                        axis.plot(x, y, marker, color=colour, markersize=size, markeredgewidth=0)
+                    found = record["candidates"].get(name)
+                    if found is not None and found["temp_bytes"] is not None:
+                        axis.plot(_share(record, found), y, marker, color=colour, markersize=size, markeredgewidth=0)
             _from_zero(axis)
             axis.set_title(ABSENT[target], fontsize=10)
             axis.set_yticks(range(len(first)), [_label(r) for r in first] if axis is axes[0] else [])

@@ -33,12 +33,20 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+)\[([0-9,]*)\]")
 
 
 def compiled(function: Callable[..., Array], case: Case, shape: Shape, dtype: str, mesh: Mesh) -> Any:
-    """Value and gradient of the mean, rows split over the first axis of the mesh and classes over the second."""
+    """Value and gradient of the mean, rows split over the first axis of the mesh and classes over the second.
+
+    None if it does not fit into the memory of the device.
+    """
     x, t = (
         jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*mesh.axis_names[: a.ndim])))
         for a in inputs(case, shape, dtype)
     )
-    return jax.jit(jax.value_and_grad(mean_of(function))).lower(x, t).compile()
+    try:
+        return jax.jit(jax.value_and_grad(mean_of(function))).lower(x, t).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
 
 
 def inputs(case: Case, shape: Shape, dtype: str) -> Any:
@@ -81,7 +89,9 @@ def largest(lines: list[str]) -> int:
     return max(sizes)
 
 
-def _memory(program: Any) -> dict[str, int]:
+def _memory(program: Any) -> dict[str, Any]:
+    if program is None:
+        return {"temp_bytes": None, "peak_bytes": None}
     memory = program.memory_analysis()
     return {"temp_bytes": memory.temp_size_in_bytes, "peak_bytes": memory.peak_memory_in_bytes}
 
@@ -100,7 +110,7 @@ def record(case: Case, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
         "flops": operations(case, x, t),
         "logits_bytes": x.size * x.dtype.itemsize,
         "candidates": candidates,
-        "split": _memory(split) | {"collectives": collectives(split.as_text())},
+        "split": _memory(split) | {"collectives": [] if split is None else collectives(split.as_text())},
     }
 
 
@@ -115,4 +125,4 @@ def compile_all(only: str, quick: bool, output: pathlib.Path, session: dict[str,
     for case, shape, dtype, target in (bar := tqdm(todo)):
         bar.set_description(f"{case.loss} {list(shape)} {dtype} {target}")
         new.append(record(case, shape, dtype, target))
-    records.save(file, records.merge(old, session, new))
+        records.save(file, records.merge(old, session, new))

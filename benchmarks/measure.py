@@ -17,7 +17,9 @@ from tqdm import tqdm
 from .candidates import Candidate, candidates, copies, mean_of, widened
 from .cases import Case, Shape
 
-SHORTEST = 5e-3  # seconds: what takes less is called often enough in a row
+# Seconds: what takes less than the first is called often enough in a row, and rounds start for as long as the second.
+# A CPU has neighbours, and needs more of both.
+SHORTEST, BUDGET = {"cpu": 20e-3, "gpu": 5e-3, "tpu": 5e-3}, {"cpu": 10, "gpu": 2, "tpu": 2}
 CHUNK = 2**22  # entries of which the truth is computed at once, and the gradient compared
 SPREAD = (20, 50, 80)  # percentiles of what a round gives
 
@@ -52,7 +54,7 @@ def record(
         }
         del output
     everybody |= {"again": everybody["jaxloss"]} | copies(x)
-    times = _rounds(everybody, budget=0.1 if quick else 8)
+    times = _rounds(everybody, *((1e-3, 0) if quick else (SHORTEST[device], BUDGET[device])))
     bytes_, flops = floor_bytes(x, t), operations(case, x, t)
     moved = times["nothing"] + np.maximum(0, times["copy"] - times["nothing"]) * bytes_ / (2 * x.nbytes)
     floor = np.maximum(moved, flops / (1e12 * ceilings[f"matmul_{dtype}_tflops"]))
@@ -115,12 +117,12 @@ def _best(function: Callable, *args: Array) -> float:
     return min(times)
 
 
-def _rounds(everybody: dict[str, Candidate], budget: float) -> dict[str, np.ndarray]:
+def _rounds(everybody: dict[str, Candidate], shortest: float, budget: float) -> dict[str, np.ndarray]:
     """Seconds of each candidate in each round; a round calls all of them, in random order."""
     once = {name: _seconds(candidate, 1) for name, candidate in everybody.items()}
-    repeats = {name: max(1, math.ceil(SHORTEST / seconds)) for name, seconds in once.items()}
+    repeats = {name: max(1, math.ceil(shortest / seconds)) for name, seconds in once.items()}
     a_round = sum(repeats[name] * seconds for name, seconds in once.items())
-    rounds = min(40, max(3 if budget < 1 else 9, int(budget / a_round)))
+    rounds = int(np.clip(budget / a_round, 9 if budget else 3, 40))
     times: dict[str, list[float]] = {name: [] for name in everybody}
     order = random.Random(0)
     for _ in tqdm(range(rounds), desc="rounds", leave=False, position=1):

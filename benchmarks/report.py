@@ -11,6 +11,7 @@ from tabulate import tabulate
 from . import charts, records
 from .cases import BOTH, CASES, CPU_NOTE
 from .compile_only import FILE, largest
+from .measure import SHORTEST
 from .records import shape_and_dtype
 from .targets import ABSENT
 
@@ -26,6 +27,7 @@ GROUPS: tuple[tuple[str, str, Callable[[Record], bool]], ...] = (
     ("More losses", "more", lambda r: r["loss"] in SMALL),
 )
 MISSING = "not measured"
+TOO_LARGE = "too large"
 
 HEAD = """# Benchmarks
 
@@ -48,8 +50,9 @@ METHOD = f"""## How it is measured
   are random and ready on the device, the same memory for JAX and PyTorch. PyTorch runs eagerly, and compiled
   (`torch.compile`, forward and backward). *plain* is the loss as people write it in `jax.numpy`, in float32 at least.
 - **Rounds**: compiled and run once before; then each round calls every candidate, in random order, each often enough to
-  take 5 ms. A ratio is that of two times of one round; the tables show the median over 9 to 40 rounds, the details
-  below them the 20th and the 80th percentile, too.
+  take {1e3 * SHORTEST["cpu"]:.0f} ms (on accelerators {1e3 * SHORTEST["gpu"]:.0f} ms). A ratio is that of two times of
+  one round; the tables show the median over 9 to 40 rounds, the details below them the 20th and the 80th percentile,
+  too.
 - **Noise**: in each round our loss runs twice. Two candidates are equal (`=`) if their median ratio is within
   {EQUAL:.0%} of 1, or nearer to 1 than that of our loss to itself, or if the middle 60 % of the ratios contains 1.
 - **The floor** is the time for the bytes that a loss must move: inputs read twice, for the value and for the gradient,
@@ -68,21 +71,23 @@ METHOD = f"""## How it is measured
 
 def write(output: pathlib.Path) -> pathlib.Path:
     files = sorted((output / "benchmarks" / "results").glob("*.json"))
-    measured = [records.load(file) for file in files if file.name != FILE]
-    for result in measured:
-        result["records"].sort(key=_place)
+    measured = [_in_order(records.load(file)) for file in files if file.name != FILE]
     text = [HEAD, _glance(measured), METHOD]
     for result in measured:
         text += _device(result, output)
     if any(result["device"]["platform"] == "cpu" for result in measured):
         text.append(_notes())
-    compiled = records.load(output / "benchmarks" / "results" / FILE)
+    compiled = _in_order(records.load(output / "benchmarks" / "results" / FILE))
     if compiled["records"]:
-        compiled["records"].sort(key=_place)
         text += _compiled(compiled, output)
     page = output / "BENCHMARKS.md"
     page.write_text("\n".join(part.rstrip() + "\n" for part in text))
     return page
+
+
+def _in_order(result: Record) -> Record:
+    """That of the table of cases, without those that are no longer there."""
+    return result | {"records": sorted((r for r in result["records"] if r["loss"] in ORDER), key=_place)}
 
 
 def _place(record: Record) -> tuple:
@@ -250,7 +255,8 @@ def _compiled(result: Record, output: pathlib.Path) -> Iterator[str]:
         "## TPUs and GPUs: compiler estimate, no device\n\n"
         "Every case, compiled for a device that was not there. These are the compilers' statements of memory: no time "
         "is among them, and nothing has been compared with a device. *Peak* is everything at once, inputs and outputs "
-        "included. Operations and bytes are analytic: of the plain form, and the floor's. *On four* is our loss on a "
+        f"included; `{TOO_LARGE}` is what the compiler refuses for the memory of one device (those for GPUs refuse "
+        "nothing). Operations and bytes are analytic: of the plain form, and the floor's. *On four* is our loss on a "
         "mesh of 2×2, rows split over one axis and classes over the other, for each device: its temporaries, and the "
         "largest array that devices exchange.\n\n" + provenance
     )
@@ -307,6 +313,8 @@ def _digits(number: float) -> str:
     return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 
-def _mib(count: int) -> str:
+def _mib(count: int | None) -> str:
+    if count is None:
+        return TOO_LARGE
     mib = count / 2**20
     return "0" if mib < 0.01 else f"{mib:.2f}" if mib < 1 else f"{mib:.1f}" if mib < 100 else f"{mib:.0f}"

@@ -25,6 +25,7 @@ def chosen(only: str, *, accelerator: bool, quick: bool) -> list[tuple[Case, Sha
 
 def measure_all(only: str, quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
     device = at_hand()
+    todo = chosen(only, accelerator=device.platform != "cpu", quick=quick)
     print(f"{device.name}; JAX {session['versions']['jax']}")
     for peer, reason in missing(device.platform).items():
         print(f"skipped {peer}: {reason}")
@@ -32,7 +33,7 @@ def measure_all(only: str, quick: bool, output: pathlib.Path, session: dict[str,
     session["ceilings"] = found = ceilings(quick)
     file = output / "benchmarks" / "results" / f"{records.slug(device.name)}.json"
     old, new = records.load(file) | {"device": device._asdict()}, []
-    for case, shape, dtype in (bar := tqdm(chosen(only, accelerator=device.platform != "cpu", quick=quick))):
+    for case, shape, dtype in (bar := tqdm(todo)):
         bar.set_description(f"{case.loss} {list(shape)} {dtype}")
         new.append(record(case, shape, dtype, device.platform, found, quick))
         records.save(file, records.merge(old, session, new))  # what is cut off leaves what it had
