@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="NAME", help="the losses whose name contains this")
     parser.add_argument("--device", choices=PLATFORMS, help="where to measure; by default, where JAX would run")
     parser.add_argument("--quick", action="store_true", help="small arrays, to see that all works: no number counts")
-    parser.add_argument("--compile-only", action="store_true", help="no device: what compilers for TPUs and GPUs say")
-    parser.add_argument("--report", action="store_true", help="measure nothing, write BENCHMARKS.md again")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--compile-only", action="store_true", help="no device: what compilers for TPUs and GPUs say")
+    instead.add_argument("--report", action="store_true", help="measure nothing, write BENCHMARKS.md again")
     parser.add_argument("--output", type=pathlib.Path, help="the folder to write to, instead of this checkout")
     options = parser.parse_args()
     if sys.platform == "linux" and not KEEP.items() <= os.environ.items():

@@ -81,12 +81,14 @@ def merge(old: dict[str, Any], session: dict[str, Any], records: list[dict[str, 
 
 
 def save(file: pathlib.Path, content: dict[str, Any]) -> None:
-    """One record a line, so that a new run is a small change."""
+    """One record a line, so that a new run is a small change; all or nothing, if it is interrupted."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = _rounded(content)
     lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in content.items() if k != "records"]
     records = ",\n".join("  " + json.dumps(r) for r in content["records"])
-    file.write_text("{\n" + ",\n".join(lines) + ',\n"records": [\n' + records + "\n]}\n")
+    whole = file.with_suffix(".new")
+    whole.write_text("{\n" + ",\n".join(lines) + ',\n"records": [\n' + records + "\n]}\n")
+    whole.replace(file)
 
 
 def _rounded(content: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,6 +79,7 @@ def write(output: pathlib.Path) -> pathlib.Path:
     compiled = _in_order(records.load(output / "benchmarks" / "results" / FILE))
     if compiled["records"]:
         text += _compiled(compiled, output)
+    output.mkdir(parents=True, exist_ok=True)
     page = output / "BENCHMARKS.md"
     page.write_text("\n".join(part.rstrip() + "\n" for part in text))
     return page
@@ -149,10 +149,10 @@ def _fastest(record: Record | None) -> str:
 
 
 def _provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
-    """Where the numbers come from; and, if that is from several runs, a letter for each record."""
+    """Where the numbers come from; and, if that is from several runs, which of them a record is from."""
     several = len(result["sessions"]) > 1
     lines = []
-    for letter, session in zip(string.ascii_lowercase, result["sessions"], strict=False):
+    for number, session in enumerate(result["sessions"], 1):
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
         best = ""
         if ceilings := session.get("ceilings"):
@@ -160,10 +160,10 @@ def _provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
             best = f" Ceilings of that run: copy {copy:.0f} GB/s, read and written; matrix product {f32:.2g} (f32) and "
             best += f"{bf16:.2g} TFLOP/s (bf16)."
         lines.append(
-            f"- {f'**{letter}**: ' if several else ''}`{session['command']}`, {session['date']}, commit "
+            f"- {f'run {number}: ' if several else ''}`{session['command']}`, {session['date']}, commit "
             f"{session['commit']}: {versions}.{best}"
         )
-    mark = (lambda r: f" <sup>{string.ascii_lowercase[r['session']]}</sup>") if several else (lambda r: "")
+    mark = (lambda r: f" <sup>run {r['session'] + 1}</sup>") if several else (lambda r: "")
     return "\n".join(lines), mark
 
 

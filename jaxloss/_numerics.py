@@ -17,9 +17,8 @@ def times(a: Array, b: Array) -> Array:
 
 def times_bounded(a: Array, b: Array) -> Array:
     """The same for b >= 0, in a form that XLA fuses into a sum: b is bounded by 0 where a is 0, else by infinity."""
-    size = jnp.abs(a)
-    sign = jnp.finfo(a.dtype).tiny - 1e20 * size  # positive for a = 0 alone
-    return a * jnp.minimum(b, size / (jnp.abs(sign) + sign))
+    size, tiny = jnp.abs(a), jnp.finfo(a.dtype).tiny
+    return a * jnp.minimum(b, size / (tiny - jnp.minimum(size, tiny)))
 
 
 def minus(a: Array, b: Array) -> Array:

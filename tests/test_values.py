@@ -128,6 +128,16 @@ def test_soft_labels_over_the_whole_domain(dtype):
             close(by_labels[i], minus_log_p, minus_log_p, span=spans[i], dtype=dtype)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e19, 1e30])
+def test_labels_may_have_any_size(size):
+    row = np.array([1.0, 2.0, 3.0])
+    truth = float(exact_row(softmax_cross_entropy, row, np.eye(3)[0])[0])
+    close(jaxloss.softmax_cross_entropy(jnp.float32(row), size * jnp.eye(3)[0]), size * truth, size * truth, span=2)
+    truth = np.log1p(np.exp(2.0)) - 2 * size  # at a logit of 2; the label may be far above 1
+    terms = np.log1p(np.exp(2.0)) + 2 * size
+    close(jaxloss.sigmoid_binary_cross_entropy(jnp.float32(2), jnp.float32(size)), truth, terms, span=2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_sigmoid_over_the_whole_domain(dtype):
     with with_dtype(dtype):
