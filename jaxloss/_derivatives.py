@@ -9,16 +9,18 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 
-def _again(arrays: Any, *, keep_on_cpu: bool) -> Any:
-    """The same arrays, for another pass over them.
+def _again(arrays: Any, *, rows: bool) -> Any:
+    """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
 
-    XLA would merge what two passes compute alike and keep it, an array of the size of the logits. Computing it again is
-    faster, but for rows on a CPU, where the exponentials cost more than the memory.
+    Of rows it would keep what both compute alike, an array of the size of the logits: on a CPU, where the exponentials
+    cost more than the memory, it may. Of elements accelerators merge both into a single pass; a CPU has none for that.
     """
 
-    if not keep_on_cpu:
-        return lax.optimization_barrier(arrays)
-    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=lambda a: a, default=lax.optimization_barrier), arrays)
+    def same(a: Any) -> Any:
+        return a
+
+    cpu, default = (same, lax.optimization_barrier) if rows else (lax.optimization_barrier, same)
+    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=cpu, default=default), arrays)
 
 
 def every_mode(
@@ -48,7 +50,7 @@ def every_mode(
         rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
 
         def linear(saved: Any, moving: dict[int, Array]) -> Array:
-            gradients = backward(_again(saved, keep_on_cpu=rows), jnp.ones_like(losses))
+            gradients = backward(_again(saved, rows=rows), jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in moving.items():
                 gradient = gradients[i]
