@@ -15,7 +15,7 @@ MIB = 2**20
 THEMES = {"light": ("#1f2328", "#d8dee4"), "dark": ("#e6edf3", "#30363d")}
 # Colour (of a palette that colour-blind people can tell apart), marker, size.
 STYLES = {
-    "jaxloss": ("#d55e00", "o", 8),
+    "jaxloss": ("#d55e00", "o", 9),
     "optax": ("#3b8fd4", "s", 6),
     "keras": ("#cc79a7", "D", 5),
     "plain": ("#8c8c8c", "X", 6),
@@ -25,35 +25,36 @@ STYLES = {
 }
 
 
-def times(records: list[Record], names: list[str], file: pathlib.Path) -> None:
-    """Time over the floor with its spread, and temporaries over the predictions; a line a case."""
+def times(records: list[Record], names: list[str], source: str, file: pathlib.Path) -> None:
+    """Time over the two-pass time with its spread, and temporaries over the predictions; a line a case."""
     for theme in THEMES:
         figure, (left, right) = _figure(theme, len(records), columns=[3, 2])
         for name in reversed(names):
-            colour, marker, size = STYLES[name]
+            colour, *_ = STYLES[name]
             for y, record in enumerate(records):
                 if name not in record["candidates"]:
                     continue
                 found = record["candidates"][name]
                 low, middle, high = found["of_floor"]
                 left.plot([low, high], [y, y], color=colour, linewidth=1.5, alpha=0.6)
-                left.plot(middle, y, marker, color=colour, markersize=size, markeredgewidth=0)
+                _mark(left, middle, y, name)
                 if found["temp_bytes"] is not None:
-                    right.plot(_share(record, found), y, marker, color=colour, markersize=size, markeredgewidth=0)
+                    _mark(right, _share(record, found), y, name)
         left.axvline(1, color=THEMES[theme][0], linewidth=1)
         left.set_xscale("log")
         left.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         left.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        left.set_xlabel("time over the floor (less is better; 1: reads twice, writes once)")
+        left.set_xlabel("time over the two-pass time (median; bar: 20 % to 80 %)")
         _from_zero(right)
-        right.set_xlabel("temporaries over the predictions")
+        right.set_xlabel("temporaries over the predictions, at least 1 MiB")
         left.set_yticks(range(len(records)), [_label(r) for r in records])
         right.set_yticks(range(len(records)), [])
+        figure.supxlabel(source, fontsize=8)
         _finish(figure, names, file, theme)
 
 
-def temporaries(records: list[Record], file: pathlib.Path) -> None:
+def temporaries(records: list[Record], source: str, file: pathlib.Path) -> None:
     """What compilers say, a panel a target."""
     targets = [target for target in ABSENT if any(r["target"] == target for r in records)]
     names = [name for name in STYLES if any(name in r["candidates"] for r in records)]
@@ -63,16 +64,35 @@ def temporaries(records: list[Record], file: pathlib.Path) -> None:
         for axis, target in zip(axes, targets, strict=True):
             of_target = [r for r in records if r["target"] == target]
             for name in reversed(names):
-                colour, marker, size = STYLES[name]
                 for y, record in enumerate(of_target):
                     found = record["candidates"].get(name)
                     if found is not None and found["temp_bytes"] is not None:
-                        axis.plot(_share(record, found), y, marker, color=colour, markersize=size, markeredgewidth=0)
-            _from_zero(axis)
+                        _mark(axis, _share(record, found), y, name)
+                    elif found is not None and name == "jaxloss":
+                        axis.text(0, y, "too large", color=THEMES[theme][0], fontsize=8, va="center")
+            axis.set_xlim(-0.2, 4.2)
             axis.set_title(ABSENT[target], fontsize=10)
             axis.set_yticks(range(len(first)), [_label(r) for r in first] if axis is axes[0] else [])
-        figure.supxlabel("temporaries over the predictions (compiler estimate, no device)", fontsize=9)
+        figure.supxlabel(
+            f"temporaries over the predictions, at least 1 MiB (compiler estimate, no device; {source})", fontsize=9
+        )
         _finish(figure, names, file, theme)
+
+
+def _mark(axis: Axes, x: float, y: float, name: str) -> None:
+    """Ours is a ring, through which the others show."""
+    colour, marker, size = STYLES[name]
+    ring = name == "jaxloss"
+    axis.plot(
+        x,
+        y,
+        marker,
+        color=colour,
+        markersize=size,
+        markerfacecolor="none" if ring else colour,
+        markeredgewidth=2.2 if ring else 0,
+        zorder=3,
+    )
 
 
 def _share(record: Record, found: Record) -> float:
@@ -113,7 +133,16 @@ def _figure(theme: str, rows: int, columns: list[int]) -> tuple[Figure, list[Axe
 def _finish(figure: Figure, names: list[str], file: pathlib.Path, theme: str) -> None:
     text, _ = THEMES[theme]
     handles = [
-        mpl.lines.Line2D([], [], color=STYLES[n][0], marker=STYLES[n][1], markersize=STYLES[n][2], linestyle="")
+        mpl.lines.Line2D(
+            [],
+            [],
+            color=STYLES[n][0],
+            marker=STYLES[n][1],
+            markersize=STYLES[n][2],
+            markerfacecolor="none" if n == "jaxloss" else STYLES[n][0],
+            markeredgewidth=2.2 if n == "jaxloss" else 0,
+            linestyle="",
+        )
         for n in names
     ]
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, labelcolor=text)

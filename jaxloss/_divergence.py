@@ -1,7 +1,7 @@
 """Divergences between distributions, each a sum over the classes."""
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ._elements import elementwise, of_error, summands, total
@@ -318,6 +318,7 @@ def _js_element(lq: Array, lt: Array, b: Array) -> Array:
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+    lq, lt, b = lax.optimization_barrier((lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s, m = _mixture(lq, lt, b)
     return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)

@@ -59,3 +59,17 @@ def test_the_exact_form_needs_little_more_than_the_inexact_one_on_a_cpu():
 
     memory = jax.jit(jax.value_and_grad(mean)).lower(x, y).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 512 * 4096 * 4 / 4
+
+
+@over([case for case in CASES if not case.rows])
+def test_elements_are_read_once_on_an_accelerator(case):
+    """Compiled for a v5e: value and gradient are one pass, so that three arrays are moved, not five."""
+    pytest.importorskip(needs("v5e"))
+    device = SingleDeviceSharding(devices_of("v5e")[0])
+    x = jax.ShapeDtypeStruct((2048, 4096), np.float32, sharding=device)
+
+    def mean(x, t):
+        return case(x, t, reduction="mean")
+
+    cost = jax.jit(jax.value_and_grad(mean)).lower(x, x).compile().cost_analysis()
+    assert cost["bytes accessed"] < 3.5 * x.size * x.dtype.itemsize
