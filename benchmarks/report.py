@@ -274,9 +274,10 @@ def _compiled(result: Record, output: pathlib.Path) -> Iterator[str]:
     yield (
         "## TPUs and GPUs: compiler estimate, no device\n\n"
         "Every case, compiled for a device that was not there. These are the compilers' statements of memory: no time "
-        "is among them, and nothing has been compared with a device. *Peak* is everything at once, inputs and outputs "
-        f"included; `{TOO_LARGE}` is what the compiler refuses for the memory of one device (those for GPUs refuse "
-        "nothing). Operations and bytes are analytic: of the plain form, and the floor's. *On four* is our loss on a "
+        "is among them, and nothing has been compared with a device. *Peak* is the compiler's figure for everything at "
+        f"once, inputs and outputs included; `{TOO_LARGE}` is what it refuses for the memory of one device (compilers "
+        "for GPUs refuse nothing). Operations (floating point) and bytes are analytic: of the plain form and its "
+        "gradient, and of two passes. Memory is in MiB. *On four* is our loss on a "
         "mesh of 2×2, rows split over one axis and classes over the other, for each device: its temporaries, and the "
         "largest array that devices exchange.\n\n" + provenance
     )
