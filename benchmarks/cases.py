@@ -184,8 +184,8 @@ CASES = (
             torch("cross_entropy"),
         ),
         cpu_note=(
-            "beside the exact tail, labels are multiplied by gaps that are bounded so that 0 times an infinite gap is 0, "
-            "twice the arithmetic of the plain product. Each sum of a row is a pass of its own."
+            "beside the exact tail, labels are multiplied by gaps that are bounded so that 0 times an infinite gap is "
+            "0, twice the arithmetic of the plain product. Each sum of a row is a pass of its own."
         ),
         **_rows,
     ),
