@@ -113,10 +113,7 @@ def apart(*arrays: Array) -> tuple[Array, ...]:
     follows the sum is fused into it, and what two sums have in common is written to memory, which may take longer than
     all the sums. So a sum, and what goes into one of several, stands apart.
     """
-    same: tuple[Array, ...] = lax.platform_dependent(
-        *arrays, cpu=lambda *arrays: lax.optimization_barrier(arrays), default=lambda *arrays: arrays
-    )
-    return same
+    return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 
 
 def in_range(labels: Array, classes: int) -> Array:
