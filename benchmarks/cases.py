@@ -208,7 +208,9 @@ CASES = (
         _pair(normal, normal),
         _huber,
         (optax("huber_loss"), keras("huber"), torch("huber_loss")),
-        cpu_note=("in bfloat16 it takes the time of float32, in which XLA computes both."),
+        cpu_note=(
+            "in bfloat16 it takes four fifths of the time of float32 for half the bytes: both are computed in float32."
+        ),
         **_elements,
     ),
     Case(
