@@ -11,6 +11,13 @@ from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
 from ._likelihood import poisson_nll_loss_with_log_rates as poisson_nll_loss_with_log_rates
+from ._linear_cross_entropy import LogProbs as LogProbs
+from ._linear_cross_entropy import TokenMetrics as TokenMetrics
+from ._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+from ._linear_cross_entropy import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics
+from ._linear_cross_entropy import linear_jensen_shannon_divergence as linear_jensen_shannon_divergence
+from ._linear_cross_entropy import linear_kl_divergence as linear_kl_divergence
+from ._linear_cross_entropy import linear_log_probs as linear_log_probs
 from ._margin import hinge_loss as hinge_loss
 from ._margin import perceptron_loss as perceptron_loss
 from ._margin import squared_hinge_loss as squared_hinge_loss
@@ -64,7 +71,13 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_metrics",
+    "linear_jensen_shannon_divergence",
+    "linear_kl_divergence",
+    "linear_log_probs",
     "log_cosh",
+    "LogProbs",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "perceptron_loss",
@@ -82,6 +95,7 @@ __all__ = [
     "squared_hinge_loss",
     "squared_logarithmic_error",
     "sum_of_squares_error",
+    "TokenMetrics",
     "total_variation_distance",
     "weston_watkins_hinge_loss",
 ]

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 
-def _again(arrays: Any, *, rows: bool) -> Any:
+def again(arrays: Any, *, rows: bool) -> Any:
     """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
 
     Of rows it would keep what both compute alike, an array of the size of the logits: on a CPU, where the exponentials
@@ -50,7 +50,7 @@ def every_mode(
         rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
 
         def linear(saved: Any, moving: dict[int, Array]) -> Array:
-            gradients = backward(_again(saved, rows=rows), jnp.ones_like(losses))
+            gradients = backward(again(saved, rows=rows), jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in moving.items():
                 gradient = gradients[i]

@@ -311,20 +311,20 @@ def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     return r, s, jnp.exp(log_m)
 
 
-def _js_element(lq: Array, lt: Array, b: Array) -> Array:
+def js_element(lq: Array, lt: Array, b: Array) -> Array:
     r, s, m = _mixture(lq, lt, b)
     (losses,) = apart(times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s)))
     return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
-def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+def js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     lq, lt, b = lax.optimization_barrier((lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s, m = _mixture(lq, lt, b)
     return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)
 
 
-_js = elementwise(_js_element, _js_slopes)
+_js = elementwise(js_element, js_slopes)
 
 
 def total_variation_distance(

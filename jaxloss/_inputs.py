@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from ._types import Axis, Reduction
+from ._types import Axis, AxisName, Reduction
 
 
 def _array(name: str, argument: str, value: ArrayLike) -> Array:
@@ -113,6 +113,29 @@ def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]
     return named
 
 
-def choice(name: str, argument: str, value: Reduction) -> None:
+def choice(name: str, argument: str, value: Reduction, axis_name: AxisName | None = None) -> None:
     if value not in get_args(Reduction):
         raise ValueError(f"{name}: expected `{argument}` to be one of {get_args(Reduction)}, got {value!r}.")
+    if value == "none" and axis_name is not None:
+        raise ValueError(f'{name}: expected `axis_name` with `{argument}` "sum" or "mean", got "none".')
+
+
+def product(
+    name: str, hidden: tuple[str, Array], weight: tuple[str, Array], class_axis: tuple[str, int]
+) -> tuple[int, int]:
+    """The class axis of ``weight``, 0 or 1, and the number of classes of ``hidden @ weight``."""
+    (of_hidden, x), (of_weight, w), (of_axis, axis) = hidden, weight, class_axis
+    if w.ndim != 2 or 0 in w.shape:
+        raise ValueError(f"{name}: expected `{of_weight}` of shape (features, classes), got {w.shape}.")
+    if axis not in (0, 1, -1, -2) or isinstance(axis, bool):
+        raise ValueError(f"{name}: expected `{of_axis}` to be -1 or 0, got {axis!r}.")
+    axis = int(axis) % 2
+    if x.ndim == 0 or x.shape[-1] != w.shape[1 - axis]:
+        raise ValueError(f"{name}: expected `{of_hidden}` of shape (..., {w.shape[1 - axis]}), got {x.shape}.")
+    return axis, w.shape[axis]
+
+
+def positive_integer(name: str, argument: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected `{argument}` to be a positive integer, got {value!r}.")
+    return int(value)

@@ -1,5 +1,7 @@
 """The epilogue of every loss: where, weights and the three reductions, defined once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,9 +96,7 @@ def reduce(
     Keras divides a weighted mean by the number of entries, PyTorch by the sum of the weights in some losses and by the
     number of entries in others.
     """
-    _inputs.choice("reduce", "reduction", reduction)
-    if reduction == "none" and axis_name is not None:
-        raise ValueError('reduce: expected `axis_name` with `reduction` "sum" or "mean", got "none".')
+    _inputs.choice("reduce", "reduction", reduction, axis_name)
     values = _inputs.real("reduce", "losses", losses)
     values = values.astype(_inputs.compute_dtype(values))
     kept, weight = merge("reduce", where, weights, values.shape, values.dtype)
@@ -122,12 +122,34 @@ def finish(
         total = jax.lax.psum(total, axis_name)
     if reduction == "sum":
         return total
+    count = _count(kept, weight, losses.shape, losses.dtype, axis_name)
+    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+
+
+def shares(
+    kept: Array | None,
+    weight: Array | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+) -> Array:
+    """The weights with which the losses of this device add up to its part of what `finish` returns."""
+    if weight is None:
+        weight = jnp.ones(shape, dtype) if kept is None else kept.astype(dtype)
+    if reduction == "sum":
+        return weight
+    count = _count(kept, weight, shape, dtype, axis_name)
+    return weight / jnp.where(count == 0, 1, count)
+
+
+def _count(
+    kept: Array | None, weight: Array | None, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None
+) -> Array:
     if weight is not None:
         count = weight.sum()
     elif kept is not None:
-        count = kept.sum().astype(losses.dtype)
+        count = kept.sum().astype(dtype)
     else:
-        count = jnp.asarray(losses.size, losses.dtype)
-    if axis_name is not None:
-        count = jax.lax.psum(count, axis_name)
-    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+        count = jnp.asarray(math.prod(shape), dtype)
+    return count if axis_name is None else jax.lax.psum(count, axis_name)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._reduction import merge
-from ._types import Axis
+from ._types import Axis, AxisName
 
 
 def rows(x: Array, axes: tuple[int, ...]) -> Array:
@@ -47,6 +47,27 @@ def table(name: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Arr
     weights = _inputs.real(name, "class_weights", class_weights).astype(dtype)
     _inputs.same_shape(name, "class_weights", weights, x.shape[-1:])
     return jnp.broadcast_to(weights, x.shape)
+
+
+def class_weight(
+    name: str, class_weights: ArrayLike, labels: Array, classes: int, dtype: np.dtype, across: AxisName | None
+) -> Array:
+    """The class weight of each label, without a table in every row."""
+    weights = _inputs.real(name, "class_weights", class_weights).astype(dtype)
+    _inputs.same_shape(name, "class_weights", weights, (classes,))
+    mine = here(labels, weights, across)
+    valid = in_range(mine, classes)
+    sharding = jax.typeof(labels).sharding
+    if any(sharding.spec):  # an explicit mesh wants to know
+        weights = jax.sharding.reshard(weights, jax.sharding.PartitionSpec(None))
+        found = weights.at[jnp.where(valid, mine, 0)].get(out_sharding=sharding)
+    else:
+        found = weights[jnp.where(valid, mine, 0)]
+    if across is not None:
+        found = lax.psum(jnp.where(valid, found, 0), across)
+        valid = in_range(labels, count(weights, across))
+    factor: Array = jnp.where(valid, found, jnp.nan)
+    return factor
 
 
 def any_left(kept: Array | None, classes: Array | None) -> Array | None:
@@ -136,6 +157,37 @@ def infinite_if_removed(losses: Array, labels: Array, classes: Array | None) -> 
         return losses
     there = (at(labels, classes) & classes).any(-1)
     return jnp.where(there | jnp.isnan(losses), losses, jnp.inf)
+
+
+def summed(x: Array, across: AxisName | None) -> Array:
+    """The sum over the classes, of which each device on the axis ``across`` has some."""
+    return x.sum(-1) if across is None else lax.psum(x.sum(-1), across)
+
+
+def largest(x: Array, across: AxisName | None) -> Array:
+    """The maximum over the classes, likewise: a constant, for formulas that any number in its place leaves the same."""
+    top = lax.stop_gradient(x).max(-1)
+    return top if across is None else lax.pmax(top, across)
+
+
+def count(x: Array, across: AxisName | None) -> int:
+    """The number of classes."""
+    devices: int = 1 if across is None else lax.axis_size(across)
+    return devices * x.shape[-1]
+
+
+def here(labels: Array, x: Array, across: AxisName | None) -> Array:
+    """The labels, counted from the first class that this device has."""
+    return labels if across is None else labels - (x.shape[-1] * lax.axis_index(across)).astype(labels.dtype)
+
+
+def pick_across(x: Array, labels: Array, across: AxisName | None) -> Array:
+    """`pick`, where each device has some of the classes."""
+    if across is None:
+        return pick(x, labels)
+    mine = here(labels, x, across)
+    picked: Array = lax.psum(jnp.where(in_range(mine, x.shape[-1]), pick(x, mine), 0), across)
+    return picked
 
 
 def split_classes(x: Array) -> bool:

@@ -6,18 +6,22 @@ maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
     sum_c t_c (logsumexp(z) - z_c)  =  sum_c t_c (m - z_c)  +  (sum_c t_c) log1p(rest)
 
 is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
+
+``across`` names the mapped axis over which the classes are split, if they are: each device has some columns, and what a
+row sums to, or a maximum, is that of all devices.
 """
 
+from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
 from ._numerics import soft_cap, soft_cap_partials, times, times_bounded
-from ._rows import apart, at, in_range, pick, removed_as
+from ._rows import apart, at, count, here, in_range, largest, pick_across, removed_as, summed
+from ._types import AxisName
 
 
 class Options(NamedTuple):
@@ -50,7 +54,12 @@ def _transform(x: Array, kept: Array | None, classes: Array | None, options: Opt
 
 
 def _transform_backward(
-    gradient: Array, x: Array, kept: Array | None, classes: Array | None, options: Options
+    gradient: Array,
+    x: Array,
+    kept: Array | None,
+    classes: Array | None,
+    options: Options,
+    across: AxisName | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale from the one of z."""
     gradient = removed_as(0, gradient, kept, classes)
@@ -59,10 +68,10 @@ def _transform_backward(
     if options.soft_cap is not None:
         scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
         slope, by_cap = soft_cap_partials(scaled, options.soft_cap[..., None])
-        of_cap = times(gradient, by_cap).sum(-1)
+        of_cap = summed(times(gradient, by_cap), across)
         gradient = slope * gradient
     if options.logit_scale is not None:
-        of_scale = times(gradient, x).sum(-1)
+        of_scale = summed(times(gradient, x), across)
         gradient = options.logit_scale[..., None] * gradient
     return gradient, of_cap, of_scale
 
@@ -90,20 +99,21 @@ def _gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
-def _summary(z: Array, options: Options) -> _Row:
-    top = z.max(-1).astype(np.promote_types(z.dtype, np.float32))
+def _summary(z: Array, options: Options, across: AxisName | None = None) -> _Row:
+    top = largest(z, across).astype(np.promote_types(z.dtype, np.float32))
     computed = options.soft_cap is not None or options.logit_scale is not None
-    rest = _rest_by_select(z, top) if computed else _rest(z, top)
+    rest = _rest_by_select(z, top, across) if computed else _rest(z, top, across)
     return _Row(top, rest, jnp.log1p(rest))
 
 
-def _rest_by_select(z: Array, top: Array) -> Array:
-    """The sum of exp(z_j - m) over all j but one maximum."""
+def _rest_by_select(z: Array, top: Array, across: AxisName | None) -> Array:
+    """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1 and yet has a derivative."""
     z, m = z.astype(top.dtype), top[..., None]
-    return jnp.where(z < m, _exp(z, m), 0).sum(-1) + ((z == m).astype(top.dtype).sum(-1) - 1)
+    exp = _exp(z, m)
+    return summed(jnp.where(z < m, exp, 0), across) + (summed(jnp.where(z == m, exp, 0), across) - 1)
 
 
-def _rest_by_bound(z: Array, top: Array) -> Array:
+def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
     """The same. On a CPU, XLA sums a row several times faster if no comparison stands in the way.
 
     If everything sums to less than 1.5, all but the maximum's exp(0) = 1 is below 1/2, where min(exp, 1 - exp) is exp;
@@ -111,20 +121,15 @@ def _rest_by_bound(z: Array, top: Array) -> Array:
     once for exp, may differ in the last digit.
     """
     exp = _exp(z, top[..., None])
-    total, below = exp.sum(-1), jnp.minimum(exp, 1 - exp).sum(-1)
-    return jnp.where(total < 1.5, below, total - 1)
+    every, below = summed(exp, across), summed(jnp.minimum(exp, 1 - exp), across)
+    constant = lax.stop_gradient
+    return jnp.where(every < 1.5, constant(below) + (every - constant(every)), every - 1)  # the derivative of `every`
 
 
-@jax.custom_jvp
-def _rest(z: Array, top: Array) -> Array:
-    rest: Array = lax.platform_dependent(z, top, cpu=_rest_by_bound, default=_rest_by_select)
+def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
+    by_bound, by_select = (partial(rest, across=across) for rest in (_rest_by_bound, _rest_by_select))
+    rest: Array = lax.platform_dependent(z, top, cpu=by_bound, default=by_select)
     return rest
-
-
-@_rest.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    tangent: Array = jax.jvp(_rest_by_select, primals, tangents)[1]
-    return _rest(*primals), tangent
 
 
 def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
@@ -132,9 +137,11 @@ def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
     return removed_as(0, (1 - alpha) * t + alpha * _share(t, classes), None, classes)
 
 
-def _share(x: Array, classes: Array | None) -> Array | float:
+def _share(x: Array, classes: Array | None, across: AxisName | None = None) -> Array | float:
     """1 / K, with the rank of x."""
-    return 1 / x.shape[-1] if classes is None else 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
+    return (
+        1 / count(x, across) if classes is None else 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
+    )
 
 
 class _Saved(NamedTuple):
@@ -149,21 +156,26 @@ class _Saved(NamedTuple):
 # With labels as indices: t is 1 at y and 0 elsewhere, and never built.
 
 
-def _indexed_forward(
-    x: Array, y: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
+def indexed_forward(
+    x: Array,
+    y: Array,
+    kept: Array | None,
+    classes: Array | None,
+    *numbers: Array | None,
+    across: AxisName | None = None,
 ) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = _summary(z, options)
-    label = pick(z, y).astype(row.top.dtype)
-    valid = in_range(y, x.shape[-1])
+    row = _summary(z, options, across)
+    label = pick_across(z, y, across).astype(row.top.dtype)
+    valid = in_range(y, count(x, across))
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
     loss = _gap(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
         gaps = _gap(z, row.top[..., None])
-        mean_gap = (removed_as(0, gaps, None, classes) * _share(gaps, classes)).sum(-1)
+        mean_gap = summed(removed_as(0, gaps, None, classes) * _share(gaps, classes, across), across)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
@@ -172,7 +184,9 @@ def _indexed_forward(
     return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
 
 
-def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
+def indexed_backward(
+    saved: tuple[_Saved, Array, Array | None], g: Array, across: AxisName | None = None
+) -> tuple[Array | None, ...]:
     (x, y, kept, classes, options, row), label, mean_gap = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.top == -jnp.inf, 0, g))
@@ -185,7 +199,7 @@ def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tu
     if options.label_smoothing is not None and mean_gap is not None:
         p_y = jnp.exp(-gap) * slope
         at_label = (1 - options.label_smoothing) * at_label + options.label_smoothing * p_y
-        share = options.label_smoothing[..., None] * _share(z, classes)
+        share = options.label_smoothing[..., None] * _share(z, classes, across)
         of_smoothing = times(g, mean_gap - gap)
     if options.z_loss is not None:
         of_z_loss = times(g, jnp.square(_logsumexp(row)))
@@ -194,14 +208,81 @@ def _indexed_backward(saved: tuple[_Saved, Array, Array | None], g: Array) -> tu
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
     gradient = (g * slope)[..., None] * _exp(z, row.top[..., None])
-    gradient = jnp.where(at(y, z), (g * at_label)[..., None], gradient)
+    gradient = jnp.where(at(here(y, z, across), z), (g * at_label)[..., None], gradient)
     if share is not None:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
-    gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
+    gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options, across)
     return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
 
 
-indexed = every_mode(_indexed_forward, _indexed_backward)
+indexed = every_mode(indexed_forward, indexed_backward)
+
+
+# What else there is to know of a row: the log-probabilities z_c - m - log1p(rest), the entropy, where the maximum is.
+
+
+def log_probabilities(
+    x: Array, kept: Array | None, numbers: tuple[Array | None, ...], across: AxisName | None
+) -> Array:
+    """From logits, of which ``numbers`` are the soft_cap and the logit_scale."""
+    options = _options((None, None, *numbers), kept)
+    z = _transform(x, kept, None, options)
+    row = _summary(z, options, across)
+    return -(_gap(z, row.top[..., None]) + row.log_total[..., None])
+
+
+def log_probabilities_backward(
+    log_p: Array,
+    gradient: Array,
+    x: Array,
+    kept: Array | None,
+    numbers: tuple[Array | None, ...],
+    across: AxisName | None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale."""
+    gradient -= jnp.exp(log_p) * summed(gradient, across)[..., None]
+    return _transform_backward(gradient, x, kept, None, _options((None, None, *numbers), kept), across)
+
+
+def entropy(saved: _Saved, across: AxisName | None) -> Array:
+    """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
+    z, row = _logits(saved), saved.row
+    mean_gap = summed(_weighted_gaps(z, row), across) / (1 + row.rest)
+    return jnp.where(row.top == -jnp.inf, 0, mean_gap + row.log_total)
+
+
+def entropy_backward(
+    saved: _Saved, value: Array, g: Array, across: AxisName | None
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
+    z, row = _logits(saved), saved.row
+    g = jnp.where(row.top == -jnp.inf, 0, g) / (1 + row.rest)
+    excess = (row.log_total - value)[..., None] * _exp(z, row.top[..., None])
+    gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
+    return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
+
+
+def logsumexp(saved: _Saved) -> Array:
+    return saved.row.top + saved.row.log_total
+
+
+def is_correct(saved: _Saved, across: AxisName | None) -> Array:
+    """Whether the label is the first of the classes with the largest logit."""
+    z, y = _logits(saved), saved.labels
+    index = lax.broadcasted_iota(y.dtype, z.shape, z.ndim - 1) - here(jnp.zeros_like(y), z, across)[..., None]
+    first = jnp.where(z == saved.row.top[..., None], index, count(z, across)).min(-1)
+    first = first if across is None else lax.pmin(first, across)
+    return (first == y) & in_range(y, count(z, across))
+
+
+def _logits(saved: _Saved) -> Array:
+    return _transform(saved.x, saved.kept, saved.classes, saved.options)
+
+
+def _weighted_gaps(z: Array, row: _Row) -> Array:
+    """exp(z_c - m) (m - z_c), 0 for a class of probability 0."""
+    top = row.top[..., None]
+    return times(_exp(z, top), _gap(z, top))
 
 
 # With a probability for each class.
@@ -228,18 +309,18 @@ def _dense_forward(
     z = _transform(x, kept, classes, options)
     row = _summary(z, options)
     (each,) = apart(t)  # lest labels of half precision be widened in memory
-    total = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
+    mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
     gaps = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top)
-    loss = gaps + times(total, row.log_total)
+    loss = gaps + times(mass, row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(row.top + row.log_total))
     loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
-    return loss, (_Saved(x, t, kept, classes, options, row), total)
+    return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
 def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
-    (x, t, kept, classes, options, row), total = saved
+    (x, t, kept, classes, options, row), mass = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.top == -jnp.inf if kept is None else (row.top == -jnp.inf) | ~kept, 0, g)[..., None]
@@ -248,9 +329,9 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     p = exp / (1 + rest)
     # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
     # (s - t) p - t (1 - p); there s - t is exact if the label is hard, and 1 - exp is 0.
-    total = total[..., None]
-    at_top = (total - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
-    gradient = jnp.where(z == top, at_top, total * p - labels)
+    mass = mass[..., None]
+    at_top = (mass - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
+    gradient = jnp.where(z == top, at_top, mass * p - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_logsumexp(row)))

@@ -10,7 +10,7 @@ from jaxloss import _softmax_rows
 from jaxloss._derivatives import every_mode
 
 PAIRS = {
-    "indexed": (_softmax_rows._indexed_forward, _softmax_rows._indexed_backward, _softmax_rows.indexed),
+    "indexed": (_softmax_rows.indexed_forward, _softmax_rows.indexed_backward, _softmax_rows.indexed),
     "dense": (_softmax_rows._dense_forward, _softmax_rows._dense_backward, _softmax_rows.dense),
 }
 

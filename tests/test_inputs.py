@@ -14,7 +14,9 @@ import jaxloss
 X = jnp.zeros((6, 3))
 Y = jnp.zeros(6, np.int32)
 T = jnp.zeros((6, 3))
+W = jnp.zeros((3, 7))
 INTEGER = jaxloss.softmax_cross_entropy_with_integer_labels
+LINEAR = jaxloss.linear_cross_entropy
 
 BAD = [
     (INTEGER, ([[1.0, 2.0]], Y), {}, TypeError, "expected `logits` to be an array, got list."),
@@ -66,6 +68,27 @@ BAD = [
     (jaxloss.reduce, (X,), {"reduction": "max"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'max'."),
     (jaxloss.reduce, (X,), {"reduction": "none", "axis_name": "i"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
     (jaxloss.reduce, (X,), {"where": jnp.ones(6, bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6,)."),
+    (LINEAR, (X, jnp.zeros((4, 7)), Y), {}, ValueError, "expected `hidden` of shape (..., 4), got (6, 3)."),
+    (LINEAR, (X, jnp.zeros((7, 4)), Y), {"class_axis": 0}, ValueError, "expected `hidden` of shape (..., 4), got (6, 3)."),
+    (LINEAR, (jnp.float32(1), W, Y), {}, ValueError, "expected `hidden` of shape (..., 3), got ()."),
+    (LINEAR, (X, W[None], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (1, 3, 7)."),
+    (LINEAR, (X, W[:, :0], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (3, 0)."),
+    (LINEAR, (X, W, Y), {"class_axis": 2}, ValueError, "expected `class_axis` to be -1 or 0, got 2."),
+    (LINEAR, (X.astype(np.int32), W, Y), {}, TypeError, "expected `hidden` of a floating dtype, got int32."),
+    (LINEAR, (X, W, Y[:5]), {}, ValueError, "expected `labels` of shape (6,), got (5,)."),
+    (LINEAR, (X, W, Y.astype(np.float32)), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
+    (LINEAR, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
+    (LINEAR, (X, W, Y), {"class_weights": jnp.zeros(6)}, ValueError, "expected `class_weights` of shape (7,), got (6,)."),
+    (LINEAR, (X, W, Y), {"where": Y}, TypeError, "expected `where` of dtype bool, got int32."),
+    (LINEAR, (X, W, Y), {"weights": jnp.ones((6, 1))}, ValueError, "expected `weights` of a shape that broadcasts to (6,), got (6, 1)."),
+    (LINEAR, (X, W, Y), {"chunk_size": 0}, ValueError, "expected `chunk_size` to be a positive integer, got 0."),
+    (LINEAR, (X, W, Y), {"chunk_size": 2.0}, ValueError, "expected `chunk_size` to be a positive integer, got 2.0."),
+    (LINEAR, (X, W, Y), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
+    (LINEAR, (X, W, Y), {"axis_name": "data"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
+    (jaxloss.linear_log_probs, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
+    (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_hidden` of shape (..., 7), got (6, 3)."),
 ]  # fmt: skip
 
 

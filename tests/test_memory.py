@@ -1,5 +1,7 @@
 """What a loss keeps for its gradient, and what compilers for accelerators say that it needs."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,59 @@ def test_elements_are_read_once_on_an_accelerator(case):
 
     cost = jax.jit(jax.value_and_grad(mean)).lower(x, x).compile().cost_analysis()
     assert cost["bytes accessed"] < 3.5 * x.size * x.dtype.itemsize
+
+
+def linear(reduction):
+    def mean(hidden, weight, labels):
+        return jaxloss.linear_cross_entropy(hidden, weight, labels, reduction=reduction).mean()
+
+    return jax.jit(jax.value_and_grad(mean, (0, 1)))
+
+
+def linear_shapes(tokens, features, classes, device):
+    return (
+        jax.ShapeDtypeStruct((tokens, features), jnp.bfloat16, sharding=device),
+        jax.ShapeDtypeStruct((features, classes), jnp.bfloat16, sharding=device),
+        jax.ShapeDtypeStruct((tokens,), np.int32, sharding=device),
+    )
+
+
+def naive(hidden, weight, labels):
+    logits = jnp.matmul(hidden, weight, preferred_element_type=np.float32)
+    return jaxloss.softmax_cross_entropy_with_integer_labels(logits, labels, reduction="mean")
+
+
+def no_logits_in(text, tokens, classes):
+    return not any({tokens, classes} <= set(map(int, shape.split(","))) for shape in re.findall(r"\[([0-9,]+)\]", text))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_no_logits_on_a_cpu(reduction):
+    shapes = linear_shapes(4096, 512, 8000, None)
+    compiled = linear(reduction).lower(*shapes).compile()
+    assert no_logits_in(compiled.as_text(), 4096, 8000)
+    with_logits = jax.jit(jax.value_and_grad(naive, (0, 1))).lower(*shapes).compile()
+    assert not no_logits_in(with_logits.as_text(), 4096, 8000)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("target", ["v5e", "v6e", "h100", "h200"])
+def test_no_logits_on_an_accelerator(target, reduction):
+    """Beside the gradient of the weight in float32: the logits of a chunk, and copies of hidden and its gradient."""
+    pytest.importorskip(needs(target))
+    device = SingleDeviceSharding(devices_of(target)[0])
+    tokens, features, classes = 8192, 2048, 32_768
+
+    def temporaries(tokens):
+        compiled = linear(reduction).lower(*linear_shapes(tokens, features, classes, device)).compile()
+        assert no_logits_in(compiled.as_text(), tokens, classes)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    shapes = linear_shapes(tokens, features, classes, device)
+    with_logits = jax.jit(jax.value_and_grad(naive, (0, 1))).lower(*shapes).compile()
+    accumulator, hidden, chunk = 4 * features * classes, 2 * tokens * features, 1024 * classes
+    few = temporaries(tokens)
+    # On a GPU, an eighth of what the naive form needs; a TPU holds the chunk's logits in float32, and copies of hidden.
+    on_gpu, on_tpu = with_logits.memory_analysis().temp_size_in_bytes / 8, 1.01 * (6 * chunk + 2 * hidden)
+    assert few <= accumulator + (on_gpu if target.startswith("h") else on_tpu)
+    assert temporaries(2 * tokens) - few <= 2.2 * hidden

@@ -21,6 +21,8 @@ def close(ours, truth, terms, *, span=0.0, dtype=np.float32, of="") -> None:
     span = np.minimum(span, -np.log(float(finfo.smallest_subnormal)))  # beyond, the exponential is zero
     bound = np.broadcast_to(FEW * float(finfo.eps) * (1 + span) * terms + FEW * float(finfo.tiny), truth.shape)
     error = np.abs(np.where(infinite, 0, ours) - np.where(infinite, 0, truth))
+    if not error.size:
+        return
     worst = np.unravel_index(np.argmax(error / bound), truth.shape)
     assert (error <= bound).all(), f"{of} at {worst}: {ours[worst]}, expected {truth[worst]} within {bound[worst]}"
 
@@ -32,6 +34,13 @@ def same(ours, theirs, *, span=0.0, dtype=np.float32, of="") -> None:
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
     close(np.nan_to_num(ours), np.nan_to_num(theirs), size, span=span, dtype=dtype, of=of)
+
+
+def no_worse(ours, theirs, truth, *, dtype) -> None:
+    """The largest error is that of another form in the same dtype, or one rounding of the result."""
+    ours, theirs, truth = (np.asarray(a, np.float64) for a in (ours, theirs, truth))
+    size = np.abs(truth).max(initial=0.0)
+    assert np.abs(ours - truth).max() <= np.abs(theirs - truth).max() + float(jnp.finfo(dtype).eps) * size
 
 
 def like_keras(ours, theirs) -> None:

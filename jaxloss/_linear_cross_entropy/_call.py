@@ -1,0 +1,69 @@
+"""From the arguments that all losses of hidden states share to chunks, and back to what a call returns."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from .. import _inputs
+from .._reduction import finish, shares
+from .._types import AxisName, Reduction
+from ._chunks import Head, Plan, Tokens
+from ._mesh import loss_of_each, sum_of_all
+
+
+def head(
+    name: str, prefix: str, hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, class_axis: int
+) -> tuple[Head, int]:
+    """The head and its class axis, 0 or 1. It is multiplied in bfloat16 if both are, else as wide as the losses are."""
+    x = _inputs.floating(name, prefix + "hidden", hidden)
+    w = _inputs.floating(name, prefix + "weight", weight)
+    axis, classes = _inputs.product(
+        name, (prefix + "hidden", x), (prefix + "weight", w), (prefix + "class_axis", class_axis)
+    )
+    if not x.dtype == w.dtype == jnp.bfloat16:
+        dtype = _inputs.compute_dtype(x, w)
+        x, w = x.astype(dtype), w.astype(dtype)
+    if bias is None:
+        return Head(x, w, None), axis
+    b = _inputs.floating(name, prefix + "bias", bias)
+    _inputs.same_shape(name, prefix + "bias", b, (classes,))
+    return Head(x, w, b), axis
+
+
+def chunk(name: str, chunk_size: int | None, features: int) -> int:
+    """How many tokens have logits at a time: by default as many as there are features; above 1024, half as many.
+
+    Then their logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
+    reads and writes that once: with a thousand tokens this takes accelerators no longer than the product that it adds.
+    """
+    if chunk_size is not None:
+        return _inputs.positive_integer(name, "chunk_size", chunk_size)
+    return int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
+
+
+def dtype_of(head: Head) -> np.dtype:
+    """Of the losses."""
+    return _inputs.compute_dtype(head.hidden)
+
+
+def reduced(
+    plan: Plan,
+    heads: tuple[Head, ...],
+    tokens: Tokens,
+    kept: Array | None,
+    weight: Array | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+) -> tuple[Array, Any]:
+    """The losses, or what they reduce to, and the auxiliary arrays."""
+    if reduction == "none":
+        (losses,), aux = loss_of_each(plan, heads, tokens, kept)
+        return finish(losses, kept, weight, reduction), aux
+    first = heads[0]
+    share = shares(kept, weight, first.hidden.shape[:-1], dtype_of(first), reduction, axis_name)
+    total, aux = sum_of_all(plan, heads, tokens, kept, share)
+    return total if axis_name is None else lax.psum(total, axis_name), aux

@@ -1,0 +1,346 @@
+"""Losses of logits that are a product, hidden @ weight + bias, for some tokens at a time: all of them never exist.
+
+Two forms. `weighted_sum` computes the gradients while it has the logits: three products in all. `each` gives the loss
+of each token, whose cotangents are not known yet: it computes the logits again for the gradients, and weighs each
+token's row before tokens are summed over. Both have every derivative, and accumulate in float32 at least.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from .._derivatives import again
+from .._rows import removed_as, summed
+from .._types import AxisName
+
+
+class Head(NamedTuple):
+    hidden: Any  # an array [..., features]
+    weight: Array  # [features, classes] or, if the plan says so, the transpose
+    bias: Array | None  # [classes]
+
+
+Tokens = tuple[Array | None, ...]
+"""Arrays [...] beside the logits that a loss depends on."""
+
+
+class Rows(NamedTuple):
+    """The mathematics of rows of logits, an array [..., classes] for each head, written by hand in both directions."""
+
+    # (logits, tokens, kept, across) -> losses, auxiliary arrays without derivative, saved. Losses are several where a
+    # token has several.
+    forward: Callable[..., tuple[tuple[Array, ...], Any, Any]]
+    # (saved, cotangents of the losses or None, across) -> cotangents of the logits and of the tokens
+    backward: Callable[..., tuple[Tokens, Tokens]]
+
+
+class Plan(NamedTuple):
+    """What is not traced."""
+
+    rows: Rows
+    chunk: int  # tokens
+    class_axes: tuple[int, ...]  # of each head's weight, 0 or 1
+    across: AxisName | None  # the mapped axis over which the classes are split
+
+
+def _dot(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
+    wide = np.promote_types(a.dtype, np.float32)
+    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
+
+
+def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
+    """The same with tangents in float32, multiplied in bfloat16 if one factor is.
+
+    Its transpose multiplies in bfloat16 too, and yet gives, and so accumulates, float32.
+    """
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if jnp.bfloat16 in (a.dtype, b.dtype) else None
+    a, b = _wide(a), _wide(b)
+    return lax.dot_general(a, b, (axes, ((), ())), precision, preferred_element_type=a.dtype)
+
+
+def _hidden(head: Head, kept: Array | None) -> Array:
+    """Zeros where a mask excludes: 0 NaN is NaN, in sums over tokens too."""
+    return removed_as(0, head.hidden, kept, None)
+
+
+def _logits(plan: Plan, heads: tuple[Head, ...], kept: Array | None) -> tuple[Array, ...]:
+    def of(head: Head, class_axis: int) -> Array:
+        z = _dot(_hidden(head, kept), head.weight, ((head.hidden.ndim - 1,), (1 - class_axis,)))
+        return z if head.bias is None else z + jnp.broadcast_to(head.bias.astype(z.dtype), z.shape)
+
+    return tuple(map(of, heads, plan.class_axes))
+
+
+# A chunk has a part of each axis of tokens, of the last one first, taken in strides, [..., size / parts, parts]: so a
+# mesh that splits an axis into blocks splits each chunk alike, and no device waits for another's chunk.
+
+
+def _parts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
+    """Into how many parts each axis is cut, for chunks of that many tokens at most."""
+    chunks, parts = math.ceil(math.prod(shape) / chunk), []
+    for size in reversed(shape):
+        length = math.ceil(size / min(size, chunks)) if chunks > 1 and size else size
+        parts.append(math.ceil(size / length) if length else 1)
+        chunks = math.ceil(chunks / parts[-1])
+    return tuple(reversed(parts))
+
+
+def _cut(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
+    """[tokens, rest] as [chunks, tokens of a chunk, rest]."""
+    rest = x.shape[len(shape) :]
+    lengths = [math.ceil(size / part) for size, part in zip(shape, parts, strict=True)]
+    fill = [(0, part * length - size) for size, part, length in zip(shape, parts, lengths, strict=True)]
+    if any(end for _, end in fill):
+        x = jnp.pad(x, fill + [(0, 0)] * len(rest))
+    x = x.reshape(*(n for pair in zip(lengths, parts, strict=True) for n in pair), *rest)
+    x = jnp.moveaxis(x, range(1, 2 * len(shape), 2), range(len(shape)))
+    return x.reshape(-1, *lengths, *rest)
+
+
+def _join(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
+    """The inverse of `_cut`."""
+    x = x.reshape(*parts, *x.shape[1:])
+    x = jnp.moveaxis(x, range(len(shape)), range(1, 2 * len(shape), 2))
+    x = x.reshape(*(x.shape[2 * i] * part for i, part in enumerate(parts)), *x.shape[2 * len(shape) :])
+    return x[tuple(slice(size) for size in shape)]
+
+
+def _over_chunks(
+    plan: Plan, step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...], sums: Any
+) -> tuple[Any, Any]:
+    """The sum of what ``step`` gives first, of the structure and the shapes of ``sums``, and all that it gives second.
+
+    ``arrays`` are hidden, tokens, kept, and whatever else is of tokens.
+
+    ``step`` keeps nothing for a derivative but its part of ``arrays``, as all of its kind together are what must not
+    be.
+    """
+    step = jax.checkpoint(step, prevent_cse=False)
+    shape = arrays[0][0].shape[:-1]
+    parts = _parts(shape, plan.chunk)
+    if arrays[2] is None and any(size % part for size, part in zip(shape, parts, strict=True)):
+        arrays = *arrays[:2], jnp.ones(shape, bool), *arrays[3:]  # what fills the last chunk is excluded
+    if math.prod(parts) == 1:
+        once: tuple[Any, Any] = step(arrays)
+        return once
+    zeros = _of_type((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
+
+    def body(carry: Any, part: Any) -> tuple[Any, Any]:
+        added, found = step(part)
+        return jax.tree.map(jnp.add, carry, added), found
+
+    # Without a checkpoint of its own, JAX takes what is the same in all chunks out of the loop, when it differentiates:
+    # zeros and the indices of classes, each an array of the size of a chunk's logits.
+    loop = jax.checkpoint(partial(lax.scan, body), prevent_cse=False)
+    carry, found = loop(zeros, jax.tree.map(lambda a: _cut(a, shape, parts), arrays))
+    return carry, jax.tree.map(lambda a: _join(a, shape, parts), found)
+
+
+def _of_type(others: Any, arrays: Any) -> Any:
+    """The arrays, in a shard_map varying over each axis that another array varies over.
+
+    The first carry of a scan must have the type of the next one. And what JAX makes varying inside of a loop it sums
+    over the devices inside of the transposed loop, each time.
+    """
+    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(others) if a.ndim)
+    one = 1 + sum(empty, jnp.zeros((), np.float32))
+    return jax.tree.map(lambda a: a * one.astype(a.dtype), arrays)
+
+
+def _split(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]]:
+    """What is of tokens, and what is not."""
+    return tuple(h.hidden for h in heads), tuple(h._replace(hidden=None) for h in heads)
+
+
+def _joined(hidden: tuple[Array | None, ...], rest: tuple[Head, ...]) -> tuple[Head, ...]:
+    return tuple(r._replace(hidden=h) for h, r in zip(hidden, rest, strict=True))
+
+
+def _moving(tangents: Any) -> Any:
+    """The tangents, None for what has none."""
+    return jax.tree.map(
+        lambda t: None if isinstance(t, SymbolicZero) or t.dtype == jax.dtypes.float0 else t,
+        tangents,
+        is_leaf=lambda t: isinstance(t, SymbolicZero),
+    )
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def _product(gradient: Array, tangent: Array) -> Array:
+    return (_wide(gradient) * _wide(tangent)).sum()
+
+
+def _without_derivative(aux: Any) -> Any:
+    return jax.tree.map(
+        lambda a: jnp.zeros_like(a) if jnp.issubdtype(a.dtype, np.floating) else np.zeros(a.shape, jax.dtypes.float0),
+        aux,
+    )
+
+
+# The loss of each token.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None) -> tuple[tuple[Array, ...], Any]:
+    """The losses, and the auxiliary arrays."""
+    hidden, rest = _split(heads)
+
+    def step(part: Any) -> tuple[Any, Any]:
+        hidden, tokens, kept = part
+        losses, aux, _ = plan.rows.forward(_logits(plan, _joined(hidden, rest), kept), tokens, kept, plan.across)
+        return (), (losses, aux)
+
+    found: tuple[tuple[Array, ...], Any] = _over_chunks(plan, step, (hidden, tokens, kept), ())[1]
+    return found
+
+
+def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    losses, aux = each(plan, *primals)
+
+    def linear(primals: tuple[Any, ...], moving: tuple[Any, ...]) -> tuple[Array, ...]:
+        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, moving
+        hidden, rest = _split(heads)
+        moving_hidden, moving_rest = _split(moving_heads)
+        moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
+        moving_rest = _of_type(primals, moving_rest)
+
+        def step(part: Any) -> tuple[Any, Any]:
+            hidden, tokens, kept, moving_hidden, moving_tokens = part
+            heads = _joined(hidden, rest)
+            moving_logits = _moving_logits(plan, heads, _joined(moving_hidden, moving_rest), kept)
+            losses, _, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.across)
+            found = []
+            of_logits: Any
+            for i, loss in enumerate(losses):
+                one = tuple(jnp.ones_like(loss) if i == j else None for j in range(len(losses)))
+                of_logits, of_tokens = plan.rows.backward(again(saved, rows=True), one, plan.across)
+                tangent: Array = jnp.zeros_like(loss)
+                for gradient, z in zip(of_logits, moving_logits, strict=True):
+                    if z is not None:
+                        tangent += summed(gradient * z, plan.across)
+                for of_token, t in zip(of_tokens, moving_tokens, strict=True):
+                    if of_token is not None and t is not None:
+                        tangent += of_token * t
+                found.append(tangent)
+            return (), tuple(found)
+
+        arrays = hidden, tokens, kept, moving_hidden, moving_tokens
+        found: tuple[Array, ...] = _over_chunks(plan, step, arrays, ())[1]
+        return found
+
+    moved = jax.checkpoint(linear, prevent_cse=False)(primals, _moving(tangents))
+    return (losses, aux), (moved, _without_derivative(aux))
+
+
+each.defjvp(_each_rule, symbolic_zeros=True)
+
+
+def _moving_logits(
+    plan: Plan, heads: tuple[Head, ...], moving: tuple[Head, ...], kept: Array | None
+) -> list[Array | None]:
+    """The tangents of the logits."""
+    found: list[Array | None] = []
+    for head, t, class_axis in zip(heads, moving, plan.class_axes, strict=True):
+        axes = (head.hidden.ndim - 1,), (1 - class_axis,)
+        terms = []
+        if t.hidden is not None:
+            terms.append(_dot_of_tangents(_wide(_hidden(t, kept)), head.weight, axes))
+        if t.weight is not None:
+            terms.append(_dot_of_tangents(_hidden(head, kept), t.weight, axes))
+        if t.bias is not None:
+            terms.append(jnp.broadcast_to(t.bias, (*head.hidden.shape[:-1], *t.bias.shape)))
+        found.append(sum(terms[1:], terms[0]) if terms else None)
+    return found
+
+
+# The weighted sum of the losses.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def weighted_sum(
+    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None, weight: Array
+) -> tuple[Array, Any]:
+    """The sum of weight * loss over the tokens, and the auxiliary arrays."""
+    (losses,), aux = each(plan, heads, tokens, kept)
+    return (weight * losses).sum(), aux
+
+
+def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    moving = _moving(tangents)
+    total, aux, gradients = _with_gradients(plan, primals, moving)
+
+    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...]) -> Array:
+        (of_heads, *of_others), (heads, *others) = gradients, moving
+        of_hidden, of_rest = _split(of_heads)
+        hidden, rest = _split(heads)
+        split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
+        if plan.across is not None:
+            split = [lax.psum(s, plan.across) for s in split]
+        whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
+        return sum(split + whole, jnp.zeros_like(total))
+
+    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving)
+    return (total, aux), (tangent, _without_derivative(aux))
+
+
+weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
+
+
+def _with_gradients(
+    plan: Plan, primals: tuple[Any, ...], moving: tuple[Any, ...]
+) -> tuple[Array, Any, tuple[Any, ...]]:
+    """The sum, the auxiliary arrays, and the gradient by all that moves."""
+    heads, tokens, kept, weight = primals
+    moving_heads, moving_tokens, _, moving_weight = moving
+    hidden, rest = _split(heads)
+
+    def step(part: Any) -> tuple[Any, Any]:
+        hidden, tokens, kept, weight = part
+        heads = _joined(hidden, rest)
+        (losses,), aux, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.across)
+        of_logits, of_tokens = plan.rows.backward(again(saved, rows=True), (weight,), plan.across)
+        of_heads = tuple(
+            _of_head(plan, gradient, head, kept, class_axis, t)
+            for gradient, head, class_axis, t in zip(of_logits, heads, plan.class_axes, moving_heads, strict=True)
+        )
+        of_hidden, of_rest = _split(of_heads)
+        of_tokens = tuple(None if t is None else g for g, t in zip(of_tokens, moving_tokens, strict=True))
+        return of_rest, (losses, aux, of_hidden, of_tokens)
+
+    arrays = hidden, tokens, kept, weight
+    moved = jax.tree.map(lambda t, x: None if t is None else x, _split(moving_heads)[1], rest, is_leaf=_is_none)
+    of_rest, (losses, aux, of_hidden, of_tokens) = _over_chunks(plan, step, arrays, moved)
+    of_rest = jax.tree.map(lambda g, x: g.astype(x.dtype), of_rest, moved)
+    of_weight = None if moving_weight is None else losses
+    return (weight * losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
+
+
+def _of_head(plan: Plan, of_logits: Any, head: Head, kept: Array | None, class_axis: int, moving: Head) -> Head:
+    """The part of a head's gradient that a chunk gives, of what moves."""
+    gradient, hidden = of_logits.astype(head.weight.dtype), _hidden(head, kept)
+    of_hidden = of_weight = of_bias = None
+    tokens = tuple(range(hidden.ndim - 1))
+    if moving.hidden is not None:
+        of_hidden = _dot(gradient, head.weight, ((hidden.ndim - 1,), (class_axis,)))
+        of_hidden = of_hidden if plan.across is None else lax.psum(of_hidden, plan.across)
+        of_hidden = of_hidden.astype(head.hidden.dtype)
+    if moving.weight is not None:
+        first, second = (hidden, gradient) if class_axis == 1 else (gradient, hidden)
+        of_weight = _dot(first, second, (tokens, tokens))
+    if moving.bias is not None:
+        of_bias = of_logits.sum(tokens)
+    return Head(of_hidden, of_weight, of_bias)

@@ -1,0 +1,257 @@
+"""Divergences of a student's distribution from a teacher's, both from hidden states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from .. import _inputs
+from .._divergence import js_element, js_slopes
+from .._numerics import excess, minus, times
+from .._reduction import merge
+from .._rows import summed
+from .._softmax_rows import log_probabilities, log_probabilities_backward
+from .._types import AxisName, Reduction
+from ._call import chunk, dtype_of, head, reduced
+from ._chunks import Plan, Rows, Tokens
+
+
+def linear_kl_divergence(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    teacher_hidden: ArrayLike,
+    teacher_weight: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    teacher_bias: ArrayLike | None = None,
+    class_axis: int = -1,
+    teacher_class_axis: int = -1,
+    soft_cap: ArrayLike | None = None,
+    teacher_soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""Kullback-Leibler divergence of a student from a teacher, both from hidden states, without the logits.
+
+    .. math::
+        \ell = \sum_c t_c (\log t_c - \log q_c), \quad
+        q = \mathrm{softmax}(h W + b), \quad t = \mathrm{softmax}(h' W' + b'), \qquad
+        \frac{\partial \ell}{\partial x} = q - t
+
+    In the place of :func:`kl_divergence_with_log_targets` of two ``log_softmax``, for large vocabularies: two models
+    share a vocabulary, not their width. It is never negative. The teacher is differentiated only if asked; the reverse
+    divergence has student and teacher exchanged. As for :func:`linear_cross_entropy`, ``"sum"`` and ``"mean"`` compute
+    no product twice, ``"none"`` the logits.
+
+    Args:
+      hidden: the student's, a floating array (..., features).
+      weight: the student's, (features, classes), or its transpose with ``class_axis=0``.
+      teacher_hidden: (..., features of the teacher), with the tokens of ``hidden``.
+      teacher_weight: (features of the teacher, classes), or its transpose with ``teacher_class_axis=0``.
+      bias: the student's, shape (classes,).
+      teacher_bias: shape (classes,).
+      class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
+      teacher_class_axis: that of ``teacher_weight``.
+      soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
+      teacher_soft_cap: the same for the teacher's.
+      logit_scale: multiplies the logits of both, before the caps: 1 / T at temperature T. A cap of the model is s / T
+        then, and the usual loss is T squared times this one.
+      where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the tokens. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
+        it as well.
+      class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of both are split.
+      chunk_size: tokens whose logits exist at a time, see :func:`linear_cross_entropy`.
+
+    Returns:
+      The loss in nats, of the shape of ``hidden`` without its last axis, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: a hidden or a weight is not floating, ``where`` is not boolean.
+      ValueError: features, tokens or classes do not agree, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> hidden, teacher_hidden = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 1.0]])
+      >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
+      >>> teacher_weight = jnp.array([[0.1, 0.7, 0.3], [0.5, 0.3, -0.1], [-0.6, 0.2, 0.4]])
+      >>> loss = jaxloss.linear_kl_divergence(hidden, weight, teacher_hidden, teacher_weight)
+      >>> print(loss.round(4))
+      [0.4269]
+
+    References:
+      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531.
+    """
+    student = hidden, weight, bias, class_axis, soft_cap
+    teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
+    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size
+    return _divergence("linear_kl_divergence", _KL, {}, student, teacher, *rest)
+
+
+def linear_jensen_shannon_divergence(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    teacher_hidden: ArrayLike,
+    teacher_weight: ArrayLike,
+    *,
+    beta: ArrayLike = 0.5,
+    bias: ArrayLike | None = None,
+    teacher_bias: ArrayLike | None = None,
+    class_axis: int = -1,
+    teacher_class_axis: int = -1,
+    soft_cap: ArrayLike | None = None,
+    teacher_soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""Jensen-Shannon divergence between a student and a teacher, both from hidden states, without the logits.
+
+    .. math::
+        \ell = \beta\, \mathrm{KL}(t \,\|\, m) + (1 - \beta)\, \mathrm{KL}(q \,\|\, m), \quad
+        m = \beta t + (1 - \beta) q, \quad
+        q = \mathrm{softmax}(h W + b), \quad t = \mathrm{softmax}(h' W' + b')
+
+    In the place of :func:`jensen_shannon_divergence` of two ``log_softmax``, as :func:`linear_kl_divergence` is of the
+    other.
+
+    Args:
+      hidden: the student's, a floating array (..., features).
+      weight: the student's, (features, classes), or its transpose with ``class_axis=0``.
+      teacher_hidden: (..., features of the teacher), with the tokens of ``hidden``.
+      teacher_weight: (features of the teacher, classes), or its transpose with ``teacher_class_axis=0``.
+      beta: :math:`\beta` in [0, 1], the weight of the teacher, see :func:`jensen_shannon_divergence`.
+      bias: the student's, shape (classes,).
+      teacher_bias: shape (classes,).
+      class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
+      teacher_class_axis: that of ``teacher_weight``.
+      soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
+      teacher_soft_cap: the same for the teacher's.
+      logit_scale: multiplies the logits of both, before the caps: 1 / T at temperature T. A cap of the model is s / T
+        then, and the usual loss is T squared times this one.
+      where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the tokens. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
+        it as well.
+      class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of both are split.
+      chunk_size: tokens whose logits exist at a time, see :func:`linear_cross_entropy`.
+
+    Returns:
+      The loss in nats, of the shape of ``hidden`` without its last axis, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: a hidden or a weight is not floating, ``where`` is not boolean.
+      ValueError: features, tokens or classes do not agree, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> hidden, teacher_hidden = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 1.0]])
+      >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
+      >>> teacher_weight = jnp.array([[0.1, 0.7, 0.3], [0.5, 0.3, -0.1], [-0.6, 0.2, 0.4]])
+      >>> loss = jaxloss.linear_jensen_shannon_divergence(hidden, weight, teacher_hidden, teacher_weight)
+      >>> print(loss.round(4))
+      [0.1136]
+
+    References:
+      Agarwal et al., On-Policy Distillation of Language Models, https://arxiv.org/abs/2306.13649.
+    """
+    student = hidden, weight, bias, class_axis, soft_cap
+    teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
+    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size
+    return _divergence("linear_jensen_shannon_divergence", _JS, {"beta": beta}, student, teacher, *rest)
+
+
+def _divergence(
+    name: str,
+    rows: Rows,
+    numbers: dict[str, ArrayLike],
+    student: tuple[Any, ...],
+    teacher: tuple[Any, ...],
+    logit_scale: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+    class_axis_name: AxisName | None,
+    chunk_size: int | None,
+) -> Array:
+    (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
+    dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
+    _inputs.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
+    classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
+    of_teacher[guide_axis] = classes
+    _inputs.same_shape(name, "teacher_weight", guide.weight, of_teacher)
+    kept, weight = merge(name, where, weights, shape, dtype)
+    tokens = (
+        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+        _inputs.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
+        _inputs.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
+        *(_inputs.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
+    )
+    _inputs.choice(name, "reduction", reduction, axis_name)
+    features = max(learner.hidden.shape[-1], guide.hidden.shape[-1])
+    plan = Plan(rows, chunk(name, chunk_size, features), (axis, guide_axis), class_axis_name)
+    return reduced(plan, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
+
+
+def _rows(element: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]]) -> Rows:
+    """Rows of a sum of ``element(log_q, log_t, *numbers)``, where ``slopes`` are its derivatives."""
+
+    def columns(tokens: Any) -> tuple[Array, ...]:
+        return tuple(number[..., None] for number in tokens[3:])
+
+    def forward(logits: Any, tokens: Any, kept: Array | None, across: AxisName | None) -> tuple[Any, tuple[()], Any]:
+        scale, *caps = tokens[:3]
+        log_p = tuple(log_probabilities(z, kept, (cap, scale), across) for z, cap in zip(logits, caps, strict=True))
+        return (summed(element(*log_p, *columns(tokens)), across),), (), (logits, log_p, tokens, kept)
+
+    def backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[Tokens, Tokens]:
+        (logits, log_p, tokens, kept), (g,) = saved, cotangents
+        scale, *caps = tokens[:3]
+        g = g if kept is None else jnp.where(kept, g, 0)
+        of_q, of_t, *of_numbers = slopes(*log_p, *columns(tokens))
+        (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
+            log_probabilities_backward(one, g[..., None] * gradient, z, kept, (cap, scale), across)
+            for one, gradient, z, cap in zip(log_p, (of_q, of_t), logits, caps, strict=True)
+        )
+        if of_scale is not None and of_teacher_scale is not None:
+            of_scale += of_teacher_scale
+        of_tokens = of_scale, of_cap, of_teacher_cap, *(g * summed(of, across) for of in of_numbers)
+        return (of_student, of_teacher), of_tokens
+
+    return Rows(forward, backward)
+
+
+# With u = log(q / t) a term of KL(t, q), whose q and t each sum to 1, is q - t - t u: none is negative.
+
+
+def _kl_element(lq: Array, lt: Array) -> Array:
+    return excess(jnp.exp(lt), jnp.exp(lq), minus(lq, lt))
+
+
+def _kl_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
+    u, t = minus(lq, lt), jnp.exp(lt)
+    near = jnp.abs(u) < 1
+    return jnp.where(near, t * jnp.expm1(jnp.where(near, u, 0)), jnp.exp(lq) - t), -times(t, u)
+
+
+_KL = _rows(_kl_element, _kl_slopes)
+_JS = _rows(js_element, js_slopes)

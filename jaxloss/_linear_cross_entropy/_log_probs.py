@@ -1,0 +1,128 @@
+"""The log-probability of labels and the entropy, from hidden states."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from .. import _inputs
+from .._reduction import merge
+from .._softmax_rows import entropy, entropy_backward, indexed_backward, indexed_forward
+from .._types import AxisName
+from ._call import chunk, dtype_of, head
+from ._chunks import Plan, Rows, Tokens
+from ._mesh import loss_of_each
+
+
+class LogProbs(NamedTuple):
+    """Of each token, of the shape of the labels."""
+
+    log_prob: Array
+    """Log-probability of the label."""
+    entropy: Array
+    """Entropy of the softmax, in nats."""
+
+
+def linear_log_probs(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    class_axis: int = -1,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    class_axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> LogProbs:
+    r"""Log-probability of each label, and the entropy, under ``softmax(hidden @ weight + bias)``, without the logits.
+
+    .. math::
+        \log p_y, \quad H = -\sum_c p_c \log p_c, \quad p = \mathrm{softmax}(x), \quad x = h W + b, \qquad
+        \frac{\partial H}{\partial x_c} = -p_c (\log p_c + H)
+
+    For policy gradients, where each token's log-probability and entropy are weighed later, and for evaluation. Both may
+    be differentiated; the logits are then computed again, once for both.
+
+    Args:
+      hidden: floating array (..., features), such as [batch, length, features].
+      weight: floating array (features, classes), or its transpose with ``class_axis=0``, as a tied embedding is stored.
+      labels: integers in [0, classes), of the shape of ``hidden`` without its last axis. Any other integer, -1 too,
+        gives NaN: exclude what is to be ignored with ``where=labels != -100``.
+      bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary.
+      class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``: of a policy that samples
+        at temperature T, 1 / T.
+      where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
+        ``hidden`` too.
+      class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight`` and ``bias`` are
+        split; labels count all classes.
+      chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
+        and above half as many. Less is less memory, and slower below about a thousand on accelerators.
+
+    Returns:
+      :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 where ``where`` removes; float64 if
+      ``hidden`` or ``weight`` is, else float32.
+
+    Raises:
+      TypeError: ``hidden`` or ``weight`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: features or shapes do not agree, an option does not broadcast, ``chunk_size`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> hidden = jnp.array([[1.0, 2.0], [0.5, -1.0]])
+      >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
+      >>> log_prob, entropy = jaxloss.linear_log_probs(hidden, weight, jnp.array([0, 1]))
+      >>> print(log_prob, entropy)
+      [-0.5973 -1.5184] [0.9976 1.0092]
+
+    References:
+      Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992.
+    """
+    name = "linear_log_probs"
+    one, axis = head(name, "", hidden, weight, bias, class_axis)
+    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
+    y = _inputs.integer(name, "labels", labels)
+    _inputs.same_shape(name, "labels", y, shape)
+    kept, _ = merge(name, where, None, shape, dtype)
+    tokens = (
+        y,
+        _inputs.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
+        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+    )
+    plan = Plan(_ROWS, chunk(name, chunk_size, one.hidden.shape[-1]), (axis,), class_axis_name)
+    found, _ = loss_of_each(plan, (one,), tokens, kept)
+    return LogProbs(*(x if kept is None else jnp.where(kept, x, 0) for x in found))
+
+
+def _forward(
+    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+) -> tuple[tuple[Array, Array], tuple[()], Any]:
+    labels, *options = tokens
+    losses, saved = indexed_forward(*logits, labels, kept, None, None, None, *options, across=across)
+    value = entropy(saved[0], across)
+    return (-losses, value), (), (saved, value)
+
+
+def _backward(
+    saved: Any, cotangents: tuple[Array | None, Array | None], across: AxisName | None
+) -> tuple[Tokens, Tokens]:
+    of_label, value = saved
+    g, of_entropy = cotangents
+    terms = []
+    if g is not None:
+        z, _, _, _, _, _, *options = indexed_backward(of_label, -g, across)
+        terms.append((z, *options))
+    if of_entropy is not None:
+        terms.append(entropy_backward(of_label[0], value, of_entropy, across))
+    z, *options = (None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True))
+    return (z,), (None, *options)
+
+
+_ROWS = Rows(_forward, _backward)

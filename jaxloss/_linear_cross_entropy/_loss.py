@@ -1,0 +1,287 @@
+"""The cross entropy of hidden states against labels."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from .. import _inputs
+from .._reduction import merge
+from .._rows import class_weight
+from .._softmax_rows import entropy, indexed_backward, indexed_forward, is_correct, logsumexp
+from .._types import AxisName, Reduction
+from ._call import chunk, dtype_of, head, reduced
+from ._chunks import Plan, Rows, Tokens
+
+
+class TokenMetrics(NamedTuple):
+    """What of the logits outlives them, for each token; 0 and False for one that is excluded."""
+
+    lse: Array
+    """logsumexp of the logits."""
+    correct: Array
+    """Whether the label is the first of the classes with the largest logit."""
+    entropy: Array
+    """Entropy of the softmax, in nats."""
+
+
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    class_axis: int = -1,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""Cross entropy of ``softmax(hidden @ weight + bias)`` with the index of the right class, without the logits.
+
+    .. math::
+        \ell = -\log p_y, \quad p = \mathrm{softmax}(x), \quad x = h W + b, \qquad
+        \frac{\partial \ell}{\partial h} = W (p - e_y), \qquad
+        \frac{\partial \ell}{\partial W} = h \otimes (p - e_y)
+
+    In the place of ``softmax_cross_entropy_with_integer_labels(hidden @ weight, labels)``, where [tokens, classes] is
+    too large: tokens pass in chunks, and beside the gradients there are only the logits of one chunk. With ``"sum"``
+    or ``"mean"`` the gradients are computed while the logits are there: no product is done twice, and that of a frozen
+    ``hidden`` or ``weight`` is not done. ``"none"`` computes the logits again, a third more work: prefer to put
+    ``weights`` and ``where`` into the call and to reduce there.
+
+    For next-token prediction keep the length, and mask the last position::
+
+        labels = jnp.roll(tokens, -1, axis=-1)
+        where = jnp.arange(tokens.shape[-1]) < tokens.shape[-1] - 1
+
+    Args:
+      hidden: floating array (..., features), such as [batch, length, features].
+      weight: floating array (features, classes), or its transpose with ``class_axis=0``, as a tied embedding is stored.
+      labels: integers in [0, classes), of the shape of ``hidden`` without its last axis. Any other integer, -1 too,
+        gives NaN: exclude what is to be ignored with ``where=labels != -100``.
+      bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary.
+      class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
+      label_smoothing: :math:`\alpha` in [0, 1]: the target is :math:`(1 - \alpha) [c = y] + \alpha / K`.
+      class_weights: shape (classes,): each token's weight is multiplied by :math:`w_y`.
+      z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
+        ``hidden`` too.
+      weights: real, broadcast to the shape of ``labels``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
+        it as well.
+      class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight``, ``bias`` and
+        ``class_weights`` are split; labels count all classes.
+      chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
+        and above half as many. Less is less memory, and slower below about a thousand on accelerators.
+
+    The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
+    a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
+
+    On an automatic mesh the compiler splits the chunks as it finds ``hidden`` and ``weight``; on an explicit one each
+    device does so with its own tokens and classes. docs/large_vocabularies.md says which sharding costs what.
+
+    Returns:
+      The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``hidden`` or ``weight`` is, else float32.
+      Products of bfloat16 are multiplied as such and accumulated in float32, in the gradients too; other dtypes are
+      multiplied as the widest of them. Gradients have their argument's dtype.
+
+    Raises:
+      TypeError: ``hidden`` or ``weight`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: features or shapes do not agree, an option does not broadcast, ``chunk_size`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> hidden = jnp.array([[1.0, 2.0], [0.5, -1.0], [0.0, 1.0]])
+      >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
+      >>> labels = jnp.array([0, 1, -100])
+      >>> print(jaxloss.linear_cross_entropy(hidden, weight, labels, where=labels != -100))
+      [0.5973 1.5184 0.    ]
+
+    PyTorch: ``linear_cross_entropy`` (input, linear_weight of (classes, features), target), whose mean is the default.
+
+    References:
+      Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, https://arxiv.org/abs/2411.09009. Gradients
+      in the forward pass: Hsu et al., Liger Kernel, https://arxiv.org/abs/2410.10989.
+    """
+    return _linear(
+        "linear_cross_entropy",
+        _PLAIN,
+        hidden,
+        weight,
+        labels,
+        bias,
+        class_axis,
+        label_smoothing,
+        class_weights,
+        z_loss,
+        soft_cap,
+        logit_scale,
+        where,
+        weights,
+        reduction,
+        axis_name,
+        class_axis_name,
+        chunk_size,
+    )[0]
+
+
+def linear_cross_entropy_with_metrics(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    class_axis: int = -1,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Array, TokenMetrics]:
+    r"""What :func:`linear_cross_entropy` returns, and of each token what its logits would have told.
+
+    Accuracy, for one, is ``jaxloss.reduce(metrics.correct, where=where)``. The metrics are those of the same pass, are
+    not reduced, and have no derivative: for an entropy to differentiate take :func:`linear_log_probs`.
+
+    Args:
+      hidden: as all that follows, see :func:`linear_cross_entropy`.
+      weight: see there.
+      labels: see there.
+      bias: see there.
+      class_axis: see there.
+      label_smoothing: see there. The metrics do not know of it.
+      class_weights: see there. Nor of this.
+      z_loss: see there. Nor of this.
+      soft_cap: see there. The metrics are of the logits after cap and scale.
+      logit_scale: see there.
+      where: see there. Metrics of what it removes are 0 and False.
+      weights: see there.
+      reduction: see there. It reduces the loss alone.
+      axis_name: see there.
+      class_axis_name: see there.
+      chunk_size: see there.
+
+    Returns:
+      The loss, and a :class:`TokenMetrics` of arrays of the shape of ``labels``.
+
+    Raises:
+      TypeError: as :func:`linear_cross_entropy`.
+      ValueError: as :func:`linear_cross_entropy`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> hidden = jnp.array([[1.0, 2.0], [0.5, -1.0]])
+      >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
+      >>> loss, metrics = jaxloss.linear_cross_entropy_with_metrics(hidden, weight, jnp.array([0, 1]), reduction="mean")
+      >>> print(f"{loss:.4f}", metrics.correct)
+      1.0578 [ True False]
+    """
+    return _linear(
+        "linear_cross_entropy_with_metrics",
+        _WITH_METRICS,
+        hidden,
+        weight,
+        labels,
+        bias,
+        class_axis,
+        label_smoothing,
+        class_weights,
+        z_loss,
+        soft_cap,
+        logit_scale,
+        where,
+        weights,
+        reduction,
+        axis_name,
+        class_axis_name,
+        chunk_size,
+    )
+
+
+def _linear(
+    name: str,
+    rows: Rows,
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None,
+    class_axis: int,
+    label_smoothing: ArrayLike,
+    class_weights: ArrayLike | None,
+    z_loss: ArrayLike,
+    soft_cap: ArrayLike | None,
+    logit_scale: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+    class_axis_name: AxisName | None,
+    chunk_size: int | None,
+) -> tuple[Array, Any]:
+    one, axis = head(name, "", hidden, weight, bias, class_axis)
+    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
+    y = _inputs.integer(name, "labels", labels)
+    _inputs.same_shape(name, "labels", y, shape)
+    kept, factor = merge(name, where, weights, shape, dtype)
+    if class_weights is not None:
+        of_class = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
+        kept, factor = merge(name, kept, of_class if factor is None else factor * of_class, shape, dtype)
+    tokens = (
+        y,
+        _inputs.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
+        _inputs.option(name, "z_loss", z_loss, 0, shape, dtype),
+        _inputs.option(name, "soft_cap", soft_cap, jnp.inf, shape, dtype),
+        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+    )
+    _inputs.choice(name, "reduction", reduction, axis_name)
+    plan = Plan(rows, chunk(name, chunk_size, one.hidden.shape[-1]), (axis,), class_axis_name)
+    return reduced(plan, (one,), tokens, kept, factor, reduction, axis_name)
+
+
+def _forward(
+    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+) -> tuple[tuple[Array], tuple[()], Any]:
+    labels, *options = tokens
+    losses, saved = indexed_forward(*logits, labels, kept, None, *options, across=across)
+    return (losses,), (), saved
+
+
+def _forward_with_metrics(
+    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+) -> tuple[tuple[Array], TokenMetrics, Any]:
+    losses, _, saved = _forward(logits, tokens, kept, across)
+    row = saved[0]
+    metrics = TokenMetrics(logsumexp(row), is_correct(row, across), entropy(row, across))
+    if kept is not None:
+        metrics = TokenMetrics(*(jnp.where(kept, m, jnp.zeros_like(m)) for m in metrics))
+    return losses, metrics, saved
+
+
+def _backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[tuple[Array | None], Tokens]:
+    of_logits, _, _, _, *of_options = indexed_backward(saved, *cotangents, across)
+    return (of_logits,), (None, *of_options)
+
+
+_PLAIN = Rows(_forward, _backward)
+_WITH_METRICS = Rows(_forward_with_metrics, _backward)

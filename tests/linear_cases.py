@@ -1,0 +1,129 @@
+"""The table of the losses of hidden states: how to call each, and the same from logits, in plain jax.numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+
+OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.05, "soft_cap": 3.0, "logit_scale": 1.5}
+TEACHER_FEATURES = 5
+
+
+def _transformed(z, options, cap="soft_cap"):
+    z = options.get("logit_scale", 1) * z
+    return z if cap not in options else options[cap] * jnp.tanh(z / options[cap])
+
+
+def _logits(hidden, weight, bias, options, cap="soft_cap"):
+    z = jnp.matmul(hidden, weight, preferred_element_type=np.promote_types(hidden.dtype, np.float32))
+    z += jnp.broadcast_to(bias.astype(z.dtype), z.shape)
+    return _transformed(z, options, cap)
+
+
+def cross_entropy(z, labels, label_smoothing=0.0, z_loss=0.0, **_):
+    lse = jax.nn.logsumexp(z, -1)
+    of_label = jnp.where(jax.nn.one_hot(labels, z.shape[-1], dtype=bool), z, 0).sum(-1)
+    return lse - (1 - label_smoothing) * of_label - label_smoothing * z.mean(-1) + z_loss * lse**2
+
+
+def log_prob_and_entropy(z, labels, **_):
+    log_p = jax.nn.log_softmax(z)
+    return -cross_entropy(z, labels) + 0.3 * -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def kl(z, teacher, **_):
+    log_q, log_t = jax.nn.log_softmax(z), jax.nn.log_softmax(teacher)
+    return (jnp.exp(log_t) * (log_t - log_q)).sum(-1)
+
+
+def jensen_shannon(z, teacher, beta=0.5, **_):
+    q, t = jax.nn.softmax(z), jax.nn.softmax(teacher)
+    m = beta * t + (1 - beta) * q
+    return (beta * t * jnp.log(t / m) + (1 - beta) * q * jnp.log(q / m)).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCase:
+    """``arrays`` are all that is differentiated: hidden, weight and bias of a head, and of a teacher if there is."""
+
+    name: str
+    of_logits: Callable[..., jax.Array]
+    options: dict[str, Any] = field(default_factory=dict)
+    teacher: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.name + "".join(f"-{option}" for option in self.options)
+
+    @property
+    def loss(self):
+        return getattr(jaxloss, self.name)
+
+    def draw(self, rng, *tokens, features=8, classes=33, scale=1.0, dtype=np.float32):
+        def head(features):
+            shapes = (*tokens, features), (features, classes), (classes,)
+            scales = scale, features**-0.5, scale
+            return tuple(jnp.asarray(rng.normal(size=s) * by, dtype) for s, by in zip(shapes, scales, strict=True))
+
+        arrays = head(features) + (head(TEACHER_FEATURES) if self.teacher else ())
+        return arrays, jnp.asarray(rng.integers(classes, size=tokens), np.int32)
+
+    def __call__(self, arrays, labels, **kwargs):
+        """The losses, or what ``reduction`` makes of them."""
+        hidden, weight, bias, *teacher = arrays
+        kwargs = self.options | kwargs
+        if teacher:
+            teacher_hidden, teacher_weight, teacher_bias = teacher
+            return self.loss(
+                hidden, weight, teacher_hidden, teacher_weight, bias=bias, teacher_bias=teacher_bias, **kwargs
+            )
+        found = self.loss(hidden, weight, labels, bias=bias, **kwargs)
+        return found.log_prob + 0.3 * found.entropy if self.name == "linear_log_probs" else found
+
+    def plain(self, arrays, labels):
+        z = _logits(*arrays[:3], self.options)
+        other = _logits(*arrays[3:], self.options, "teacher_soft_cap") if self.teacher else labels
+        return self.of_logits(z, other, **self.options)
+
+    @property
+    def reduces(self) -> bool:
+        return self.name != "linear_log_probs"
+
+
+CAPS = {"soft_cap": 3.0, "logit_scale": 1.5}
+TEACHER_CAPS = {**CAPS, "teacher_soft_cap": 4.0}
+LINEAR_CASES = [
+    LinearCase("linear_cross_entropy", cross_entropy),
+    LinearCase("linear_cross_entropy", cross_entropy, OPTIONS),
+    LinearCase("linear_log_probs", log_prob_and_entropy),
+    LinearCase("linear_log_probs", log_prob_and_entropy, CAPS),
+    LinearCase("linear_kl_divergence", kl, teacher=True),
+    LinearCase("linear_kl_divergence", kl, TEACHER_CAPS, teacher=True),
+    LinearCase("linear_jensen_shannon_divergence", jensen_shannon, {"beta": 0.3}, teacher=True),
+    LinearCase("linear_jensen_shannon_divergence", jensen_shannon, {**TEACHER_CAPS, "beta": 0.7}, teacher=True),
+]
+
+
+def over_linear(cases):
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])
+
+
+every_linear_case = over_linear(LINEAR_CASES)
+every_reducing_case = over_linear([case for case in LINEAR_CASES if case.reduces])
+cross_entropies = over_linear(LINEAR_CASES[:2])
+
+
+def directions(arrays):
+    return tuple(jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in arrays)
+
+
+def cotangents(shape, dtype=np.float32):
+    """Neither uniform nor one, and some of them zero."""
+    c = np.cos(np.arange(int(np.prod(shape)))).reshape(shape)
+    return jnp.asarray(np.where(np.abs(c) < 0.2, 0, c), dtype)

@@ -1,0 +1,221 @@
+"""Losses of hidden states over eight devices: the numbers of one, what moves, and what each device holds."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from linear_cases import LINEAR_CASES, OPTIONS, cotangents, cross_entropies, directions
+from tolerances import same
+
+import jaxloss
+from benchmarks.compile_only import collectives
+
+BATCH, LENGTH, FEATURES, CLASSES, CHUNK = 8, 24, 12, 64, 48
+# of hidden [batch, length, features] and of weight [features, classes] on a mesh of (2, 4)
+SPLITS = {
+    "batch": (P("data", None, None), P(None, None)),
+    "batch-over-all": (P(("data", "model"), None, None), P(None, None)),
+    "classes": (P(None, None, None), P(None, "model")),
+    "both": (P("data", None, None), P(None, "model")),
+    "sequence-and-classes": (P(None, "data", None), P(None, "model")),
+    "weight-gathered": (P("data", None, None), P("data", "model")),
+    "classes-gathered": (P("data", None, None), P(None, ("model", "data"))),
+    "features": (P("data", None, "model"), P("model", None)),
+}
+FORMS = ("none", "mean")
+
+
+def mesh_of(kind):
+    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType[kind],) * 2)
+
+
+def everything(case, reduction, arrays, labels, rest):
+    """Value, gradients, a tangent and second derivatives; masked and weighed."""
+    kept, weights, table = rest
+
+    def f(arrays):
+        if not case.reduces:
+            return (weights * case(arrays, labels, where=kept, chunk_size=CHUNK)).sum()
+        options = {"where": kept, "weights": weights, "reduction": reduction}
+        if case.name == "linear_cross_entropy":
+            options["class_weights"] = table
+        losses = case(arrays, labels, chunk_size=CHUNK, **options)
+        return (cotangents(labels.shape) * losses).sum() if reduction == "none" else losses
+
+    moved = jax.jvp(jax.grad(f), (arrays,), (directions(arrays),))[1]
+    return jax.value_and_grad(f)(arrays), jax.jvp(f, (arrays,), (directions(arrays),))[1], moved
+
+
+def draw(case):
+    rng = np.random.default_rng(0)
+    arrays, labels = case.draw(rng, BATCH, LENGTH, features=FEATURES, classes=CLASSES)
+    kept, weights = rng.random(labels.shape) < 0.7, rng.random(labels.shape)
+    return arrays, labels, (jnp.asarray(kept), jnp.asarray(weights, np.float32), jnp.linspace(0.5, 1.5, CLASSES))
+
+
+@functools.cache
+def on_one_device(case, reduction):
+    return jax.device_get(jax.jit(everything, static_argnums=(0, 1))(case, reduction, *draw(case)))
+
+
+def compare(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        same(a, b, span=50)
+
+
+def placed(mesh, hidden, weight, case, arrays, labels, rest):
+    """The arrays with their shardings."""
+    token = P(*hidden[:2])
+    head = (hidden, weight, P(weight[1]))
+    specs = (head * (2 if case.teacher else 1), token, (token, token, P(None)))
+    return jax.tree.map(
+        lambda a, s: jax.device_put(a, NamedSharding(mesh, s)),
+        (arrays, labels, rest),
+        specs,
+        is_leaf=lambda a: a is None,
+    )
+
+
+def every_split():
+    """A teacher is sharded as a student is, and the rest goes the way of the cross entropy."""
+    for case in LINEAR_CASES:
+        every = case.name == "linear_cross_entropy" and case.options
+        for split in SPLITS if every else ("both",):
+            for kind in ("Auto", "Explicit"):
+                yield pytest.param(case, kind, split, id=f"{case.id}-{kind}-{split}")
+
+
+@pytest.mark.parametrize(("case", "kind", "split"), every_split())
+def test_sharded_is_not_sharded(case, kind, split):
+    for reduction in FORMS if case.reduces else FORMS[:1]:
+        mesh = mesh_of(kind)
+        with jax.set_mesh(mesh):
+            args = placed(mesh, *SPLITS[split], case, *draw(case))
+            ours = jax.device_get(jax.jit(everything, static_argnums=(0, 1))(case, reduction, *args))
+        compare(ours, on_one_device(case, reduction))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("reduction", FORMS)
+def test_devices_exchange_numbers_of_tokens_and_gradients(kind, split, reduction):
+    """Never logits, not even those of a chunk; a weight is gathered only if it was split for that."""
+    case, (hidden, weight) = LINEAR_CASES[0], SPLITS[split]
+    mesh = mesh_of(kind)
+
+    def f(arrays, labels):
+        return (cotangents(labels.shape) * case(arrays, labels, reduction=reduction, chunk_size=CHUNK)).sum()
+
+    with jax.set_mesh(mesh):
+        arrays, labels, _ = placed(mesh, hidden, weight, case, *draw(case))
+        text = jax.jit(jax.value_and_grad(f)).lower(arrays, labels).compile().as_text()
+    found = collectives(text)
+    moved = [tuple(int(n) for n in size.split(",") if n) for line in found for size in _shapes(line)]
+    of_classes = {CLASSES, CLASSES // 2, CLASSES // 4, CLASSES // 8}
+    tokens = CHUNK // 8
+    if (kind, split) != ("Auto", "features"):  # there the compiler adds up logits: the guide says so
+        assert not any(math.prod(s) >= tokens * CLASSES // 8 and len(s) == 3 and s[-1] in of_classes for s in moved)
+    gathers = [line for line in found if line.startswith("all-gather")]
+    assert bool(gathers) == split.endswith("gathered") or split == "features"
+    assert not any(line.startswith("all-to-all") for line in found)
+
+
+def _shapes(line):
+    return [part[part.index("[") + 1 : part.index("]")] for part in line.split() if "[" in part]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("reduction", FORMS)
+def test_the_memory_of_a_device_shrinks_with_the_mesh(kind, reduction):
+    def f(hidden, weight, labels):
+        losses = jaxloss.linear_cross_entropy(hidden, weight, labels, reduction=reduction, chunk_size=256)
+        return losses.mean()
+
+    shapes = ((8, 512, 64), np.float32), ((64, 4096), np.float32), ((8, 512), np.int32)
+
+    def temporaries(devices):
+        mesh = jax.make_mesh(devices, ("data", "model"), axis_types=(AxisType[kind],) * 2)
+        specs = P("data", None, None), P(None, "model"), P("data", None)
+        with jax.set_mesh(mesh):
+            args = [
+                jax.ShapeDtypeStruct(*s, sharding=NamedSharding(mesh, spec))
+                for s, spec in zip(shapes, specs, strict=True)
+            ]
+            compiled = jax.jit(jax.value_and_grad(f, (0, 1))).lower(*args).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    one, two, eight = temporaries((1, 1)), temporaries((1, 2)), temporaries((2, 4))
+    assert two < 0.7 * one
+    # On an explicit mesh a chunk is that of a device.
+    assert eight < (0.25 if kind == "Auto" else 0.45) * one
+
+
+# Inside of a shard_map.
+
+MAPPED = {
+    "batch": ("data", None),
+    "classes": (None, "model"),
+    "both": ("data", "model"),
+    "all": (None, ("data", "model")),
+}
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("split", MAPPED)
+@cross_entropies
+def test_inside_of_a_shard_map(case, split, check_vma):
+    """The gradient outside; and inside, with check_vma."""
+    tokens, classes = MAPPED[split]
+    (arrays, labels, (kept, weights, table)), mesh = draw(case), mesh_of("Auto")
+    token, of_classes = P(tokens), P(classes)
+    heads = P(tokens), P(None, classes), of_classes
+    places = {"mesh": mesh, "in_specs": (heads, token, token, token, of_classes), "check_vma": check_vma}
+    names = {"axis_name": tokens, "class_axis_name": classes}
+
+    def local(arrays, labels, kept, weights, table):
+        kwargs = {"where": kept, "weights": weights, "class_weights": table, "reduction": "mean", **names}
+        return case(arrays, labels, chunk_size=CHUNK // 2, **kwargs)
+
+    def mean(arrays):
+        return jax.shard_map(local, **places, out_specs=P())(arrays, labels, kept, weights, table)
+
+    value_and_gradient, tangent, moved = on_one_device(case, "mean")
+    found = jax.jit(lambda a: (jax.value_and_grad(mean)(a), jax.jvp(mean, (a,), (directions(a),))[1]))(arrays)
+    compare(found, (value_and_gradient, tangent))
+    compare(jax.jit(lambda a: jax.jvp(jax.grad(mean), (a,), (directions(a),))[1])(arrays), moved)
+    if check_vma:
+        inside = jax.jit(jax.shard_map(jax.grad(local), **places, out_specs=heads))
+        compare(inside(arrays, labels, kept, weights, table), value_and_gradient[1])
+
+
+@pytest.mark.parametrize("case", [c for c in LINEAR_CASES if c.options], ids=lambda case: case.name)
+def test_losses_and_metrics_of_split_classes(case):
+    (arrays, labels, _), mesh = draw(case), mesh_of("Auto")
+    heads = (P("data"), P(None, "model"), P("model")) * (2 if case.teacher else 1)
+
+    def local(arrays, labels):
+        return case(arrays, labels, class_axis_name="model", chunk_size=CHUNK // 2)
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(heads, P("data")), out_specs=P("data"))
+    c = cotangents(labels.shape)
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(lambda a, f=f: (c * f(a, labels)).sum()))(arrays) for f in (mapped, case)
+    )
+    compare(ours, theirs)
+
+    def metrics(arrays, labels, **kwargs):
+        hidden, weight, bias = arrays[:3]
+        return jaxloss.linear_cross_entropy_with_metrics(hidden, weight, labels, bias=bias, **OPTIONS, **kwargs)
+
+    here = jax.shard_map(
+        functools.partial(metrics, class_axis_name="model"),
+        mesh=mesh,
+        in_specs=(heads[:3], P("data")),
+        out_specs=P("data"),
+    )
+    compare(jax.jit(here)(arrays[:3], labels), metrics(arrays[:3], labels))
