@@ -90,7 +90,7 @@ def every_split():
                 yield pytest.param(case, kind, split, id=f"{case.id}-{kind}-{split}")
 
 
-@pytest.mark.parametrize(("case", "kind", "split"), every_split())
+@pytest.mark.parametrize(("case", "kind", "split"), list(every_split()))
 def test_sharded_is_not_sharded(case, kind, split):
     for reduction in FORMS if case.reduces else FORMS[:1]:
         mesh = mesh_of(kind)
