@@ -1,4 +1,4 @@
-"""The ways to compute the value and the gradient of a case: jaxloss, plain jax.numpy, and peers that are installed."""
+"""The ways to compute the value and the gradients of a case: jaxloss, plain jax.numpy, and peers that are installed."""
 
 import functools
 import importlib
@@ -20,25 +20,31 @@ from jax import Array, lax
 
 import jaxloss
 
-from .cases import Case
+from .cases import Case, Peer
 
 MODULES = {
     "optax": "optax",
+    "scan": "jax",
     "keras": "keras",
+    "tokamax": "tokamax",
+    "jax-cce": "jax_cce",
     "torch": "torch.nn.functional",
+    "torch.chunked": "torch.nn",
     "liger": "liger_kernel.transformers.functional",
+    "cut_cross_entropy": "cut_cross_entropy",
 }
-ONLY_ON_GPU = ("liger",)
-NO_LOSS_OF_LOGITS = ("cut_cross_entropy", "tokamax", "jax_cce")
-"""They start from hidden states and a matrix, and have nothing for the cases that are here."""
+ONLY_ON_GPU = ("liger", "cut_cross_entropy")
+OF_TORCH = ("torch", "torch.chunked", *ONLY_ON_GPU)
+OVERWRITES = ("liger",)  # the gradient over its input, so that only a first run is of the predictions
 
 
 class Candidate(NamedTuple):
-    run: Callable[[], Any]  # starts one evaluation and returns (value, gradient)
+    run: Callable[[], Any]  # starts one evaluation and returns (value, gradients)
     wait: Callable[[Any], None]  # until that is there
     numpy: Callable[[Any], np.ndarray]
     compile_seconds: float | None
     temporaries: int | None  # bytes beside inputs and outputs
+    transposed: bool = False  # the gradients of its matrices are
 
 
 Maker = Callable[[], Candidate]
@@ -60,23 +66,29 @@ def missing(device: str) -> dict[str, str]:
     return found
 
 
-def candidates(case: Case, x: Array, t: Array, device: str, quick: bool) -> Iterator[tuple[str, Maker]]:
-    ours = functools.partial(getattr(jaxloss, case.loss), **case.options, reduction="mean")
-    yield "jaxloss", functools.partial(_of_jax, ours, x, t)
-    yield "plain", functools.partial(_of_jax, lambda x, t: widened(case.plain, x, t), x, t)
+def candidates(case: Case, arrays: tuple[Array, ...], device: str, quick: bool) -> Iterator[tuple[str, Maker]]:
+    yield "jaxloss", functools.partial(_of_jax, ours(case), arrays)
+    yield "plain", functools.partial(_of_jax, plain(case), arrays)
+    x, *matrices, t = arrays
+    layouts = {False: arrays, True: (x, *(m.T for m in matrices), t)}
     absent = missing(device)
-    for peer, call in case.peers:
-        if peer in absent:
+    for peer in case.peers:
+        if peer.name in absent:
             continue
-        function = call(importlib.import_module(MODULES[peer]))
-        if library_of(peer) in ("optax", "keras"):
-            yield peer, functools.partial(_of_jax, function, x, t)
-        else:
-            yield peer, functools.partial(_of_torch, function, x, t, device, overwrites=peer == "liger")
-        if peer == "torch":
+        given = layouts[peer.transposed]
+        yield peer.name, functools.partial(_of_peer, peer, given, device)
+        if peer.name == "torch":
             # A quick run only wants to see that all works: no C++ and no Triton.
             backend = "aot_eager" if quick else "inductor"
-            yield "torch.compile", functools.partial(_of_torch, function, x, t, device, backend=backend)
+            yield "torch.compile", functools.partial(_of_peer, peer, given, device, backend)
+
+
+def ours(case: Case) -> Callable[..., Array]:
+    return functools.partial(getattr(jaxloss, case.loss), **case.options, reduction="mean")
+
+
+def plain(case: Case) -> Callable[..., Array]:
+    return case.plain if case.products else lambda x, t: widened(case.plain, x, t)
 
 
 def widened(plain: Callable[[Array, Array], Array], x: Array, t: Array) -> Array:
@@ -84,53 +96,68 @@ def widened(plain: Callable[[Array, Array], Array], x: Array, t: Array) -> Array
     return plain(x.astype(dtype), t.astype(dtype) if jnp.issubdtype(t.dtype, jnp.floating) else t)
 
 
-def mean_of(function: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda x, t: function(x, t).astype(jnp.promote_types(x.dtype, "float32")).mean()
+def with_gradients(function: Callable[..., Array], count: int) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
+    """The mean, and its gradients by all of that many arrays but the last."""
+
+    def mean(x: Array, *others: Array) -> Array:
+        return function(x, *others).astype(jnp.promote_types(x.dtype, "float32")).mean()
+
+    return jax.value_and_grad(mean, tuple(range(count - 1)))
 
 
-def _of_jax(function: Callable[..., Array], x: Array, t: Array) -> Candidate:
+def _of_peer(peer: Peer, arrays: tuple[Array, ...], device: str, backend: str | None = None) -> Candidate:
+    function = peer.call(importlib.import_module(MODULES[peer.name]))
+    if peer.name in OF_TORCH:
+        found = _of_torch(function, arrays, device, backend=backend, overwrites=peer.name in OVERWRITES)
+    else:
+        found = _of_jax(function, arrays)
+    return found._replace(transposed=peer.transposed)
+
+
+def _of_jax(function: Callable[..., Array], arrays: tuple[Array, ...]) -> Candidate:
     start = time.perf_counter()
-    compiled = jax.jit(jax.value_and_grad(mean_of(function))).lower(x, t).compile()
+    compiled = jax.jit(with_gradients(function, len(arrays))).lower(*arrays).compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis().temp_size_in_bytes
-    return Candidate(functools.partial(compiled, x, t), jax.block_until_ready, np.asarray, seconds, memory)
+    return Candidate(functools.partial(compiled, *arrays), jax.block_until_ready, np.asarray, seconds, memory)
 
 
-def copies(x: Array) -> dict[str, Candidate]:
-    """What moves x once in and once out, and what moves one number: the floors are made of them."""
+def floors(case: Case, arrays: tuple[Array, ...]) -> dict[str, Candidate]:
+    """Programs of which the floor is made: the products; or what moves x once in and once out, and one number."""
 
     def flip(x: Array) -> Array:  # on a CPU a copy or a product has not the same speed in each dtype
         return ~lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
 
-    def moving(array: Array) -> Candidate:
-        compiled = jax.jit(flip).lower(array).compile()
-        return Candidate(functools.partial(compiled, array), jax.block_until_ready, np.asarray, None, None)
+    def running(function: Callable, *given: Array) -> Candidate:
+        compiled = jax.jit(function).lower(*given).compile()
+        return Candidate(functools.partial(compiled, *given), jax.block_until_ready, np.asarray, None, None)
 
-    return {"copy": moving(x), "nothing": moving(x[:1, :1])}
+    if case.products:
+        return {"products": running(case.products, *arrays)}
+    return {"copy": running(flip, arrays[0]), "nothing": running(flip, arrays[0][:1, :1])}
 
 
 def _of_torch(
-    function: Callable, x: Array, t: Array, device: str, *, backend: str | None = None, overwrites: bool = False
+    function: Callable, arrays: tuple[Array, ...], device: str, *, backend: str | None, overwrites: bool
 ) -> Candidate:
-    """``overwrites``: it writes the gradient over its input, so that only a first run is of the predictions."""
     import torch
 
-    predictions, targets = (torch.from_dlpack(a) for a in (x, t))  # the same memory
+    *predictions, targets = (torch.from_dlpack(a) for a in arrays)  # the same memory
     targets = targets.long() if targets.dtype == torch.int32 else targets
 
-    def mean(x: Any, t: Any) -> Any:
-        return function(x, t).mean()
+    def mean(*given: Any) -> Any:
+        return function(*given).mean()
 
     if backend is not None:
         torch.compiler.reset()
         mean = torch.compile(mean, backend=backend)
 
     def runner() -> Callable[[], Any]:
-        given = (predictions.clone() if overwrites else predictions).detach().requires_grad_()
+        given = [(p.clone() if overwrites else p).detach().requires_grad_() for p in predictions]
 
         def run() -> Any:
-            value = mean(given, targets)
-            return value.detach(), *torch.autograd.grad(value, given)
+            value = mean(*given, targets)
+            return value.detach(), torch.autograd.grad(value, given)
 
         return run
 
@@ -150,7 +177,7 @@ def _of_torch(
 
 
 def _torch_temporaries(run: Callable[[], Any], device: str) -> int:
-    """The most that one run allocates, without its value and gradient."""
+    """The most that one run allocates, without its value and gradients."""
     import torch
 
     if device == "gpu":
@@ -166,4 +193,5 @@ def _torch_temporaries(run: Callable[[], Any], device: str) -> int:
             outputs = run()
         memory = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
         peak = int(np.cumsum([e.nbytes() for e in sorted(memory, key=lambda e: e.start_ns())]).max(initial=0))
-    return max(0, peak - sum(a.nbytes for a in outputs))
+    value, gradients = outputs
+    return max(0, peak - sum(a.nbytes for a in (value, *gradients)))

@@ -9,6 +9,9 @@ losses and casts nothing: in float64 it is the truth that errors are measured ag
 --only my_loss` sees that all of them compute the same; then measure, and if it is behind, find out why and write
 `cpu_note`.
 
+A loss of hidden states has (x, weight, t): what stands between the first and the last has no rows, and is
+differentiated too. Its `plain` widens nothing by itself, and its floor are its `products`.
+
 To add a peer that is called on (x, t) and returns losses or their mean, add a function beside `optax`, `keras`, `torch`
 and `liger`, and its import to candidates.py.
 """
@@ -22,47 +25,56 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-Shape = tuple[int, int]
+from . import linear
+
+Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
 BOTH = ("float32", "bfloat16")
 
-Peer = tuple[str, Callable[[Any], Callable]]
-"""A library, and from its module the function of (x, t)."""
+
+class Peer(NamedTuple):
+    name: str  # in `candidates.MODULES`
+    call: Callable[[Any], Callable]  # from its module the function of (x, t)
+    transposed: bool = False  # its matrices are [classes, features]
 
 
 class Case(NamedTuple):
-    loss: str  # of jaxloss; its value and its gradient by x are measured, of the mean
-    draw: Callable[[Array, Shape, str], tuple[Array, Array]]  # key, shape, dtype -> x, t
-    plain: Callable[[Array, Array], Array]
+    loss: str  # of jaxloss; its value and its gradient by all but t are measured, of the mean
+    draw: Callable[[Array, Shape, str], tuple[Array, ...]]  # key, shape, dtype -> x, t
+    plain: Callable[..., Array]
     peers: tuple[Peer, ...] = ()
     shapes: tuple[Shape, ...] = (ROWS,)
     on_accelerators: tuple[Shape, ...] = ()  # instead of `shapes`: a CPU would take minutes, a GPU keep it in its cache
     dtypes: tuple[str, ...] = ("float32",)
+    dtypes_on_accelerators: tuple[str, ...] = ()
+    quick: Shape = (64, 32)
+    products: Callable[..., Any] | None = None  # the matrix products of a loss that has some, alone
     options: Mapping[str, float] = MappingProxyType({})
     cpu_note: str = ""  # why it is behind a peer, or far from the floor
 
     def runs(self, *, accelerator: bool) -> list[tuple[Shape, str]]:
         shapes = (accelerator and self.on_accelerators) or self.shapes
-        return [(shape, dtype) for shape in shapes for dtype in self.dtypes]
+        dtypes = (accelerator and self.dtypes_on_accelerators) or self.dtypes
+        return [(shape, dtype) for shape in shapes for dtype in dtypes]
 
 
 # The peers.
 
 
 def optax(name: str) -> Peer:
-    return "optax", lambda library: getattr(library.losses, name)
+    return Peer("optax", lambda library: getattr(library.losses, name))
 
 
 def keras(name: str) -> Peer:
-    return "keras", lambda library: lambda x, t: getattr(library.losses, name)(t, x)
+    return Peer("keras", lambda library: lambda x, t: getattr(library.losses, name)(t, x))
 
 
 def torch(name: str, **options: Any) -> Peer:
-    return "torch", lambda functional: functools.partial(getattr(functional, name), **options)
+    return Peer("torch", lambda functional: functools.partial(getattr(functional, name), **options))
 
 
 def liger(name: str, **options: Any) -> Peer:
-    return "liger", lambda functional: functools.partial(getattr(functional, name), **options)
+    return Peer("liger", lambda functional: functools.partial(getattr(functional, name), **options))
 
 
 # The inputs.
@@ -163,7 +175,7 @@ CASES = (
         lambda x, y: -_of_label(jax.nn.log_softmax(x), y),
         (
             optax("softmax_cross_entropy_with_integer_labels"),
-            ("keras", lambda k: lambda x, y: k.losses.sparse_categorical_crossentropy(y, x, from_logits=True)),
+            Peer("keras", lambda k: lambda x, y: k.losses.sparse_categorical_crossentropy(y, x, from_logits=True)),
             torch("cross_entropy"),
             liger("liger_cross_entropy"),
         ),
@@ -180,7 +192,7 @@ CASES = (
         lambda x, t: -(t * jax.nn.log_softmax(x)).sum(-1),
         (
             optax("softmax_cross_entropy"),
-            ("keras", lambda k: lambda x, t: k.losses.categorical_crossentropy(t, x, from_logits=True)),
+            Peer("keras", lambda k: lambda x, t: k.losses.categorical_crossentropy(t, x, from_logits=True)),
             torch("cross_entropy"),
         ),
         cpu_note=(
@@ -190,12 +202,43 @@ CASES = (
         **_rows,
     ),
     Case(
+        "linear_cross_entropy",
+        linear.draw,
+        linear.plain,
+        (
+            Peer("optax", lambda o: lambda h, w, y: o.losses.softmax_cross_entropy_with_integer_labels(h @ w, y)),
+            Peer("scan", lambda jax: linear.scan),
+            Peer("tokamax", linear.tokamax),
+            Peer("jax-cce", lambda library: library.linear_cross_entropy, transposed=True),
+            Peer("torch", lambda f: lambda h, w, y: f.cross_entropy(h @ w.T, y), transposed=True),
+            Peer(
+                "torch.chunked",
+                lambda nn: functools.partial(
+                    nn.functional.linear_cross_entropy, options=nn.LinearCrossEntropyOptions()
+                ),
+                transposed=True,
+            ),
+            Peer("liger", lambda f: f.liger_fused_linear_cross_entropy, transposed=True),
+            Peer("cut_cross_entropy", lambda library: library.linear_cross_entropy, transposed=True),
+        ),
+        shapes=((2048, 512, 16_000), (4096, 1024, 8000)),
+        on_accelerators=((8192, 2048, 32_768), (8192, 4096, 128_256), (16_384, 4096, 262_144)),
+        dtypes=BOTH,
+        dtypes_on_accelerators=("bfloat16",),
+        quick=(2048, 16, 2048),  # several chunks; tokamax counts what fills up its last block of classes
+        products=linear.products,
+        cpu_note=(
+            "in bfloat16 the matrix products of PyTorch take 0.6 of the time of those of XLA, which are nearly all of "
+            "ours."
+        ),
+    ),
+    Case(
         "sigmoid_binary_cross_entropy",
         _pair(logits, uniform),
         lambda x, t: jnp.logaddexp(0, x) - x * t,
         (
             optax("sigmoid_binary_cross_entropy"),
-            ("keras", lambda k: lambda x, t: k.losses.binary_crossentropy(t, x, from_logits=True)),
+            Peer("keras", lambda k: lambda x, t: k.losses.binary_crossentropy(t, x, from_logits=True)),
             torch("binary_cross_entropy_with_logits"),
         ),
         cpu_note=(
@@ -237,7 +280,7 @@ CASES = (
         _cosine,
         (
             optax("cosine_similarity"),
-            ("keras", lambda k: lambda x, t: -k.losses.cosine_similarity(t, x)),
+            Peer("keras", lambda k: lambda x, t: -k.losses.cosine_similarity(t, x)),
             torch("cosine_similarity", dim=-1),
         ),
         cpu_note=(
@@ -346,7 +389,7 @@ CASES = (
         "weston_watkins_hinge_loss",
         _pair(normal, index),
         lambda x, y: jnp.maximum(0, _margins(x, y)).sum(-1),
-        (("torch", lambda f: lambda x, y: f.multi_margin_loss(x, y) * x.shape[1]),),  # theirs divides by the classes,
+        (Peer("torch", lambda f: lambda x, y: f.multi_margin_loss(x, y) * x.shape[1]),),  # divides by the classes
         cpu_note=(
             "the label's own margin is removed by a select, which XLA writes to memory before it sums; a label "
             "out of range is NaN."

@@ -19,14 +19,19 @@ STYLES = {
     "optax": ("#3b8fd4", "s", 6),
     "keras": ("#cc79a7", "D", 5),
     "plain": ("#8c8c8c", "X", 6),
+    "scan": ("#5b6ee1", ">", 6),
+    "tokamax": ("#1f8f8f", "h", 6),
+    "jax-cce": ("#9aa11c", "d", 6),
     "torch": ("#e0a000", "^", 6),
     "torch.compile": ("#009e73", "v", 6),
+    "torch.chunked": ("#7a5230", "<", 6),
     "liger": ("#8a63d2", "P", 6),
+    "cut_cross_entropy": ("#b8336a", "p", 6),
 }
 
 
-def times(records: list[Record], names: list[str], source: str, file: pathlib.Path) -> None:
-    """Time over the two-pass time with its spread, and temporaries over the predictions; a line a case."""
+def times(records: list[Record], names: list[str], source: str, file: pathlib.Path, floor: str, whole: str) -> None:
+    """Time over the floor with its spread, and temporaries over the whole, predictions or logits; a line a case."""
     for theme in THEMES:
         figure, (left, right) = _figure(theme, len(records), columns=[3, 2])
         for name in reversed(names):
@@ -45,9 +50,9 @@ def times(records: list[Record], names: list[str], source: str, file: pathlib.Pa
         left.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         left.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        left.set_xlabel("time over the two-pass time (median; bar: 20 % to 80 %)")
+        left.set_xlabel(f"time over {floor} (median; bar: 20 % to 80 %)")
         _from_zero(right)
-        right.set_xlabel("temporaries over the predictions, at least 1 MiB")
+        right.set_xlabel(f"temporaries over {whole}, at least 1 MiB")
         left.set_yticks(range(len(records)), [_label(r) for r in records])
         right.set_yticks(range(len(records)), [])
         figure.supxlabel(source, fontsize=8)
@@ -74,7 +79,8 @@ def temporaries(records: list[Record], source: str, file: pathlib.Path) -> None:
             axis.set_title(ABSENT[target], fontsize=10)
             axis.set_yticks(range(len(first)), [_label(r) for r in first] if axis is axes[0] else [])
         figure.supxlabel(
-            f"temporaries over the predictions, at least 1 MiB (compiler estimate, no device; {source})", fontsize=9
+            f"temporaries over the predictions (or logits), at least 1 MiB (compiler estimate, no device; {source})",
+            fontsize=9,
         )
         _finish(figure, names, file, theme)
 
@@ -96,9 +102,10 @@ def _mark(axis: Axes, x: float, y: float, name: str) -> None:
 
 
 def _share(record: Record, found: Record) -> float:
-    """Of the size of the predictions; what is below a MiB is nothing, for arrays of a few KiB have such."""
-    rows, classes = record["shape"]
-    size = rows * classes * (2 if record["dtype"] == "bfloat16" else 4)
+    """Of the size of the predictions or logits; what is below a MiB is nothing, for arrays of a few KiB have such."""
+    rows, *features, classes = record["shape"]
+    half = record["dtype"] == "bfloat16" and not features  # logits are in float32
+    size = rows * classes * (2 if half else 4)
     return found["temp_bytes"] / max(size, MIB)
 
 

@@ -18,31 +18,39 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-import jaxloss
-
 from . import records
-from .candidates import mean_of, widened
-from .cases import Case, Shape
+from .candidates import MODULES, library_of, ours, plain, with_gradients
+from .cases import CASES, Case, Shape
 from .measure import floor_bytes, operations
 from .run import chosen
-from .targets import ABSENT, devices_of, needs
+from .targets import ABSENT, MEMORY, devices_of, needs
 
 FILE = "compile-only.json"
+PEERS = ("optax", "scan")  # what is nothing but XLA
+LONG = (65_536, 2048, 32_768)  # beside a case with an eighth of the tokens: what grows with them
+LARGE = (4096, 128_256)  # features and classes, for which the largest batch is looked for
 _COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+)\[([0-9,]*)\]")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 
 
-def compiled(function: Callable[..., Array], case: Case, shape: Shape, dtype: str, mesh: Mesh) -> Any:
-    """Value and gradient of the mean, rows split over the first axis of the mesh and classes over the second.
+def compiled(function: Callable[..., Array], case: Case, shape: Shape, dtype: str, mesh: Mesh, **options: Any) -> Any:
+    """Value and gradients of the mean, rows split over the first axis of the mesh and classes over the second.
 
     None if it does not fit into the memory of the device.
     """
-    x, t = (
-        jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*mesh.axis_names[: a.ndim])))
-        for a in inputs(case, shape, dtype)
-    )
+    x, *matrices, t = inputs(case, shape, dtype)
+    arrays = [
+        jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*axes[: a.ndim])))
+        for a, axes in (
+            (x, ("data", None if matrices else "model")),
+            *((m, (None, "model")) for m in matrices),
+            (t, ("data", "model")),
+        )
+    ]
     try:
-        return jax.jit(jax.value_and_grad(mean_of(function))).lower(x, t).compile()
+        return jax.jit(with_gradients(function, len(arrays))).lower(*arrays).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -59,13 +67,10 @@ def mesh_of(target: str, split: bool) -> Mesh:
 
 
 def forms(case: Case) -> dict[str, Callable[..., Array]]:
-    found = {
-        "jaxloss": functools.partial(getattr(jaxloss, case.loss), **case.options, reduction="mean"),
-        "plain": functools.partial(widened, case.plain),
-    }
-    for peer, call in case.peers:
-        if peer == "optax" and importlib.util.find_spec(peer):
-            found[peer] = call(importlib.import_module(peer))
+    found = {"jaxloss": ours(case), "plain": plain(case)}
+    for peer in case.peers:
+        if peer.name in PEERS and importlib.util.find_spec(library_of(peer.name)):
+            found[peer.name] = peer.call(importlib.import_module(MODULES[peer.name]))
     return found
 
 
@@ -78,6 +83,17 @@ def collectives(text: str) -> list[str]:
             arrays = arrays[len(arrays) // 2 :] if match[3] else arrays  # a start names its operands, too
             found.append(" ".join([match[2], *(f"{kind}[{size}]" for kind, size in arrays)]))
     return sorted(found)
+
+
+def in_loops(text: str) -> str:
+    """The lines of a compiled text that a loop repeats."""
+    bodies, inside, found = set(_BODY.findall(text)), False, []
+    for line in text.splitlines():
+        if (match := _COMPUTATION.match(line)) is not None:
+            inside = match[1] in bodies
+        elif inside:
+            found.append(line)
+    return "\n".join(found)
 
 
 def largest(lines: list[str]) -> int:
@@ -97,21 +113,42 @@ def _memory(program: Any) -> dict[str, Any]:
 
 
 def record(case: Case, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
-    x, t = inputs(case, shape, dtype)
+    arrays = inputs(case, shape, dtype)
     one, four = mesh_of(target, split=False), mesh_of(target, split=True)
     candidates = {name: _memory(compiled(form, case, shape, dtype, one)) for name, form in forms(case).items()}
-    split = compiled(forms(case)["jaxloss"], case, shape, dtype, four)
+    if case.products and target in MEMORY:
+        for name, form in forms(case).items():
+            program = compiled(form, case, shape, dtype, one, xla_gpu_enable_triton_gemm=False)
+            candidates[name]["cublas"] = _memory(program)
+    split = compiled(ours(case), case, shape, dtype, four)
+    text = "" if split is None else split.as_text()
     return {
         "target": target,
         "loss": case.loss,
         "shape": list(shape),
         "dtype": dtype,
-        "bytes": floor_bytes(x, t),
-        "flops": operations(case, x, t),
-        "logits_bytes": x.size * x.dtype.itemsize,
+        "bytes": floor_bytes(arrays),
+        "flops": operations(case, arrays),
         "candidates": candidates,
-        "split": _memory(split) | {"collectives": [] if split is None else collectives(split.as_text())},
+        "split": _memory(split) | {"collectives": collectives(text), "in_loops": collectives(in_loops(text))},
     }
+
+
+def batches(case: Case, features: int, classes: int, dtype: str, target: str) -> dict[str, Any]:
+    """The most tokens, of 1024 times powers of two, whose program fits into the memory of one device."""
+    one = mesh_of(target, split=False)
+    found = {}
+    for name, form in forms(case).items():
+        tokens = 1024
+        while fits(compiled(form, case, (tokens, features, classes), dtype, one), target):
+            tokens *= 2
+        found[name] = tokens // 2 if tokens > 1024 else 0
+    return {"target": target, "loss": case.loss, "shape": [features, classes], "dtype": dtype, "tokens": found}
+
+
+def fits(program: Any, target: str) -> bool:
+    """Compilers for TPUs refuse what does not."""
+    return program is not None and _memory(program)["peak_bytes"] <= MEMORY.get(target, math.inf)
 
 
 def compile_all(only: str, quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
@@ -120,9 +157,15 @@ def compile_all(only: str, quick: bool, output: pathlib.Path, session: dict[str,
     found = {target: importlib.util.find_spec(needs(target).partition(".")[0]) is not None for target in ABSENT}
     for target in (target for target, here in found.items() if not here):
         print(f"skipped {ABSENT[target]}: {needs(target)} is not installed")
-    cases = chosen(only, accelerator=True, quick=quick)
-    todo = [(*case, target) for case in cases for target, here in found.items() if here]
-    for case, shape, dtype, target in (bar := tqdm(todo)):
-        bar.set_description(f"{case.loss} {list(shape)} {dtype} {target}")
-        new.append(record(case, shape, dtype, target))
+    todo = [
+        (case.loss, functools.partial(record, case, *run)) for case, *run in chosen(only, accelerator=True, quick=quick)
+    ]
+    for case in (case for case in CASES if case.products and only in case.loss and not quick):
+        todo.append((case.loss, functools.partial(record, case, LONG, "bfloat16")))
+        todo.append((case.loss, functools.partial(batches, case, *LARGE, "bfloat16")))
+    for (loss, facts), target in (
+        bar := tqdm([(one, target) for one in todo for target, here in found.items() if here])
+    ):
+        bar.set_description(f"{loss} {target}")
+        new.append(facts(target))
         records.save(file, records.merge(old, session, new))

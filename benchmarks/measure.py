@@ -1,6 +1,5 @@
 """Times of a case in rounds, their ratios, errors against float64, and the floor."""
 
-import functools
 import math
 import random
 import time
@@ -14,13 +13,15 @@ from jax import Array
 from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
-from .candidates import Candidate, candidates, copies, mean_of, widened
+from .candidates import Candidate, candidates, floors, plain, with_gradients
 from .cases import Case, Shape
 
 # Seconds: what takes less than the first is called often enough in a row, and rounds start for as long as the second.
 # A CPU has neighbours, and needs more of both.
 SHORTEST, BUDGET = {"cpu": 20e-3, "gpu": 5e-3, "tpu": 5e-3}, {"cpu": 10, "gpu": 2, "tpu": 2}
 CHUNK = 2**22  # entries of which the truth is computed at once, and the gradient compared
+# The same where a chunk has to be worth reading a matrix, and what of the gradient of that is compared.
+OF_PRODUCTS, OF_MATRIX = 2**29, 2**25
 SPREAD = (20, 50, 80)  # percentiles of what a round gives
 
 
@@ -28,11 +29,11 @@ def record(
     case: Case, shape: Shape, dtype: str, device: str, ceilings: dict[str, float], quick: bool
 ) -> dict[str, Any]:
     """All numbers of a case; temporaries in bytes, the rest in ms, s, or ratios with their spread."""
-    x, t = draw(case, shape, dtype)
-    truth = _truth(case, x, t)
+    arrays = draw(case, shape, dtype)
+    right = truth(case, arrays, shape[-1])
     everybody: dict[str, Candidate] = {}
     facts: dict[str, dict[str, Any]] = {}
-    for name, make in candidates(case, x, t, device, quick):
+    for name, make in candidates(case, arrays, device, quick):
         try:
             candidate = make()
             output = candidate.run()
@@ -44,7 +45,7 @@ def record(
                 f"skipped {name} of {case.loss} {list(shape)} {dtype}: {(str(error) or repr(error)).splitlines()[0]}"
             )
             continue
-        value_error, gradient_error = _errors(candidate, output, *truth)
+        value_error, gradient_error = _errors(candidate, output, *right)
         everybody[name] = candidate
         facts[name] = {
             "compile_s": candidate.compile_seconds,
@@ -53,11 +54,14 @@ def record(
             "gradient_error": gradient_error,
         }
         del output
-    everybody |= {"again": everybody["jaxloss"]} | copies(x)
+    everybody |= {"again": everybody["jaxloss"]} | floors(case, arrays)
     times = _rounds(everybody, *((1e-3, 0) if quick else (SHORTEST[device], BUDGET[device])))
-    bytes_, flops = floor_bytes(x, t), operations(case, x, t)
-    moved = times["nothing"] + np.maximum(0, times["copy"] - times["nothing"]) * bytes_ / (2 * x.nbytes)
-    floor = np.maximum(moved, flops / (1e12 * ceilings[f"matmul_{dtype}_tflops"]))
+    bytes_, flops = floor_bytes(arrays), operations(case, arrays)
+    if case.products:
+        floor = times["products"]
+    else:
+        moved = np.maximum(0, times["copy"] - times["nothing"]) * bytes_ / (2 * arrays[0].nbytes)
+        floor = np.maximum(times["nothing"] + moved, flops / (1e12 * ceilings[f"matmul_{dtype}_tflops"]))
     for name, fact in facts.items():
         fact["ms"] = 1e3 * float(np.median(times[name]))
         fact["of_floor"] = _spread(times[name] / floor)
@@ -75,22 +79,21 @@ def record(
     }
 
 
-def draw(case: Case, shape: Shape, dtype: str) -> tuple[Array, Array]:
+def draw(case: Case, shape: Shape, dtype: str) -> tuple[Array, ...]:
     return jax.jit(case.draw, static_argnums=(1, 2))(jax.random.key(0), shape, dtype)
 
 
-def floor_bytes(x: Any, t: Any) -> int:
-    """Reads the inputs twice, for the value and for the gradient, and writes the gradient."""
-    nbytes = [math.prod(a.shape) * a.dtype.itemsize for a in (x, t)]
-    return 2 * sum(nbytes) + nbytes[0]
+def floor_bytes(arrays: tuple[Any, ...]) -> int:
+    """Reads the inputs twice, for the value and for the gradients, and writes the gradients."""
+    nbytes = [math.prod(a.shape) * a.dtype.itemsize for a in arrays]
+    return 2 * sum(nbytes) + sum(nbytes[:-1])
 
 
-def operations(case: Case, x: Any, t: Any) -> int:
-    """Of the plain form and its gradient, as XLA counts them; an exponential or a logarithm is one."""
+def operations(case: Case, arrays: tuple[Any, ...]) -> int:
+    """Of the plain form and its gradients, as XLA counts them; an exponential or a logarithm is one."""
     cpu = SingleDeviceSharding(jax.devices("cpu")[0])
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for a in (x, t)]
-    plain = mean_of(functools.partial(widened, case.plain))
-    cost = jax.jit(jax.value_and_grad(plain)).lower(*shapes).cost_analysis() or {}
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for a in arrays]
+    cost = jax.jit(with_gradients(plain(case), len(shapes))).lower(*shapes).cost_analysis() or {}
     return int(cost.get("flops", 0) + cost.get("transcendentals", 0))
 
 
@@ -139,34 +142,46 @@ def _seconds(candidate: Candidate, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _truth(case: Case, x: Array, t: Array) -> tuple[float, float, np.ndarray]:
-    """The value, the mean size of the losses, and the gradient of the first rows: the plain form in float64."""
-    rows = max(1, CHUNK // x.shape[1])
-    count = math.prod(jax.eval_shape(case.plain, x, t).shape)
+def truth(case: Case, arrays: tuple[Array, ...], classes: int) -> tuple[float, float, list[np.ndarray]]:
+    """The value, the mean size of the losses, and the first rows of each gradient: the plain form in float64."""
+    x, *matrices, t = arrays
+    rows = max(1, (OF_PRODUCTS if matrices else CHUNK) // classes)
+    count = math.prod(jax.eval_shape(case.plain, *arrays).shape)
     cpu = jax.devices("cpu")[0]
-    total, sizes, gradient = 0.0, 0.0, None
+    total, sizes, gradients = 0.0, 0.0, []
 
-    def sums(x: Array, t: Array) -> tuple[Array, Array]:
-        losses = case.plain(x, t)
+    def sums(*arrays: Array) -> tuple[Array, Array]:
+        losses = case.plain(*arrays)
         return losses.sum(), jnp.abs(losses).sum()
 
+    def wide(array: Array) -> Array:
+        a = np.asarray(array)
+        return jax.device_put(a if a.dtype.kind == "i" else a.astype("float64"), cpu)
+
     with jax.enable_x64(True):
-        both = jax.jit(jax.value_and_grad(sums, has_aux=True))
-        for start in range(0, x.shape[0], rows):
-            chunk = [np.asarray(a[start : start + rows]) for a in (x, t)]
-            wide = [a if a.dtype.kind == "i" else a.astype("float64") for a in chunk]
-            (value, size), slope = both(*jax.device_put(wide, cpu))
+        both = jax.jit(jax.value_and_grad(sums, tuple(range(len(arrays) - 1)), has_aux=True))
+        matrices = [wide(m) for m in matrices]
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            (value, size), slopes = both(wide(x[part]), *matrices, wide(t[part]))
             total, sizes = total + float(value), sizes + float(size)
-            gradient = np.asarray(slope) / count if gradient is None else gradient
-    return total / count, sizes / count, gradient
+            first, *others = (np.asarray(slope) for slope in slopes)
+            others = [slope[: max(1, OF_MATRIX // classes)] for slope in others]
+            gradients = [gradients[0], *map(np.add, gradients[1:], others)] if gradients else [first, *others]
+    return total / count, sizes / count, [gradient / count for gradient in gradients]
 
 
-def _errors(candidate: Candidate, output: Any, value: float, size: float, gradient: np.ndarray) -> tuple[float, float]:
-    """Of the value, over the mean size of the losses; of the gradient, the largest over the largest entry."""
-    found, slope = output
-    found_gradient = candidate.numpy(slope[: len(gradient)]).astype("float64")
-    of_gradient = np.abs(found_gradient - gradient).max() / np.abs(gradient).max()
-    return abs(float(found) - value) / size, float(of_gradient)
+def _errors(
+    candidate: Candidate, output: Any, value: float, size: float, gradients: list[np.ndarray]
+) -> tuple[float, float]:
+    """Of the value, over the mean size of the losses; of a gradient, the largest over its largest entry."""
+    found, (first, *others) = output
+    slopes = [first, *(slope.T if candidate.transposed else slope for slope in others)]
+    of_gradients = [
+        np.abs(candidate.numpy(slope[: len(gradient)]).astype("float64") - gradient).max() / np.abs(gradient).max()
+        for slope, gradient in zip(slopes, gradients, strict=True)
+    ]
+    return abs(float(found) - value) / size, float(max(of_gradients))
 
 
 def _spread(ratios: np.ndarray) -> list[float]:

@@ -18,7 +18,10 @@ PACKAGES = (
     "keras",
     "torch",
     "triton",
+    "tokamax",
+    "jax-cce",
     "liger-kernel",
+    "cut-cross-entropy",
     "numpy",
 )
 HERE = pathlib.Path(__file__).parent

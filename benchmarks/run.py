@@ -6,7 +6,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import records
-from .candidates import NO_LOSS_OF_LOGITS, missing
+from .candidates import missing
 from .cases import CASES, Case, Shape
 from .measure import ceilings, record
 from .targets import at_hand
@@ -19,7 +19,9 @@ def chosen(only: str, *, accelerator: bool, quick: bool) -> list[tuple[Case, Sha
     return [
         (case, shape, dtype)
         for case in cases
-        for shape, dtype in (case.runs(accelerator=accelerator) if not quick else [((64, 32), d) for d in case.dtypes])
+        for shape, dtype in (
+            case.runs(accelerator=accelerator) if not quick else [(case.quick, d) for d in case.dtypes]
+        )
     ]
 
 
@@ -29,7 +31,6 @@ def measure_all(only: str, quick: bool, output: pathlib.Path, session: dict[str,
     print(f"{device.name}; JAX {session['versions']['jax']}")
     for peer, reason in missing(device.platform).items():
         print(f"skipped {peer}: {reason}")
-    print(f"skipped {', '.join(NO_LOSS_OF_LOGITS)}: no loss of logits")
     session["ceilings"] = found = ceilings(quick)
     file = output / "benchmarks" / "results" / f"{records.slug(device.name)}.json"
     old, new = records.load(file) | {"device": device._asdict()}, []

@@ -30,6 +30,7 @@ def at_hand() -> Device:
 # Compilers need a description of the device, not the device. Each has four of it, for meshes.
 
 ABSENT = {"v5e": "TPU v5e", "v6e": "TPU v6e", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
+MEMORY = {"h100": 80e9, "h200": 141e9}  # bytes; compilers for GPUs refuse nothing
 _TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",

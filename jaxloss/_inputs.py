@@ -127,11 +127,12 @@ def product(
     (of_hidden, x), (of_weight, w), (of_axis, axis) = hidden, weight, class_axis
     if w.ndim != 2 or 0 in w.shape:
         raise ValueError(f"{name}: expected `{of_weight}` of shape (features, classes), got {w.shape}.")
-    if axis not in (0, 1, -1, -2) or isinstance(axis, bool):
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -2 <= axis < 2:
         raise ValueError(f"{name}: expected `{of_axis}` to be -1 or 0, got {axis!r}.")
     axis = int(axis) % 2
     if x.ndim == 0 or x.shape[-1] != w.shape[1 - axis]:
-        raise ValueError(f"{name}: expected `{of_hidden}` of shape (..., {w.shape[1 - axis]}), got {x.shape}.")
+        features = f"(..., {w.shape[1 - axis]}), as `{of_weight}` has features with `{of_axis}` {axis}"
+        raise ValueError(f"{name}: expected `{of_hidden}` of shape {features}, got {x.shape}.")
     return axis, w.shape[axis]
 
 

@@ -140,7 +140,7 @@ def shares(
     if reduction == "sum":
         return weight
     count = _count(kept, weight, shape, dtype, axis_name)
-    return weight / jnp.where(count == 0, 1, count)
+    return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
 
 
 def _count(

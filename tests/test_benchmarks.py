@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import jaxloss
@@ -13,12 +14,19 @@ import jaxloss
 pytest.importorskip("tabulate")
 pytest.importorskip("cpuinfo")
 pytest.importorskip("matplotlib")
-from benchmarks import records, report
+from benchmarks import measure, records, report, tables
+from benchmarks.candidates import MODULES
 from benchmarks.cases import CASES
-from benchmarks.compile_only import collectives, largest
+from benchmarks.compile_only import collectives, in_loops, largest
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOT_MEASURED = {"reduce", "smooth_labels", "safe_softmax_cross_entropy"}  # no loss; another name
+NOT_MEASURED = {
+    *("reduce", "smooth_labels", "TokenMetrics", "LogProbs"),  # no loss
+    "safe_softmax_cross_entropy",  # another name
+    # from the same core as linear_cross_entropy
+    *("linear_cross_entropy_with_metrics", "linear_log_probs"),
+    *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
+}
 
 
 def test_every_loss_has_a_case():
@@ -75,8 +83,8 @@ def test_every_candidate_computes_the_same_loss(quick):
             # Not a tolerance of exactness: half precision that is summed and divided in half precision passes too.
             assert candidate["value_error"] < 2e-2, (record["loss"], record["dtype"], name)
             assert candidate["gradient_error"] < 5e-2, (record["loss"], record["dtype"], name)
-    for peer in ("optax", "keras", "torch", "liger"):
-        assert (peer in seen) != (f"skipped {peer}" in printed)
+    for peer in MODULES:
+        assert (peer in seen) != (f"skipped {peer}: " in printed), printed
 
 
 def test_the_page_shows_all_and_keeps_what_others_measured(quick):
@@ -86,7 +94,7 @@ def test_the_page_shows_all_and_keeps_what_others_measured(quick):
         assert f"`{case.loss}`" in page
     assert "## Another GPU" in page
     assert "0.50" in page
-    assert report.MISSING in page  # on a TPU
+    assert tables.MISSING in page  # on a TPU
     for picture in (output / "benchmarks" / "results").glob("*-light.svg"):
         assert picture.stat().st_size > 10_000
         assert picture.with_name(picture.name.replace("-light", "-dark")).exists()
@@ -129,3 +137,30 @@ def test_collectives_are_read_from_compiled_texts():
     """
     assert collectives(text) == ["all-gather f32[8,2] f32[]", "all-reduce bf16[4096]", "all-reduce s32[8192]"]
     assert largest(collectives(text)) == 4 * 8192
+
+
+def test_what_a_loop_exchanges_is_told_from_what_is_exchanged_once():
+    text = """
+%body.clone (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %all-reduce.1 = f32[8]{0} all-reduce(%x), channel_id=1
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %while.1 = (s32[], f32[8]{0}) while(%tuple), condition=%cond, body=%body.clone
+  %all-reduce.2 = f32[4]{0} all-reduce(%y), channel_id=2
+}
+"""
+    assert collectives(text) == ["all-reduce f32[4]", "all-reduce f32[8]"]
+    assert collectives(in_loops(text)) == ["all-reduce f32[8]"]
+
+
+def test_the_true_gradient_of_a_weight_is_that_of_all_chunks_of_rows(monkeypatch):
+    (case,) = (case for case in CASES if case.loss == "linear_cross_entropy")
+    shape = 24, 4, 32
+    arrays = measure.draw(case, shape, "float32")
+    value, size, (of_hidden, of_weight) = measure.truth(case, arrays, shape[-1])
+    monkeypatch.setattr(measure, "OF_PRODUCTS", 10 * 32)
+    *sums, (first_rows, all_rows) = measure.truth(case, arrays, shape[-1])
+    np.testing.assert_allclose(sums, [value, size], rtol=1e-12)
+    np.testing.assert_allclose(first_rows, of_hidden[:10], rtol=1e-12)
+    np.testing.assert_allclose(all_rows, of_weight, rtol=1e-10)

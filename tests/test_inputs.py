@@ -68,9 +68,9 @@ BAD = [
     (jaxloss.reduce, (X,), {"reduction": "max"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'max'."),
     (jaxloss.reduce, (X,), {"reduction": "none", "axis_name": "i"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
     (jaxloss.reduce, (X,), {"where": jnp.ones(6, bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6,)."),
-    (LINEAR, (X, jnp.zeros((4, 7)), Y), {}, ValueError, "expected `hidden` of shape (..., 4), got (6, 3)."),
-    (LINEAR, (X, jnp.zeros((7, 4)), Y), {"class_axis": 0}, ValueError, "expected `hidden` of shape (..., 4), got (6, 3)."),
-    (LINEAR, (jnp.float32(1), W, Y), {}, ValueError, "expected `hidden` of shape (..., 3), got ()."),
+    (LINEAR, (X, jnp.zeros((4, 7)), Y), {}, ValueError, "expected `hidden` of shape (..., 4), as `weight` has features with `class_axis` 1, got (6, 3)."),
+    (LINEAR, (X, jnp.zeros((7, 4)), Y), {"class_axis": 0}, ValueError, "expected `hidden` of shape (..., 4), as `weight` has features with `class_axis` 0, got (6, 3)."),
+    (LINEAR, (jnp.float32(1), W, Y), {}, ValueError, "expected `hidden` of shape (..., 3), as `weight` has features with `class_axis` 1, got ()."),
     (LINEAR, (X, W[None], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (1, 3, 7)."),
     (LINEAR, (X, W[:, :0], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (3, 0)."),
     (LINEAR, (X, W, Y), {"class_axis": 2}, ValueError, "expected `class_axis` to be -1 or 0, got 2."),
@@ -88,7 +88,7 @@ BAD = [
     (jaxloss.linear_log_probs, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
-    (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_hidden` of shape (..., 7), got (6, 3)."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_hidden` of shape (..., 7), as `teacher_weight` has features with `teacher_class_axis` 0, got (6, 3)."),
 ]  # fmt: skip
 
 

@@ -136,10 +136,7 @@ def _over_chunks(
         added, found = step(part)
         return jax.tree.map(jnp.add, carry, added), found
 
-    # Without a checkpoint of its own, JAX takes what is the same in all chunks out of the loop, when it differentiates:
-    # zeros and the indices of classes, each an array of the size of a chunk's logits.
-    loop = jax.checkpoint(partial(lax.scan, body), prevent_cse=False)
-    carry, found = loop(zeros, jax.tree.map(lambda a: _cut(a, shape, parts), arrays))
+    carry, found = lax.scan(body, zeros, jax.tree.map(lambda a: _cut(a, shape, parts), arrays))
     return carry, jax.tree.map(lambda a: _join(a, shape, parts), found)
 
 
@@ -280,20 +277,21 @@ def weighted_sum(
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    moving = _moving(tangents)
+    moving, kept = _moving(tangents), primals[2]
     total, aux, gradients = _with_gradients(plan, primals, moving)
 
-    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...]) -> Array:
+    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...], kept: Array | None) -> Array:
         (of_heads, *of_others), (heads, *others) = gradients, moving
         of_hidden, of_rest = _split(of_heads)
         hidden, rest = _split(heads)
         split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
         if plan.across is not None:
             split = [lax.psum(s, plan.across) for s in split]
+        hidden = tuple(None if h is None else removed_as(0, h, kept, None) for h in hidden)
         whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
         return sum(split + whole, jnp.zeros_like(total))
 
-    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving)
+    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving, kept)
     return (total, aux), (tangent, _without_derivative(aux))
 
 
@@ -323,7 +321,10 @@ def _with_gradients(
 
     arrays = hidden, tokens, kept, weight
     moved = jax.tree.map(lambda t, x: None if t is None else x, _split(moving_heads)[1], rest, is_leaf=_is_none)
-    of_rest, (losses, aux, of_hidden, of_tokens) = _over_chunks(plan, step, arrays, moved)
+    # Without a checkpoint of its own, JAX takes what is the same in all chunks out of the loop, when it differentiates:
+    # zeros and the indices of classes, each an array of the size of a chunk's logits.
+    over_chunks = jax.checkpoint(partial(_over_chunks, plan, step), prevent_cse=False)
+    of_rest, (losses, aux, of_hidden, of_tokens) = over_chunks(arrays, moved)
     of_rest = jax.tree.map(lambda g, x: g.astype(x.dtype), of_rest, moved)
     of_weight = None if moving_weight is None else losses
     return (weight * losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)

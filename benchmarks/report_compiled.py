@@ -1,0 +1,143 @@
+"""The part of BENCHMARKS.md on what compilers say of devices that are not here."""
+
+import pathlib
+from collections.abc import Iterator
+
+from . import charts, tables
+from .compile_only import LARGE, LONG, largest
+from .records import shape_and_dtype
+from .tables import OF_PRODUCTS, SMALL, TOO_LARGE, Record
+from .targets import ABSENT, MEMORY
+
+TITLE = "compiler estimate, no device"
+HEAD = f"""## TPUs and GPUs: {TITLE}
+
+Every case, compiled for a device that was not there. These are the compilers' statements of memory: no time is among
+them, and nothing has been compared with a device. *Peak* is the compiler's figure for everything at once, inputs and
+outputs included; `{TOO_LARGE}` is what it refuses for the memory of one device (compilers for GPUs refuse nothing).
+Operations (floating point) and bytes are analytic: of the plain form and its gradient, and of two passes. Memory is in
+MiB. *On four* is our loss on a mesh of 2×2, rows split over one axis and classes over the other, for each device: its
+temporaries, and the largest array that devices exchange.
+"""
+
+
+def write(result: Record, output: pathlib.Path) -> Iterator[str]:
+    provenance, _ = tables.provenance(result)
+    file = "benchmarks/results/compile-only"
+    compiled = [r for r in result["records"] if "candidates" in r]
+    short = [r for r in compiled if tuple(r["shape"]) != LONG]
+    main = [r for r in short if r["loss"] not in SMALL]
+    charts.temporaries(main or short, tables.source(result), output / file)
+    yield f"{HEAD}\n{provenance}"
+    yield tables.picture(file, "Temporaries over the size of the predictions, for each target")
+    yield from _without_logits(result["records"])
+    for target, device in ABSENT.items():
+        group = [r for r in compiled if r["target"] == target and r["loss"] not in OF_PRODUCTS]
+        if not group:
+            continue
+        names = _names(group)
+        headers = ["loss", "shape", "operations", "bytes"]
+        headers += [f"{n}: temporaries, peak" for n in names] + ["on four: temporaries", "exchange"]
+        yield f"### {device}: {TITLE}"
+        yield (
+            f"<details{' open' if target == 'v6e' else ''}><summary>{device}, MiB</summary>\n\n"
+            + tables.table([_row(r, names) for r in group], headers)
+            + "\n\n</details>"
+        )
+
+
+def _names(group: list[Record]) -> list[str]:
+    return [n for n in ("jaxloss", "optax", "plain", "scan") if any(n in r["candidates"] for r in group)]
+
+
+def _row(record: Record, names: list[str]) -> list[str]:
+    split = record["split"]
+    return [
+        tables.name(record),
+        shape_and_dtype(record),
+        f"{record['flops']:.2e}",
+        f"{record['bytes']:.2e}",
+        *(_memory(record["candidates"].get(n)) for n in names),
+        tables.mib(split["temp_bytes"]),
+        _exchange(split["collectives"]),
+    ]
+
+
+def _memory(found: Record | None) -> str:
+    return "" if found is None else f"{tables.mib(found['temp_bytes'])}, {tables.mib(found['peak_bytes'])}"
+
+
+def _exchange(collectives: list[str]) -> str:
+    only_all_reduce = all(line.startswith("all-reduce") for line in collectives)
+    exchange = f"{len(collectives)} all-reduce" if only_all_reduce else ", ".join(collectives)
+    return f"{exchange}, at most {tables.size(largest(collectives))}" if collectives else exchange
+
+
+def _without_logits(records: list[Record]) -> Iterator[str]:
+    """Temporaries and peak; what of them grows with tokens; and the largest batch that fits."""
+    of_products = [r for r in records if r["loss"] in OF_PRODUCTS]
+    compiled = [r for r in of_products if "candidates" in r]
+    if not compiled:
+        return
+    names = _names(compiled)
+    yield (
+        f"### Without the logits: {TITLE}\n\n"
+        "MiB of temporaries and of the peak. What multiplies matrices on a GPU is chosen where it runs: Triton is what "
+        "its compiler takes without a device, cuBLAS what is left without Triton. Ours adds up the gradient of the "
+        "weight in float32, *scan* in the dtype of the weight, which is less to keep and more of an error. *On four*: "
+        "the loop over chunks of tokens exchanges numbers of tokens and the gradient of a chunk's hidden states; the "
+        "gradient of the weight is exchanged once, after it."
+    )
+    headers = ["device", "shape", "the logits", *(f"{n}: temporaries, peak" for n in names)]
+    headers += ["on four: temporaries", "exchange in the loop", "after it"]
+    rows: dict[tuple[str, ...], list[str]] = {}  # devices of which the compilers say the same are one row
+    for record in compiled:
+        if tuple(record["shape"]) != LONG:
+            for device, *cells in _rows(record, names):
+                rows.setdefault(tuple(cells), []).append(device)
+    yield tables.table([["; ".join(devices), *cells] for cells, devices in rows.items()], headers)
+    yield from _growth(compiled, names)
+    if batches := [r for r in of_products if "tokens" in r]:
+        yield _batches(batches, names)
+
+
+def _rows(record: Record, names: list[str]) -> Iterator[list[str]]:
+    device, candidates, split = ABSENT[record["target"]], record["candidates"], record["split"]
+    in_loops = split["in_loops"]
+    after = list(split["collectives"])
+    for line in in_loops:
+        after.remove(line)
+    tokens, _, classes = record["shape"]
+    facts = [shape_and_dtype(record), tables.mib(4 * tokens * classes)]
+    on_four = [tables.mib(split["temp_bytes"]), _exchange(in_loops), _exchange(after)]
+    gpu = record["target"] in MEMORY
+    yield [f"{device}, Triton" if gpu else device, *facts, *(_memory(candidates[n]) for n in names), *on_four]
+    if gpu:
+        yield [f"{device}, cuBLAS", *facts, *(_memory(candidates[n]["cublas"]) for n in names), "", "", ""]
+
+
+def _growth(compiled: list[Record], names: list[str]) -> Iterator[str]:
+    long, features, classes = LONG
+    found = {(r["target"], *r["shape"]): r["candidates"] for r in compiled}
+    short = long // 8
+    targets = [t for t in ABSENT if {(t, long, features, classes), (t, short, features, classes)} <= set(found)]
+    if not targets:
+        return
+    yield f"Temporaries for {short} tokens → for {long} (features {features}, classes {classes}, bfloat16), MiB:"
+    rows = []
+    for target in targets:
+        few, many = (found[target, tokens, features, classes] for tokens in (short, long))
+        cells = [" → ".join(tables.mib(c[n]["temp_bytes"]) for c in (few, many)) for n in names]
+        rows.append([ABSENT[target], *cells])
+    yield tables.table(rows, ["device", *names])
+
+
+def _batches(records: list[Record], names: list[str]) -> str:
+    features, classes = LARGE
+    rows = [[ABSENT[r["target"]], *(f"{r['tokens'][n]:,}".replace(",", " ") for n in names)] for r in records]
+    gpus = " and ".join(f"{bytes_ / 1e9:.0f} GB for {ABSENT[t]}" for t, bytes_ in MEMORY.items())
+    return (
+        f"The largest batch that fits beside nothing but its own inputs and gradients, in tokens, of powers of two "
+        f"(features {features}, classes {classes}, bfloat16). A compiler for a TPU says itself what does not; for "
+        f"GPUs its peak is compared with the memory, {gpus}:\n\n" + tables.table(rows, ["device", *names])
+    )

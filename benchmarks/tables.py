@@ -1,0 +1,66 @@
+"""How numbers, names and origins look in BENCHMARKS.md."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tabulate import tabulate
+
+from .cases import BOTH, CASES
+
+Record = dict[str, Any]
+SMALL = {case.loss for case in CASES if case.dtypes != BOTH}  # measured once
+OF_PRODUCTS = {case.loss for case in CASES if case.products}
+MISSING = "not measured"
+TOO_LARGE = "too large"
+
+
+def name(record: Record) -> str:
+    return f"`{record['loss']}`"
+
+
+def table(rows: list[list[str]], headers: list[str]) -> str:
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=["left"] * len(headers))
+
+
+def provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
+    """Where the numbers come from; and, if that is from several runs, which of them a record is from."""
+    several = len(result["sessions"]) > 1
+    lines = []
+    for number, session in enumerate(result["sessions"], 1):
+        versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+        best = ""
+        if ceilings := session.get("ceilings"):
+            copy, f32, bf16 = (ceilings[f] for f in ("copy_gbps", "matmul_float32_tflops", "matmul_bfloat16_tflops"))
+            best = f" Ceilings of that run: copy {copy:.0f} GB/s, read and written; matrix product {f32:.2g} (f32) and "
+            best += f"{bf16:.2g} TFLOP/s (bf16)."
+        lines.append(
+            f"- {f'run {number}: ' if several else ''}`{session['command']}`, {session['date']}, commit "
+            f"{session['commit']}: {versions}.{best}"
+        )
+    mark = (lambda r: f" <sup>run {r['session'] + 1}</sup>") if several else (lambda r: "")
+    return "\n".join(lines), mark
+
+
+def source(result: Record) -> str:
+    last = result["sessions"][-1]
+    return f"JAX {last['versions']['jax']}, {last['date']}"
+
+
+def picture(file: str, alt: str) -> str:
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{file}-dark.svg">'
+    return f'<picture>{dark}<img alt="{alt}" src="{file}-light.svg"></picture>'
+
+
+def size(count: int) -> str:
+    return f"{count} B" if count < 1024 else f"{count / 1024:.0f} KiB" if count < 2**20 else f"{count / 2**20:.0f} MiB"
+
+
+def digits(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
+
+
+def mib(count: int | None) -> str:
+    if count is None:
+        return TOO_LARGE
+    mib = count / 2**20
+    return "0" if mib < 0.01 else f"{mib:.2f}" if mib < 1 else f"{mib:.1f}" if mib < 100 else f"{mib:.0f}"
