@@ -31,7 +31,7 @@ LINEAR = Group(
     "linear",
     lambda r: r["loss"] in OF_PRODUCTS,
     floor="the products",
-    whole="the logits in float32",
+    whole="float32 logits",
 )
 GROUPS = (
     Group("Cross entropies of a softmax", "softmax", lambda r: r["loss"].startswith("softmax")),
