@@ -8,6 +8,7 @@
     measure.py       rounds, ratios, errors against float64, floors
     targets.py       the device at hand, and TPUs and GPUs to compile for without one
     compile_only.py  what the compilers of those say
+    compiled_text.py what moves between devices, from their texts
     records.py       the result files
     report.py        BENCHMARKS.md and its charts, from all result files
     report_compiled.py, tables.py, charts.py    parts of it

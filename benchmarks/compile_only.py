@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import math
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from . import records
 from .candidates import MODULES, library_of, ours, plain, with_gradients
 from .cases import CASES, Case, Shape
+from .compiled_text import collectives, in_loops
 from .measure import floor_bytes, operations
 from .run import chosen
 from .targets import ABSENT, MEMORY, devices_of, needs
@@ -29,10 +29,6 @@ FILE = "compile-only.json"
 PEERS = ("optax", "scan")  # what is nothing but XLA
 LONG = (65_536, 2048, 32_768)  # beside a case with an eighth of the tokens: what grows with them
 LARGE = (4096, 128_256)  # features and classes, for which the largest batch is looked for
-_COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
-_ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+)\[([0-9,]*)\]")
-_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 
 
 def compiled(function: Callable[..., Array], case: Case, shape: Shape, dtype: str, mesh: Mesh, **options: Any) -> Any:
@@ -72,37 +68,6 @@ def forms(case: Case) -> dict[str, Callable[..., Array]]:
         if peer.name in PEERS and importlib.util.find_spec(library_of(peer.name)):
             found[peer.name] = peer.call(importlib.import_module(MODULES[peer.name]))
     return found
-
-
-def collectives(text: str) -> list[str]:
-    """Each operation between devices in a compiled text, with the arrays that it gives: "all-reduce f32[4096]"."""
-    found = []
-    for line in text.splitlines():
-        if (match := _COLLECTIVE.search(line)) is not None:
-            arrays = _ARRAY.findall(match[1])
-            arrays = arrays[len(arrays) // 2 :] if match[3] else arrays  # a start names its operands, too
-            found.append(" ".join([match[2], *(f"{kind}[{size}]" for kind, size in arrays)]))
-    return sorted(found)
-
-
-def in_loops(text: str) -> str:
-    """The lines of a compiled text that a loop repeats."""
-    bodies, inside, found = set(_BODY.findall(text)), False, []
-    for line in text.splitlines():
-        if (match := _COMPUTATION.match(line)) is not None:
-            inside = match[1] in bodies
-        elif inside:
-            found.append(line)
-    return "\n".join(found)
-
-
-def largest(lines: list[str]) -> int:
-    """Bytes of the largest array in what `collectives` found."""
-    sizes = [0]
-    for kind, shape in _ARRAY.findall(" ".join(lines)):
-        bits = int(re.sub(r"\D", "", kind) or 8)
-        sizes.append(math.prod(int(n) for n in shape.split(",") if n) * bits // 8)
-    return max(sizes)
 
 
 def _memory(program: Any) -> dict[str, Any]:

@@ -23,6 +23,15 @@ def again(arrays: Any, *, rows: bool) -> Any:
     return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=cpu, default=default), arrays)
 
 
+def moving(tangents: Any) -> Any:
+    """The tangents that a rule with symbolic zeros gets, None for what has none."""
+
+    def is_zero(t: Any) -> bool:
+        return isinstance(t, SymbolicZero)
+
+    return jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
+
+
 def every_mode(
     forward: Callable[..., tuple[Array, Any]],
     backward: Callable[[Any, Array], tuple[Array | None, ...]],
@@ -46,13 +55,13 @@ def every_mode(
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         losses, saved = forward(*primals)
-        moving = {i: t for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)}
+        those = {i: t for i, t in enumerate(moving(tangents)) if t is not None}
         rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
 
-        def linear(saved: Any, moving: dict[int, Array]) -> Array:
+        def linear(saved: Any, those: dict[int, Array]) -> Array:
             gradients = backward(again(saved, rows=rows), jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
-            for i, t in moving.items():
+            for i, t in those.items():
                 gradient = gradients[i]
                 if gradient is not None:
                     product = gradient * t.astype(gradient.dtype)
@@ -60,7 +69,7 @@ def every_mode(
             return tangent
 
         # The primal is `function` itself, not `losses`: a derivative of this derivative must meet the rule again.
-        return function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, moving)
+        return function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, those)
 
     function.defjvp(rule, symbolic_zeros=True)
     return function

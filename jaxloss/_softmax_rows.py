@@ -81,7 +81,11 @@ def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
     return Options(*(n if n is None or kept is None else jnp.where(kept, n, 1) for n in numbers))
 
 
-def _logsumexp(row: _Row) -> Array:
+def logsumexp(row: _Row) -> Array:
+    return row.top + row.log_total
+
+
+def _finite_logsumexp(row: _Row) -> Array:
     """Of a row of -inf, 0: it has no gradient."""
     return jnp.where(row.top == -jnp.inf, 0, row.top) + row.log_total
 
@@ -139,9 +143,9 @@ def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
 
 def _share(x: Array, classes: Array | None, across: AxisName | None = None) -> Array | float:
     """1 / K, with the rank of x."""
-    return (
-        1 / count(x, across) if classes is None else 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
-    )
+    if classes is None:
+        return 1 / count(x, across)
+    return 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
 
 
 class _Saved(NamedTuple):
@@ -179,7 +183,7 @@ def indexed_forward(
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
-        loss += times(options.z_loss, jnp.square(row.top + row.log_total))
+        loss += times(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where((row.top == -jnp.inf) & ~jnp.isnan(label), jnp.inf, loss)
     return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
 
@@ -202,8 +206,8 @@ def indexed_backward(
         share = options.label_smoothing[..., None] * _share(z, classes, across)
         of_smoothing = times(g, mean_gap - gap)
     if options.z_loss is not None:
-        of_z_loss = times(g, jnp.square(_logsumexp(row)))
-        push = 2 * times(options.z_loss, _logsumexp(row)) * slope
+        of_z_loss = times(g, jnp.square(_finite_logsumexp(row)))
+        push = 2 * times(options.z_loss, _finite_logsumexp(row)) * slope
         at_label += push * jnp.exp(-gap)
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
@@ -262,10 +266,6 @@ def entropy_backward(
     return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
 
 
-def logsumexp(saved: _Saved) -> Array:
-    return saved.row.top + saved.row.log_total
-
-
 def is_correct(saved: _Saved, across: AxisName | None) -> Array:
     """Whether the label is the first of the classes with the largest logit."""
     z, y = _logits(saved), saved.labels
@@ -314,7 +314,7 @@ def _dense_forward(
     gaps = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top)
     loss = gaps + times(mass, row.log_total)
     if options.z_loss is not None:
-        loss += times(options.z_loss, jnp.square(row.top + row.log_total))
+        loss += times(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
@@ -334,8 +334,8 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     gradient = jnp.where(z == top, at_top, mass * p - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
-        of_z_loss = times(g[..., 0], jnp.square(_logsumexp(row)))
-        gradient += 2 * times(options.z_loss, _logsumexp(row))[..., None] * p
+        of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))
+        gradient += 2 * times(options.z_loss, _finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
     of_labels = removed_as(0, times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)

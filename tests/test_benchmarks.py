@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from benchmarks import measure, records, report, tables
 from benchmarks.candidates import MODULES
 from benchmarks.cases import CASES
-from benchmarks.compile_only import collectives, in_loops, largest
+from benchmarks.compiled_text import collectives, in_loops, largest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_MEASURED = {

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("tqdm")
 from benchmarks import compile_only
 from benchmarks.cases import CASES
+from benchmarks.compiled_text import largest
 from benchmarks.targets import needs
 
 SHAPE = 2048, 4096
@@ -34,7 +35,7 @@ def test_a_loss_needs_no_second_array_and_devices_exchange_numbers_of_rows(case,
     assert found["candidates"]["jaxloss"]["temp_bytes"] < most
     assert found["split"]["temp_bytes"] < most / 4
     assert all(line.startswith("all-reduce") for line in found["split"]["collectives"])
-    assert compile_only.largest(found["split"]["collectives"]) <= 4 * NUMBERS * SHAPE[0] / 2
+    assert largest(found["split"]["collectives"]) <= 4 * NUMBERS * SHAPE[0] / 2
 
 
 @pytest.mark.parametrize("target", ["v6e", "h100"])
@@ -48,5 +49,5 @@ def test_logits_never_exist_and_devices_exchange_the_gradient_of_the_weight_once
     split = found["split"]
     assert split["temp_bytes"] < 4 * weight / 2
     assert all(line.startswith("all-reduce") for line in split["collectives"])
-    assert compile_only.largest(split["in_loops"]) <= 4 * features * features
-    assert compile_only.largest(split["collectives"]) <= weight / 2
+    assert largest(split["in_loops"]) <= 4 * features * features
+    assert largest(split["collectives"]) <= weight / 2

@@ -79,6 +79,7 @@ def test_no_size_need_be_a_multiple_of_anything(case, tokens, classes, rng):
         compare(found, truth, span=20)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("shape", [(), (5,), (1, 1), (2, 3, 4), (16, 2), (7, 1), (2, 0, 3), (1, 13, 5)])
 def test_any_leading_axes(shape, rng):
     case = LINEAR_CASES[0]
@@ -113,6 +114,7 @@ def test_the_tail_is_that_of_the_dense_loss():
     close(losses, np.log1p(np.exp(-np.asarray(margins, np.float64))), losses, span=1)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("scale", [1.0, 10.0, 200.0])
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_bfloat16_is_no_worse_than_the_naive_form_of_it(scale, reduction, rng):
@@ -311,6 +313,7 @@ def test_every_transformation_by_the_weight(case, reduction, rng):
     compare(transformed(ours, weight), transformed(plain, weight), span=40)
 
 
+@pytest.mark.smoke
 @every_reducing_case
 def test_second_derivatives_of_a_mean(case, rng):
     arrays, labels = case.draw(rng, 3, 8)
@@ -396,8 +399,8 @@ def test_a_divergence_of_near_distributions_is_not_negative(rng):
     truth = (np.exp(log_t) * (log_t - log_q)).sum(-1)
     ours = jaxloss.linear_kl_divergence(near, w, h, w, bias=b, teacher_bias=b)
     assert (ours >= 0).all()
-    # The difference of two logits is exposed to the rounding of each: of about 1e-4 it leaves three digits.
-    np.testing.assert_allclose(ours, truth, rtol=3e-2)
+    u = log_t - log_q  # a difference of log-probabilities, exposed to the rounding of each
+    close(ours, truth, (np.exp(log_t) * np.abs(u) * (np.abs(log_t) + np.abs(log_q))).sum(-1))
     assert (jaxloss.linear_kl_divergence(h, w, h, w) == 0).all()
 
 

@@ -1,7 +1,6 @@
 """Losses of hidden states over eight devices: the numbers of one, what moves, and what each device holds."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from linear_cases import LINEAR_CASES, OPTIONS, cotangents, cross_entropies, dir
 from tolerances import same
 
 import jaxloss
-from benchmarks.compile_only import collectives
+from benchmarks.compiled_text import arrays, collectives
 
 BATCH, LENGTH, FEATURES, CLASSES, CHUNK = 8, 24, 12, 64, 48
 # of hidden [batch, length, features] and of weight [features, classes] on a mesh of (2, 4)
@@ -63,9 +62,9 @@ def on_one_device(case, reduction):
     return jax.device_get(jax.jit(everything, static_argnums=(0, 1, 2))(case, reduction, True, *draw(case)))
 
 
-def compare(ours, theirs):
+def compare(ours, theirs, span=20):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        same(a, b, span=50)
+        same(a, b, span=span)
 
 
 def placed(mesh, hidden, weight, case, arrays, labels, rest):
@@ -87,7 +86,8 @@ def every_split():
         every = case.name == "linear_cross_entropy" and case.options
         for split in SPLITS if every else ("both",):
             for kind in ("Auto", "Explicit"):
-                yield pytest.param(case, kind, split, id=f"{case.id}-{kind}-{split}")
+                marks = pytest.mark.smoke if every and split in ("both", "weight-gathered") else ()
+                yield pytest.param(case, kind, split, marks=marks, id=f"{case.id}-{kind}-{split}")
 
 
 @pytest.mark.parametrize(("case", "kind", "split"), list(every_split()))
@@ -99,7 +99,8 @@ def test_sharded_is_not_sharded(case, kind, split):
             second = split == "both" and not case.teacher
             ours = jax.device_get(jax.jit(everything, static_argnums=(0, 1, 2))(case, reduction, second, *args))
         *first, moved = on_one_device(case, reduction)
-        compare(ours, (*first, moved if second else ()))
+        # A divergence is exposed to log-probabilities of both, and its tangent is a sum of many signs.
+        compare(ours, (*first, moved if second else ()), span=40 if case.teacher else 20)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -114,21 +115,16 @@ def test_devices_exchange_numbers_of_tokens_and_gradients(kind, split, reduction
         return (cotangents(labels.shape) * case(arrays, labels, reduction=reduction, chunk_size=CHUNK)).sum()
 
     with jax.set_mesh(mesh):
-        arrays, labels, _ = placed(mesh, hidden, weight, case, *draw(case))
-        text = jax.jit(jax.value_and_grad(f)).lower(arrays, labels).compile().as_text()
+        given, labels, _ = placed(mesh, hidden, weight, case, *draw(case))
+        text = jax.jit(jax.value_and_grad(f)).lower(given, labels).compile().as_text()
     found = collectives(text)
-    moved = [tuple(int(n) for n in size.split(",") if n) for line in found for size in _shapes(line)]
-    of_classes = {CLASSES, CLASSES // 2, CLASSES // 4, CLASSES // 8}
-    tokens = CHUNK // 8
-    if (kind, split) != ("Auto", "features"):  # there the compiler adds up logits: the guide says so
-        assert not any(math.prod(s) >= tokens * CLASSES // 8 and len(s) == 3 and s[-1] in of_classes for s in moved)
+    # What has classes last is a weight, a bias, or a part of one.
+    of_classes = [s for _, s in arrays(found) if s and s[-1] in (CLASSES, CLASSES // 2, CLASSES // 4)]
+    of_weights = [s[:-1] in ((), *((FEATURES // n,) for n in (1, 2, 4))) for s in of_classes]
+    assert all(of_weights) == ((kind, split) != ("Auto", "features"))  # there logits are added up: the guide says so
     gathers = [line for line in found if line.startswith("all-gather")]
     assert bool(gathers) == split.endswith("gathered") or split == "features"
     assert not any(line.startswith("all-to-all") for line in found)
-
-
-def _shapes(line):
-    return [part[part.index("[") + 1 : part.index("]")] for part in line.split() if "[" in part]
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
@@ -209,7 +205,7 @@ def test_losses_and_metrics_of_split_classes(case):
     ours, theirs = (
         jax.jit(jax.value_and_grad(lambda a, f=f: (c * f(a, labels)).sum()))(arrays) for f in (mapped, case)
     )
-    compare(ours, theirs)
+    compare(ours, theirs, span=40 if case.teacher else 20)
 
     def metrics(arrays, labels, **kwargs):
         hidden, weight, bias = arrays[:3]

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 
-from .._derivatives import again
+from .._derivatives import again, moving
 from .._rows import removed_as, summed
 from .._types import AxisName
 
@@ -117,10 +116,8 @@ def _over_chunks(
 ) -> tuple[Any, Any]:
     """The sum of what ``step`` gives first, of the structure and the shapes of ``sums``, and all that it gives second.
 
-    ``arrays`` are hidden, tokens, kept, and whatever else is of tokens.
-
-    ``step`` keeps nothing for a derivative but its part of ``arrays``, as all of its kind together are what must not
-    be.
+    ``arrays`` are hidden, tokens, kept, and whatever else is of tokens. ``step`` keeps nothing for a derivative but
+    its part of them: what it makes of them, of all chunks together, is what must not be.
     """
     step = jax.checkpoint(step, prevent_cse=False)
     shape = arrays[0][0].shape[:-1]
@@ -158,15 +155,6 @@ def _split(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]
 
 def _joined(hidden: tuple[Array | None, ...], rest: tuple[Head, ...]) -> tuple[Head, ...]:
     return tuple(r._replace(hidden=h) for h, r in zip(hidden, rest, strict=True))
-
-
-def _moving(tangents: Any) -> Any:
-    """The tangents, None for what has none."""
-    return jax.tree.map(
-        lambda t: None if isinstance(t, SymbolicZero) or t.dtype == jax.dtypes.float0 else t,
-        tangents,
-        is_leaf=lambda t: isinstance(t, SymbolicZero),
-    )
 
 
 def _is_none(x: Any) -> bool:
@@ -208,8 +196,8 @@ def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None
 def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     losses, aux = each(plan, *primals)
 
-    def linear(primals: tuple[Any, ...], moving: tuple[Any, ...]) -> tuple[Array, ...]:
-        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, moving
+    def linear(primals: tuple[Any, ...], those: tuple[Any, ...]) -> tuple[Array, ...]:
+        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, those
         hidden, rest = _split(heads)
         moving_hidden, moving_rest = _split(moving_heads)
         moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
@@ -239,7 +227,7 @@ def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
         found: tuple[Array, ...] = _over_chunks(plan, step, arrays, ())[1]
         return found
 
-    moved = jax.checkpoint(linear, prevent_cse=False)(primals, _moving(tangents))
+    moved = jax.checkpoint(linear, prevent_cse=False)(primals, moving(tangents))
     return (losses, aux), (moved, _without_derivative(aux))
 
 
@@ -247,11 +235,11 @@ each.defjvp(_each_rule, symbolic_zeros=True)
 
 
 def _moving_logits(
-    plan: Plan, heads: tuple[Head, ...], moving: tuple[Head, ...], kept: Array | None
+    plan: Plan, heads: tuple[Head, ...], those: tuple[Head, ...], kept: Array | None
 ) -> list[Array | None]:
     """The tangents of the logits."""
     found: list[Array | None] = []
-    for head, t, class_axis in zip(heads, moving, plan.class_axes, strict=True):
+    for head, t, class_axis in zip(heads, those, plan.class_axes, strict=True):
         axes = (head.hidden.ndim - 1,), (1 - class_axis,)
         terms = []
         if t.hidden is not None:
@@ -277,11 +265,11 @@ def weighted_sum(
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    moving, kept = _moving(tangents), primals[2]
-    total, aux, gradients = _with_gradients(plan, primals, moving)
+    those, kept = moving(tangents), primals[2]
+    total, aux, gradients = _with_gradients(plan, primals, those)
 
-    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...], kept: Array | None) -> Array:
-        (of_heads, *of_others), (heads, *others) = gradients, moving
+    def linear(gradients: tuple[Any, ...], those: tuple[Any, ...], kept: Array | None) -> Array:
+        (of_heads, *of_others), (heads, *others) = gradients, those
         of_hidden, of_rest = _split(of_heads)
         hidden, rest = _split(heads)
         split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
@@ -291,19 +279,17 @@ def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any
         whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
         return sum(split + whole, jnp.zeros_like(total))
 
-    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving, kept)
+    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, those, kept)
     return (total, aux), (tangent, _without_derivative(aux))
 
 
 weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
 
 
-def _with_gradients(
-    plan: Plan, primals: tuple[Any, ...], moving: tuple[Any, ...]
-) -> tuple[Array, Any, tuple[Any, ...]]:
+def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]) -> tuple[Array, Any, tuple[Any, ...]]:
     """The sum, the auxiliary arrays, and the gradient by all that moves."""
     heads, tokens, kept, weight = primals
-    moving_heads, moving_tokens, _, moving_weight = moving
+    moving_heads, moving_tokens, _, moving_weight = those
     hidden, rest = _split(heads)
 
     def step(part: Any) -> tuple[Any, Any]:
@@ -330,18 +316,18 @@ def _with_gradients(
     return (weight * losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
 
 
-def _of_head(plan: Plan, of_logits: Any, head: Head, kept: Array | None, class_axis: int, moving: Head) -> Head:
+def _of_head(plan: Plan, of_logits: Any, head: Head, kept: Array | None, class_axis: int, t: Head) -> Head:
     """The part of a head's gradient that a chunk gives, of what moves."""
     gradient, hidden = of_logits.astype(head.weight.dtype), _hidden(head, kept)
     of_hidden = of_weight = of_bias = None
     tokens = tuple(range(hidden.ndim - 1))
-    if moving.hidden is not None:
+    if t.hidden is not None:
         of_hidden = _dot(gradient, head.weight, ((hidden.ndim - 1,), (class_axis,)))
         of_hidden = of_hidden if plan.across is None else lax.psum(of_hidden, plan.across)
         of_hidden = of_hidden.astype(head.hidden.dtype)
-    if moving.weight is not None:
+    if t.weight is not None:
         first, second = (hidden, gradient) if class_axis == 1 else (gradient, hidden)
         of_weight = _dot(first, second, (tokens, tokens))
-    if moving.bias is not None:
+    if t.bias is not None:
         of_bias = of_logits.sum(tokens)
     return Head(of_hidden, of_weight, of_bias)

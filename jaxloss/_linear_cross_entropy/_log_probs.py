@@ -62,7 +62,7 @@ def linear_log_probs(
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight`` and ``bias`` are
         split; labels count all classes.
       chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
-        and above half as many. Less is less memory, and slower below about a thousand on accelerators.
+        or half of them above 2048. Less is less memory.
 
     Returns:
       :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 where ``where`` removes; float64 if

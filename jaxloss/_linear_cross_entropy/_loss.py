@@ -84,7 +84,7 @@ def linear_cross_entropy(
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight``, ``bias`` and
         ``class_weights`` are split; labels count all classes.
       chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
-        and above half as many. Less is less memory, and slower below about a thousand on accelerators.
+        or half of them above 2048. Less is less memory.
 
     The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
     a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
@@ -117,26 +117,10 @@ def linear_cross_entropy(
       Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, https://arxiv.org/abs/2411.09009. Gradients
       in the forward pass: Hsu et al., Liger Kernel, https://arxiv.org/abs/2410.10989.
     """
-    return _linear(
-        "linear_cross_entropy",
-        _PLAIN,
-        hidden,
-        weight,
-        labels,
-        bias,
-        class_axis,
-        label_smoothing,
-        class_weights,
-        z_loss,
-        soft_cap,
-        logit_scale,
-        where,
-        weights,
-        reduction,
-        axis_name,
-        class_axis_name,
-        chunk_size,
-    )[0]
+    given = hidden, weight, bias, class_axis
+    options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
+    rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    return _linear("linear_cross_entropy", _PLAIN, labels, given, options, *rest)[0]
 
 
 def linear_cross_entropy_with_metrics(
@@ -197,41 +181,18 @@ def linear_cross_entropy_with_metrics(
       >>> print(f"{loss:.4f}", metrics.correct)
       1.0578 [ True False]
     """
-    return _linear(
-        "linear_cross_entropy_with_metrics",
-        _WITH_METRICS,
-        hidden,
-        weight,
-        labels,
-        bias,
-        class_axis,
-        label_smoothing,
-        class_weights,
-        z_loss,
-        soft_cap,
-        logit_scale,
-        where,
-        weights,
-        reduction,
-        axis_name,
-        class_axis_name,
-        chunk_size,
-    )
+    given = hidden, weight, bias, class_axis
+    options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
+    rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    return _linear("linear_cross_entropy_with_metrics", _WITH_METRICS, labels, given, options, *rest)
 
 
 def _linear(
     name: str,
     rows: Rows,
-    hidden: ArrayLike,
-    weight: ArrayLike,
     labels: ArrayLike,
-    bias: ArrayLike | None,
-    class_axis: int,
-    label_smoothing: ArrayLike,
-    class_weights: ArrayLike | None,
-    z_loss: ArrayLike,
-    soft_cap: ArrayLike | None,
-    logit_scale: ArrayLike,
+    given: tuple[Any, ...],
+    options: tuple[Any, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
     reduction: Reduction,
@@ -239,7 +200,8 @@ def _linear(
     class_axis_name: AxisName | None,
     chunk_size: int | None,
 ) -> tuple[Array, Any]:
-    one, axis = head(name, "", hidden, weight, bias, class_axis)
+    label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
+    one, axis = head(name, "", *given)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
     y = _inputs.integer(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, shape)
@@ -271,8 +233,8 @@ def _forward_with_metrics(
     logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
 ) -> tuple[tuple[Array], TokenMetrics, Any]:
     losses, _, saved = _forward(logits, tokens, kept, across)
-    row = saved[0]
-    metrics = TokenMetrics(logsumexp(row), is_correct(row, across), entropy(row, across))
+    of_row = saved[0]
+    metrics = TokenMetrics(logsumexp(of_row.row), is_correct(of_row, across), entropy(of_row, across))
     if kept is not None:
         metrics = TokenMetrics(*(jnp.where(kept, m, jnp.zeros_like(m)) for m in metrics))
     return losses, metrics, saved
