@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Iterator
 
 from . import charts, tables
-from .compile_only import LARGE, LONG, largest
+from .compile_only import LARGE, LONG
+from .compiled_text import largest
 from .records import shape_and_dtype
 from .tables import OF_PRODUCTS, SMALL, TOO_LARGE, Record
 from .targets import ABSENT, MEMORY
