@@ -7,6 +7,7 @@ _COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scat
 _ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+)\[([0-9,]*)\]")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_CALLED = re.compile(r"\b(?:body|calls|to_apply)=%?([\w.\-]+)")
 
 
 def collectives(text: str) -> list[str]:
@@ -21,14 +22,20 @@ def collectives(text: str) -> list[str]:
 
 
 def in_loops(text: str) -> str:
-    """The lines of a compiled text that a loop repeats."""
-    bodies, inside, found = set(_BODY.findall(text)), False, []
+    """The lines of a compiled text that a loop repeats, in its body and in what that calls."""
+    computations: dict[str, list[str]] = {"": []}
+    name = ""
     for line in text.splitlines():
         if (match := _COMPUTATION.match(line)) is not None:
-            inside = match[1] in bodies
-        elif inside:
-            found.append(line)
-    return "\n".join(found)
+            name = match[1]
+        computations.setdefault(name, []).append(line)
+    repeated: dict[str, list[str]] = {}
+    pending = set(_BODY.findall(text))
+    while pending:
+        name = pending.pop()
+        repeated[name] = computations.get(name, [])
+        pending |= set(_CALLED.findall("\n".join(repeated[name]))) - repeated.keys()
+    return "\n".join(line for lines in repeated.values() for line in lines)
 
 
 def arrays(lines: list[str]) -> list[tuple[str, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ._types import Axis, AxisName, Reduction
@@ -118,6 +118,16 @@ def choice(name: str, argument: str, value: Reduction, axis_name: AxisName | Non
         raise ValueError(f"{name}: expected `{argument}` to be one of {get_args(Reduction)}, got {value!r}.")
     if value == "none" and axis_name is not None:
         raise ValueError(f'{name}: expected `axis_name` with `{argument}` "sum" or "mean", got "none".')
+    mapped(name, "axis_name", axis_name)
+
+
+def mapped(name: str, argument: str, axis_name: AxisName | None) -> None:
+    if axis_name is not None:
+        try:
+            lax.axis_size(axis_name)
+        except NameError:
+            expected = "the name of an axis of a shard_map or vmap around the call"
+            raise ValueError(f"{name}: expected `{argument}` to be {expected}, got {axis_name!r}.") from None
 
 
 def product(
@@ -130,9 +140,14 @@ def product(
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -2 <= axis < 2:
         raise ValueError(f"{name}: expected `{of_axis}` to be -1 or 0, got {axis!r}.")
     axis = int(axis) % 2
-    if x.ndim == 0 or x.shape[-1] != w.shape[1 - axis]:
-        features = f"(..., {w.shape[1 - axis]}), as `{of_weight}` has features with `{of_axis}` {axis}"
-        raise ValueError(f"{name}: expected `{of_hidden}` of shape {features}, got {x.shape}.")
+    if x.ndim == 0:
+        raise ValueError(f"{name}: expected `{of_hidden}` of shape (..., features), got ().")
+    if x.shape[-1] != w.shape[1 - axis]:
+        features = x.shape[-1]
+        raise ValueError(
+            f"{name}: expected `{of_weight}` of shape ({features}, classes), or (classes, {features}) with "
+            f"`{of_axis}=0`, as `{of_hidden}` has {features} features, got {w.shape} with `{of_axis}={-axis}`."
+        )
     return axis, w.shape[axis]
 
 

@@ -40,6 +40,11 @@ class _Row(NamedTuple):
     rest: Array
     log_total: Array  # log1p(rest) = logsumexp(z) - m
 
+    @property
+    def empty(self) -> Array:
+        """Whether all logits are -inf. On a CPU, XLA's maximum of NaN alone is -inf, too."""
+        return (self.top == -jnp.inf) & ~jnp.isnan(self.rest)
+
 
 def _transform(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
     """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
@@ -87,7 +92,7 @@ def logsumexp(row: _Row) -> Array:
 
 def _finite_logsumexp(row: _Row) -> Array:
     """Of a row of -inf, 0: it has no gradient."""
-    return jnp.where(row.top == -jnp.inf, 0, row.top) + row.log_total
+    return jnp.where(row.empty, 0, row.top) + row.log_total
 
 
 def _exp(z: Array, top: Array) -> Array:
@@ -184,7 +189,7 @@ def indexed_forward(
     loss += row.log_total
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(logsumexp(row)))
-    loss = jnp.where((row.top == -jnp.inf) & ~jnp.isnan(label), jnp.inf, loss)
+    loss = jnp.where(row.empty & ~jnp.isnan(label), jnp.inf, loss)
     return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
 
 
@@ -193,7 +198,7 @@ def indexed_backward(
 ) -> tuple[Array | None, ...]:
     (x, y, kept, classes, options, row), label, mean_gap = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
-    g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.top == -jnp.inf, 0, g))
+    g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
     g = g if kept is None else jnp.where(kept, g, 0)
     # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
     slope = 1 / (1 + row.rest)
@@ -228,11 +233,12 @@ indexed = every_mode(indexed_forward, indexed_backward)
 def log_probabilities(
     x: Array, kept: Array | None, numbers: tuple[Array | None, ...], across: AxisName | None
 ) -> Array:
-    """From logits, of which ``numbers`` are the soft_cap and the logit_scale."""
+    """From logits, of which ``numbers`` are the soft_cap and the logit_scale. A row of -inf alone has none: NaN."""
     options = _options((None, None, *numbers), kept)
     z = _transform(x, kept, None, options)
     row = _summary(z, options, across)
-    return -(_gap(z, row.top[..., None]) + row.log_total[..., None])
+    log_total = jnp.where(row.empty, jnp.nan, row.log_total)
+    return -(_gap(z, row.top[..., None]) + log_total[..., None])
 
 
 def log_probabilities_backward(
@@ -252,7 +258,7 @@ def entropy(saved: _Saved, across: AxisName | None) -> Array:
     """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
     z, row = _logits(saved), saved.row
     mean_gap = summed(_weighted_gaps(z, row), across) / (1 + row.rest)
-    return jnp.where(row.top == -jnp.inf, 0, mean_gap + row.log_total)
+    return jnp.where(row.empty, 0, mean_gap + row.log_total)
 
 
 def entropy_backward(
@@ -260,7 +266,7 @@ def entropy_backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
-    g = jnp.where(row.top == -jnp.inf, 0, g) / (1 + row.rest)
+    g = jnp.where(row.empty, 0, g) / (1 + row.rest)
     excess = (row.log_total - value)[..., None] * _exp(z, row.top[..., None])
     gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
     return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
@@ -315,7 +321,7 @@ def _dense_forward(
     loss = gaps + times(mass, row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(logsumexp(row)))
-    loss = jnp.where(row.top == -jnp.inf, jnp.inf, loss)
+    loss = jnp.where(row.empty, jnp.inf, loss)
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
@@ -323,7 +329,7 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     (x, t, kept, classes, options, row), mass = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
-    g = jnp.where(row.top == -jnp.inf if kept is None else (row.top == -jnp.inf) | ~kept, 0, g)[..., None]
+    g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
     top, rest = row.top[..., None], row.rest[..., None]
     exp = _exp(z, top)
     p = exp / (1 + rest)

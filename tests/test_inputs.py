@@ -68,9 +68,11 @@ BAD = [
     (jaxloss.reduce, (X,), {"reduction": "max"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'max'."),
     (jaxloss.reduce, (X,), {"reduction": "none", "axis_name": "i"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
     (jaxloss.reduce, (X,), {"where": jnp.ones(6, bool)}, ValueError, "expected `where` of a shape that broadcasts to (6, 3), got (6,)."),
-    (LINEAR, (X, jnp.zeros((4, 7)), Y), {}, ValueError, "expected `hidden` of shape (..., 4), as `weight` has features with `class_axis` 1, got (6, 3)."),
-    (LINEAR, (X, jnp.zeros((7, 4)), Y), {"class_axis": 0}, ValueError, "expected `hidden` of shape (..., 4), as `weight` has features with `class_axis` 0, got (6, 3)."),
-    (LINEAR, (jnp.float32(1), W, Y), {}, ValueError, "expected `hidden` of shape (..., 3), as `weight` has features with `class_axis` 1, got ()."),
+    (LINEAR, (X, jnp.zeros((4, 7)), Y), {}, ValueError, "expected `weight` of shape (3, classes), or (classes, 3) with `class_axis=0`, as `hidden` has 3 features, got (4, 7) with `class_axis=-1`."),
+    (LINEAR, (X, jnp.zeros((7, 4)), Y), {"class_axis": 0}, ValueError, "expected `weight` of shape (3, classes), or (classes, 3) with `class_axis=0`, as `hidden` has 3 features, got (7, 4) with `class_axis=0`."),
+    (LINEAR, (jnp.float32(1), W, Y), {}, ValueError, "expected `hidden` of shape (..., features), got ()."),
+    (LINEAR, (X, W, Y), {"class_axis_name": "model"}, ValueError, "expected `class_axis_name` to be the name of an axis of a shard_map or vmap around the call, got 'model'."),
+    (LINEAR, (X, W, Y), {"axis_name": "data", "reduction": "sum"}, ValueError, "expected `axis_name` to be the name of an axis of a shard_map or vmap around the call, got 'data'."),
     (LINEAR, (X, W[None], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (1, 3, 7)."),
     (LINEAR, (X, W[:, :0], Y), {}, ValueError, "expected `weight` of shape (features, classes), got (3, 0)."),
     (LINEAR, (X, W, Y), {"class_axis": 2}, ValueError, "expected `class_axis` to be -1 or 0, got 2."),
@@ -88,7 +90,7 @@ BAD = [
     (jaxloss.linear_log_probs, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
-    (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_hidden` of shape (..., 7), as `teacher_weight` has features with `teacher_class_axis` 0, got (6, 3)."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_weight` of shape (3, classes), or (classes, 3) with `teacher_class_axis=0`, as `teacher_hidden` has 3 features, got (3, 7) with `teacher_class_axis=0`."),
 ]  # fmt: skip
 
 

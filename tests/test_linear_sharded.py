@@ -217,4 +217,27 @@ def test_losses_and_metrics_of_split_classes(case):
         in_specs=(heads[:3], P("data")),
         out_specs=P("data"),
     )
-    compare(jax.jit(here)(arrays[:3], labels), metrics(arrays[:3], labels))
+    compare(summed_with_metrics(here)(arrays[:3], labels), summed_with_metrics(metrics)(arrays[:3], labels))
+
+
+def summed_with_metrics(f):
+    def total(arrays, labels):
+        losses, metrics = f(arrays, labels)
+        return (cotangents(labels.shape) * losses).sum(), metrics
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_metrics_do_not_stand_in_the_way_of_gradients(kind):
+    case, mesh = LINEAR_CASES[0], mesh_of(kind)
+    arrays, labels, _ = draw(case)
+
+    def losses(arrays, labels):
+        hidden, weight, bias = arrays
+        return jaxloss.linear_cross_entropy_with_metrics(hidden, weight, labels, bias=bias)
+
+    with jax.set_mesh(mesh):
+        given, there, _ = placed(mesh, *SPLITS["both"], case, *draw(case))
+        found = jax.device_get(summed_with_metrics(losses)(given, there))
+    compare(found, summed_with_metrics(losses)(arrays, labels))

@@ -113,7 +113,7 @@ def test_no_logits_on_a_cpu(reduction):
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("target", ["v5e", "v6e", "h100", "h200"])
 def test_no_logits_on_an_accelerator(target, reduction):
-    """Beside the gradient of the weight in float32: the logits of a chunk, and copies of hidden and its gradient."""
+    """Beside the gradient of the weight in float32: an eighth of what the naive form needs."""
     pytest.importorskip(needs(target))
     device = SingleDeviceSharding(devices_of(target)[0])
     tokens, features, classes = 8192, 2048, 32_768
@@ -127,7 +127,10 @@ def test_no_logits_on_an_accelerator(target, reduction):
     with_logits = jax.jit(jax.value_and_grad(naive, (0, 1))).lower(*shapes).compile()
     accumulator, hidden, chunk = 4 * features * classes, 2 * tokens * features, 1024 * classes
     few = temporaries(tokens)
-    # On a GPU, an eighth of what the naive form needs; a TPU holds the chunk's logits in float32, and copies of hidden.
-    on_gpu, on_tpu = with_logits.memory_analysis().temp_size_in_bytes / 8, 1.01 * (6 * chunk + 2 * hidden)
-    assert few <= accumulator + (on_gpu if target.startswith("h") else on_tpu)
+    eighth = with_logits.memory_analysis().temp_size_in_bytes / 8
+    if target == "v6e":  # keeps the gradient of a chunk's logits twice
+        eighth += 2 * chunk
+    if reduction == "none" and target in ("v5e", "v6e"):
+        eighth = 6 * chunk + 2 * hidden  # the logits of a chunk in float32, and copies of hidden
+    assert few <= 1.01 * (accumulator + eighth)
     assert temporaries(2 * tokens) - few <= 2.2 * hidden

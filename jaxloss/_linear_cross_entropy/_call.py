@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from .. import _inputs
 from .._reduction import finish, shares
 from .._types import AxisName, Reduction
-from ._chunks import Head, Plan, Tokens
+from ._chunks import Head, Plan, Rows, Tokens
 from ._mesh import loss_of_each, sum_of_all
 
 
@@ -34,15 +34,26 @@ def head(
     return Head(x, w, b), axis
 
 
-def chunk(name: str, chunk_size: int | None, features: int) -> int:
-    """How many tokens have logits at a time: by default as many as features, from 256 to 1024, or half of more.
+def plan(
+    name: str,
+    rows: Rows,
+    heads: tuple[Head, ...],
+    class_axes: tuple[int, ...],
+    class_axis_name: AxisName | None,
+    chunk_size: int | None,
+) -> Plan:
+    """By default a chunk has as many tokens as there are features, from 256 to 1024, or half of them above 2048.
 
-    Then their logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
+    Then its logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
     reads and writes that, and adds a product to it: chunk / 4 operations a byte. Accelerators balance at 200 to 600.
     """
-    if chunk_size is not None:
-        return _inputs.positive_integer(name, "chunk_size", chunk_size)
-    return int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
+    _inputs.mapped(name, "class_axis_name", class_axis_name)
+    if chunk_size is None:
+        features = max(head.hidden.shape[-1] for head in heads)
+        chunk = int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
+    else:
+        chunk = _inputs.positive_integer(name, "chunk_size", chunk_size)
+    return Plan(rows, chunk, class_axes, class_axis_name)
 
 
 def dtype_of(head: Head) -> np.dtype:

@@ -33,8 +33,8 @@ Tokens = tuple[Array | None, ...]
 class Rows(NamedTuple):
     """The mathematics of rows of logits, an array [..., classes] for each head, written by hand in both directions."""
 
-    # (logits, tokens, kept, across) -> losses, auxiliary arrays without derivative, saved. Losses are several where a
-    # token has several.
+    # (logits, tokens, kept, across) -> losses, floating auxiliary arrays without derivative, saved. Losses are several
+    # where a token has several.
     forward: Callable[..., tuple[tuple[Array, ...], Any, Any]]
     # (saved, cotangents of the losses or None, across) -> cotangents of the logits and of the tokens
     backward: Callable[..., tuple[Tokens, Tokens]]
@@ -100,7 +100,7 @@ def _cut(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
         x = jnp.pad(x, fill + [(0, 0)] * len(rest))
     x = x.reshape(*(n for pair in zip(lengths, parts, strict=True) for n in pair), *rest)
     x = jnp.moveaxis(x, range(1, 2 * len(shape), 2), range(len(shape)))
-    return x.reshape(-1, *lengths, *rest)
+    return x.reshape(math.prod(parts), *lengths, *rest)
 
 
 def _join(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
@@ -111,30 +111,45 @@ def _join(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
     return x[tuple(slice(size) for size in shape)]
 
 
-def _over_chunks(
-    plan: Plan, step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...], sums: Any
-) -> tuple[Any, Any]:
-    """The sum of what ``step`` gives first, of the structure and the shapes of ``sums``, and all that it gives second.
-
-    ``arrays`` are hidden, tokens, kept, and whatever else is of tokens. ``step`` keeps nothing for a derivative but
-    its part of them: what it makes of them, of all chunks together, is what must not be.
-    """
-    step = jax.checkpoint(step, prevent_cse=False)
+def _parted(chunk: int, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], Callable[[Any], Any]]:
+    """Hidden, tokens, kept and whatever else is of tokens, in chunks, and what joins such arrays."""
     shape = arrays[0][0].shape[:-1]
-    parts = _parts(shape, plan.chunk)
+    parts = _parts(shape, chunk)
     if arrays[2] is None and any(size % part for size, part in zip(shape, parts, strict=True)):
         arrays = *arrays[:2], jnp.ones(shape, bool), *arrays[3:]  # what fills the last chunk is excluded
-    if math.prod(parts) == 1:
-        once: tuple[Any, Any] = step(arrays)
-        return once
+    return (
+        jax.tree.map(lambda a: _cut(a, shape, parts), arrays),
+        lambda found: jax.tree.map(lambda a: _join(a, shape, parts), found),
+    )
+
+
+def _each_chunk(step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...], sums: Any) -> tuple[Any, Any]:
+    """The sum of what ``step`` gives first, of the structure and the shapes of ``sums``, and all that it gives second.
+
+    ``step`` keeps nothing for a derivative but its part of the arrays: what it makes of them, of all chunks together,
+    is what must not be.
+    """
+    step = jax.checkpoint(step, prevent_cse=False)
+    if jax.tree.leaves(arrays)[0].shape[0] == 1:
+        added, found = step(jax.tree.map(lambda a: a[0], arrays))
+        return added, jax.tree.map(lambda a: a[None], found)
     zeros = _of_type((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
 
     def body(carry: Any, part: Any) -> tuple[Any, Any]:
         added, found = step(part)
         return jax.tree.map(jnp.add, carry, added), found
 
-    carry, found = lax.scan(body, zeros, jax.tree.map(lambda a: _cut(a, shape, parts), arrays))
-    return carry, jax.tree.map(lambda a: _join(a, shape, parts), found)
+    summed_and_found: tuple[Any, Any] = lax.scan(body, zeros, arrays)
+    return summed_and_found
+
+
+def _over_chunks(
+    plan: Plan, step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...], sums: Any
+) -> tuple[Any, Any]:
+    """`_each_chunk` of arrays that are not in chunks."""
+    parted, join = _parted(plan.chunk, arrays)
+    added, found = _each_chunk(step, parted, sums)
+    return added, join(found)
 
 
 def _of_type(others: Any, arrays: Any) -> Any:
@@ -170,10 +185,7 @@ def _product(gradient: Array, tangent: Array) -> Array:
 
 
 def _without_derivative(aux: Any) -> Any:
-    return jax.tree.map(
-        lambda a: jnp.zeros_like(a) if jnp.issubdtype(a.dtype, np.floating) else np.zeros(a.shape, jax.dtypes.float0),
-        aux,
-    )
+    return jax.tree.map(jnp.zeros_like, aux)
 
 
 # The loss of each token.
@@ -292,18 +304,32 @@ def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]
     moving_heads, moving_tokens, _, moving_weight = those
     hidden, rest = _split(heads)
 
-    def step(part: Any) -> tuple[Any, Any]:
+    def gradients(part: Any) -> tuple[Any, Any]:
         hidden, tokens, kept, weight = part
         heads = _joined(hidden, rest)
         (losses,), aux, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.across)
+        of_logits: Any
         of_logits, of_tokens = plan.rows.backward(again(saved, rows=True), (weight,), plan.across)
+        of_tokens = tuple(None if t is None else g for g, t in zip(of_tokens, moving_tokens, strict=True))
+        of_bias = tuple(
+            None if t.bias is None else g.sum(tuple(range(g.ndim - 1)))
+            for g, t in zip(of_logits, moving_heads, strict=True)
+        )
+        of_logits = tuple(g.astype(r.weight.dtype) for g, r in zip(of_logits, rest, strict=True))
+        return of_bias, (losses, aux, of_logits, of_tokens)
+
+    def step(part: Any) -> tuple[Any, Any]:
+        part, join = _parted(_few(plan, rest), part)
+        hidden, _, kept, _ = part
+        biases = tuple(None if t.bias is None else r.bias for r, t in zip(rest, moving_heads, strict=True))
+        of_biases, (losses, aux, of_logits, of_tokens) = _each_chunk(gradients, part, biases)
+        given = of_logits, _joined(hidden, rest), plan.class_axes, moving_heads, of_biases
         of_heads = tuple(
-            _of_head(plan, gradient, head, kept, class_axis, t)
-            for gradient, head, class_axis, t in zip(of_logits, heads, plan.class_axes, moving_heads, strict=True)
+            _of_head(plan, gradient, head, kept, class_axis, t)._replace(bias=of_bias)
+            for gradient, head, class_axis, t, of_bias in zip(*given, strict=True)
         )
         of_hidden, of_rest = _split(of_heads)
-        of_tokens = tuple(None if t is None else g for g, t in zip(of_tokens, moving_tokens, strict=True))
-        return of_rest, (losses, aux, of_hidden, of_tokens)
+        return of_rest, join((losses, aux, of_hidden, of_tokens))
 
     arrays = hidden, tokens, kept, weight
     moved = jax.tree.map(lambda t, x: None if t is None else x, _split(moving_heads)[1], rest, is_leaf=_is_none)
@@ -316,18 +342,24 @@ def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]
     return (weight * losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
 
 
-def _of_head(plan: Plan, of_logits: Any, head: Head, kept: Array | None, class_axis: int, t: Head) -> Head:
-    """The part of a head's gradient that a chunk gives, of what moves."""
-    gradient, hidden = of_logits.astype(head.weight.dtype), _hidden(head, kept)
-    of_hidden = of_weight = of_bias = None
-    tokens = tuple(range(hidden.ndim - 1))
+def _few(plan: Plan, rest: tuple[Head, ...]) -> int:
+    """How many tokens of a chunk have their logits in float32 at a time.
+
+    The gradient of the logits is multiplied as the weight is, and narrow logits do not fill a chunk while it is made.
+    """
+    narrow = all(head.weight.dtype == jnp.bfloat16 for head in rest)
+    return min(plan.chunk, max(256, plan.chunk // 4)) if narrow else plan.chunk
+
+
+def _of_head(plan: Plan, of_logits: Array, head: Head, kept: Array | None, class_axis: int, t: Head) -> Head:
+    """The part of the gradient of hidden and of the weight that a chunk gives, of what moves."""
+    hidden, tokens = _hidden(head, kept), tuple(range(head.hidden.ndim - 1))
+    of_hidden = of_weight = None
     if t.hidden is not None:
-        of_hidden = _dot(gradient, head.weight, ((hidden.ndim - 1,), (class_axis,)))
+        of_hidden = _dot(of_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)))
         of_hidden = of_hidden if plan.across is None else lax.psum(of_hidden, plan.across)
         of_hidden = of_hidden.astype(head.hidden.dtype)
     if t.weight is not None:
-        first, second = (hidden, gradient) if class_axis == 1 else (gradient, hidden)
+        first, second = (hidden, of_logits) if class_axis == 1 else (of_logits, hidden)
         of_weight = _dot(first, second, (tokens, tokens))
-    if t.bias is not None:
-        of_bias = of_logits.sum(tokens)
-    return Head(of_hidden, of_weight, of_bias)
+    return Head(of_hidden, of_weight, None)

@@ -15,8 +15,8 @@ from .._reduction import merge
 from .._rows import summed
 from .._softmax_rows import log_probabilities, log_probabilities_backward
 from .._types import AxisName, Reduction
-from ._call import chunk, dtype_of, head, reduced
-from ._chunks import Plan, Rows, Tokens
+from ._call import dtype_of, head, plan, reduced
+from ._chunks import Rows, Tokens
 
 
 def linear_kl_divergence(
@@ -46,24 +46,25 @@ def linear_kl_divergence(
         q = \mathrm{softmax}(h W + b), \quad t = \mathrm{softmax}(h' W' + b'), \qquad
         \frac{\partial \ell}{\partial x} = q - t
 
-    In the place of :func:`kl_divergence_with_log_targets` of two ``log_softmax``, for large vocabularies: two models
-    share a vocabulary, not their width. It is never negative. The teacher is differentiated only if asked; the reverse
-    divergence has student and teacher exchanged. As for :func:`linear_cross_entropy`, ``"sum"`` and ``"mean"`` compute
-    no product twice, ``"none"`` the logits.
+    Use it instead of :func:`kl_divergence_with_log_targets` of two ``log_softmax``, for large vocabularies. The two
+    models share a vocabulary, not their width. It is never negative. The teacher's gradient is computed only if its
+    arrays depend on what is differentiated: with shared parameters use ``jax.lax.stop_gradient``. For the reverse
+    divergence exchange student and teacher. As in :func:`linear_cross_entropy`, ``"sum"`` and ``"mean"`` compute no
+    product twice, and ``"none"`` computes the logits twice.
 
     Args:
       hidden: the student's, a floating array (..., features).
       weight: the student's, (features, classes), or its transpose with ``class_axis=0``.
       teacher_hidden: (..., features of the teacher), with the tokens of ``hidden``.
       teacher_weight: (features of the teacher, classes), or its transpose with ``teacher_class_axis=0``.
-      bias: the student's, shape (classes,).
-      teacher_bias: shape (classes,).
+      bias: the student's, shape (classes,). A class with ``-inf`` has probability 0.
+      teacher_bias: the same for the teacher. Padding of the vocabulary needs both.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
       teacher_class_axis: that of ``teacher_weight``.
       soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
       teacher_soft_cap: the same for the teacher's.
-      logit_scale: multiplies the logits of both, before the caps: 1 / T at temperature T. A cap of the model is s / T
-        then, and the usual loss is T squared times this one.
+      logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
+        that cap at s, and multiply the loss by T squared, as is usual.
       where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
       weights: real, broadcast to the tokens. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
@@ -127,23 +128,25 @@ def linear_jensen_shannon_divergence(
         m = \beta t + (1 - \beta) q, \quad
         q = \mathrm{softmax}(h W + b), \quad t = \mathrm{softmax}(h' W' + b')
 
-    In the place of :func:`jensen_shannon_divergence` of two ``log_softmax``, as :func:`linear_kl_divergence` is of the
-    other.
+    Use it instead of :func:`jensen_shannon_divergence` of two ``log_softmax``, for large vocabularies. The rest is as
+    in :func:`linear_kl_divergence`.
 
     Args:
       hidden: the student's, a floating array (..., features).
       weight: the student's, (features, classes), or its transpose with ``class_axis=0``.
       teacher_hidden: (..., features of the teacher), with the tokens of ``hidden``.
       teacher_weight: (features of the teacher, classes), or its transpose with ``teacher_class_axis=0``.
-      beta: :math:`\beta` in [0, 1], the weight of the teacher, see :func:`jensen_shannon_divergence`.
-      bias: the student's, shape (classes,).
-      teacher_bias: shape (classes,).
+      beta: :math:`\beta` in [0, 1], the weight of the teacher. At 0 and at 1 the loss is 0: where a trainer means
+        :math:`\mathrm{KL}(t \| q)` there, the limit of :math:`\ell / \beta`, call :func:`linear_kl_divergence`, and
+        for :math:`\mathrm{KL}(q \| t)` the same with student and teacher exchanged.
+      bias: the student's, shape (classes,). A class with ``-inf`` has probability 0.
+      teacher_bias: the same for the teacher. Padding of the vocabulary needs both.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
       teacher_class_axis: that of ``teacher_weight``.
       soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
       teacher_soft_cap: the same for the teacher's.
-      logit_scale: multiplies the logits of both, before the caps: 1 / T at temperature T. A cap of the model is s / T
-        then, and the usual loss is T squared times this one.
+      logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
+        that cap at s, and multiply the loss by T squared, as is usual.
       where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
       weights: real, broadcast to the tokens. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
@@ -207,9 +210,8 @@ def _divergence(
         *(_inputs.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
     )
     _inputs.choice(name, "reduction", reduction, axis_name)
-    features = max(learner.hidden.shape[-1], guide.hidden.shape[-1])
-    plan = Plan(rows, chunk(name, chunk_size, features), (axis, guide_axis), class_axis_name)
-    return reduced(plan, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
+    how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
+    return reduced(how, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
 
 
 def _rows(element: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]]) -> Rows:

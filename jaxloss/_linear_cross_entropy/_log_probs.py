@@ -11,18 +11,16 @@ from .. import _inputs
 from .._reduction import merge
 from .._softmax_rows import entropy, entropy_backward, indexed_backward, indexed_forward
 from .._types import AxisName
-from ._call import chunk, dtype_of, head
-from ._chunks import Plan, Rows, Tokens
+from ._call import dtype_of, head, plan
+from ._chunks import Rows, Tokens
 from ._mesh import loss_of_each
 
 
 class LogProbs(NamedTuple):
-    """Of each token, of the shape of the labels."""
+    """The log-probability of each label, and the entropy of each softmax, in nats, of the shape of the labels."""
 
     log_prob: Array
-    """Log-probability of the label."""
     entropy: Array
-    """Entropy of the softmax, in nats."""
 
 
 def linear_log_probs(
@@ -45,7 +43,8 @@ def linear_log_probs(
         \frac{\partial H}{\partial x_c} = -p_c (\log p_c + H)
 
     For policy gradients, where each token's log-probability and entropy are weighed later, and for evaluation. Both may
-    be differentiated; the logits are then computed again, once for both.
+    be differentiated; the logits are then computed again, once for both. Nothing is reduced: see
+    :func:`jaxloss.reduce`.
 
     Args:
       hidden: floating array (..., features), such as [batch, length, features].
@@ -55,14 +54,13 @@ def linear_log_probs(
       bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
-      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``: of a policy that samples
-        at temperature T, 1 / T.
+      logit_scale: multiplies the logits, before ``soft_cap``: for a policy that samples at temperature T pass 1 / T,
+        and a ``soft_cap`` of s / T if its model caps at s.
       where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
         ``hidden`` too.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight`` and ``bias`` are
         split; labels count all classes.
-      chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
-        or half of them above 2048. Less is less memory.
+      chunk_size: how many tokens' logits exist at a time, see :func:`linear_cross_entropy`.
 
     Returns:
       :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 where ``where`` removes; float64 if
@@ -96,8 +94,8 @@ def linear_log_probs(
         _inputs.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
         _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
-    plan = Plan(_ROWS, chunk(name, chunk_size, one.hidden.shape[-1]), (axis,), class_axis_name)
-    found, _ = loss_of_each(plan, (one,), tokens, kept)
+    how = plan(name, _ROWS, (one,), (axis,), class_axis_name, chunk_size)
+    found, _ = loss_of_each(how, (one,), tokens, kept)
     return LogProbs(*(x if kept is None else jnp.where(kept, x, 0) for x in found))
 
 

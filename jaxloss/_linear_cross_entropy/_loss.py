@@ -11,19 +11,20 @@ from .._reduction import merge
 from .._rows import class_weight
 from .._softmax_rows import entropy, indexed_backward, indexed_forward, is_correct, logsumexp
 from .._types import AxisName, Reduction
-from ._call import chunk, dtype_of, head, reduced
-from ._chunks import Plan, Rows, Tokens
+from ._call import dtype_of, head, plan, reduced
+from ._chunks import Rows, Tokens
 
 
 class TokenMetrics(NamedTuple):
-    """What of the logits outlives them, for each token; 0 and False for one that is excluded."""
+    """Statistics of each token's logits, of the shape of the labels and without derivative.
+
+    ``lse`` is the logsumexp; ``correct`` whether the label has the largest logit, as ``argmax(logits) == label`` says;
+    ``entropy`` that of the softmax, in nats. 0 and False for a token that is excluded.
+    """
 
     lse: Array
-    """logsumexp of the logits."""
     correct: Array
-    """Whether the label is the first of the classes with the largest logit."""
     entropy: Array
-    """Entropy of the softmax, in nats."""
 
 
 def linear_cross_entropy(
@@ -52,29 +53,31 @@ def linear_cross_entropy(
         \frac{\partial \ell}{\partial h} = W (p - e_y), \qquad
         \frac{\partial \ell}{\partial W} = h \otimes (p - e_y)
 
-    In the place of ``softmax_cross_entropy_with_integer_labels(hidden @ weight, labels)``, where [tokens, classes] is
-    too large: tokens pass in chunks, and beside the gradients there are only the logits of one chunk. With ``"sum"``
-    or ``"mean"`` the gradients are computed while the logits are there: no product is done twice, and that of a frozen
-    ``hidden`` or ``weight`` is not done. ``"none"`` computes the logits again, a third more work: prefer to put
-    ``weights`` and ``where`` into the call and to reduce there.
+    Use it instead of ``softmax_cross_entropy_with_integer_labels(hidden @ weight, labels)`` where [tokens, classes] is
+    too large. Tokens are processed in chunks, and the logits of one chunk are all that exists beside the gradients.
+    ``"sum"`` and ``"mean"`` compute the gradients while the logits are there: no product is done twice, and that of a
+    frozen ``hidden`` or ``weight`` is not done. ``"none"`` computes the logits twice, a third more work: prefer
+    ``weights``, ``where`` and ``reduction`` in the call to a reduction after it.
 
-    For next-token prediction keep the length, and mask the last position::
+    For next-token prediction keep the length, and mask the last position and the padding::
 
         labels = jnp.roll(tokens, -1, axis=-1)
-        where = jnp.arange(tokens.shape[-1]) < tokens.shape[-1] - 1
+        where = (jnp.arange(tokens.shape[-1]) < tokens.shape[-1] - 1) & (labels != padding)
 
     Args:
       hidden: floating array (..., features), such as [batch, length, features].
       weight: floating array (features, classes), or its transpose with ``class_axis=0``, as a tied embedding is stored.
       labels: integers in [0, classes), of the shape of ``hidden`` without its last axis. Any other integer, -1 too,
         gives NaN: exclude what is to be ignored with ``where=labels != -100``.
-      bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary.
+      bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary; not with label_smoothing,
+        which gives each class some mass.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
       label_smoothing: :math:`\alpha` in [0, 1]: the target is :math:`(1 - \alpha) [c = y] + \alpha / K`.
       class_weights: shape (classes,): each token's weight is multiplied by :math:`w_y`.
       z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
-      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      logit_scale: multiplies the logits, before ``soft_cap``: of a model that caps at s, at temperature T, pass 1 / T
+        and a ``soft_cap`` of s / T.
       where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
         ``hidden`` too.
       weights: real, broadcast to the shape of ``labels``. A weight of 0 excludes.
@@ -83,8 +86,9 @@ def linear_cross_entropy(
         it as well.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight``, ``bias`` and
         ``class_weights`` are split; labels count all classes.
-      chunk_size: tokens whose logits exist at a time; by default about as many as there are features, from 256 to 1024,
-        or half of them above 2048. Less is less memory.
+      chunk_size: how many tokens' logits, or their gradients, exist at a time. The default is about the number of
+        features, at least 256 and at most 1024, and half their number if there are more than 2048. Less is less
+        memory. On an automatic mesh it counts the tokens of all devices.
 
     The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
     a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
@@ -94,8 +98,9 @@ def linear_cross_entropy(
 
     Returns:
       The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``hidden`` or ``weight`` is, else float32.
-      Products of bfloat16 are multiplied as such and accumulated in float32, in the gradients too; other dtypes are
-      multiplied as the widest of them. Gradients have their argument's dtype.
+      Where ``hidden`` and ``weight`` are bfloat16 they are multiplied as such, and accumulated in float32, in the
+      gradients too. Else they are multiplied in the dtype of the loss: for products in bfloat16 cast a float32 weight
+      first. ``jax.default_matmul_precision`` applies. Gradients have their argument's dtype.
 
     Raises:
       TypeError: ``hidden`` or ``weight`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
@@ -142,28 +147,29 @@ def linear_cross_entropy_with_metrics(
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Array, TokenMetrics]:
-    r"""What :func:`linear_cross_entropy` returns, and of each token what its logits would have told.
+    r"""What :func:`linear_cross_entropy` returns, and statistics of each token's logits from the same pass.
 
-    Accuracy, for one, is ``jaxloss.reduce(metrics.correct, where=where)``. The metrics are those of the same pass, are
-    not reduced, and have no derivative: for an entropy to differentiate take :func:`linear_log_probs`.
+    They are those of the logits after scale and cap, are not reduced, and have no derivative: for an entropy to
+    differentiate use :func:`linear_log_probs`. What ``where`` or a weight of 0 excludes has 0 and False, so accuracy is
+    ``jaxloss.reduce(metrics.correct, where=where, weights=weights, reduction="mean")``.
 
     Args:
-      hidden: as all that follows, see :func:`linear_cross_entropy`.
-      weight: see there.
-      labels: see there.
-      bias: see there.
-      class_axis: see there.
-      label_smoothing: see there. The metrics do not know of it.
-      class_weights: see there. Nor of this.
-      z_loss: see there. Nor of this.
-      soft_cap: see there. The metrics are of the logits after cap and scale.
-      logit_scale: see there.
-      where: see there. Metrics of what it removes are 0 and False.
-      weights: see there.
-      reduction: see there. It reduces the loss alone.
-      axis_name: see there.
-      class_axis_name: see there.
-      chunk_size: see there.
+      hidden: (..., features). This and all that follows is as in :func:`linear_cross_entropy`.
+      weight: (features, classes), or its transpose with ``class_axis=0``.
+      labels: integers in [0, classes).
+      bias: shape (classes,).
+      class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
+      label_smoothing: :math:`\alpha` in [0, 1]. The statistics do not depend on it.
+      class_weights: shape (classes,).
+      z_loss: :math:`\zeta \ge 0`. The statistics do not depend on it.
+      soft_cap: :math:`s > 0`.
+      logit_scale: multiplies the logits, before ``soft_cap``.
+      where: boolean, broadcast to the shape of ``labels``.
+      weights: real, broadcast to the shape of ``labels``.
+      reduction: of the loss alone, ``"none"``, ``"sum"`` or ``"mean"``.
+      axis_name: inside of ``shard_map``, the mapped axis over which tokens are split.
+      class_axis_name: inside of ``shard_map``, the mapped axis over which classes are split.
+      chunk_size: how many tokens' logits exist at a time.
 
     Returns:
       The loss, and a :class:`TokenMetrics` of arrays of the shape of ``labels``.
@@ -184,7 +190,8 @@ def linear_cross_entropy_with_metrics(
     given = hidden, weight, bias, class_axis
     options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
     rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
-    return _linear("linear_cross_entropy_with_metrics", _WITH_METRICS, labels, given, options, *rest)
+    loss, metrics = _linear("linear_cross_entropy_with_metrics", _WITH_METRICS, labels, given, options, *rest)
+    return loss, metrics._replace(correct=metrics.correct.astype(bool))
 
 
 def _linear(
@@ -217,8 +224,8 @@ def _linear(
         _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     _inputs.choice(name, "reduction", reduction, axis_name)
-    plan = Plan(rows, chunk(name, chunk_size, one.hidden.shape[-1]), (axis,), class_axis_name)
-    return reduced(plan, (one,), tokens, kept, factor, reduction, axis_name)
+    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
+    return reduced(how, (one,), tokens, kept, factor, reduction, axis_name)
 
 
 def _forward(
@@ -234,9 +241,10 @@ def _forward_with_metrics(
 ) -> tuple[tuple[Array], TokenMetrics, Any]:
     losses, _, saved = _forward(logits, tokens, kept, across)
     of_row = saved[0]
-    metrics = TokenMetrics(logsumexp(of_row.row), is_correct(of_row, across), entropy(of_row, across))
+    lse = logsumexp(of_row.row)
+    metrics = TokenMetrics(lse, is_correct(of_row, across).astype(lse.dtype), entropy(of_row, across))
     if kept is not None:
-        metrics = TokenMetrics(*(jnp.where(kept, m, jnp.zeros_like(m)) for m in metrics))
+        metrics = TokenMetrics(*(jnp.where(kept, m, 0) for m in metrics))
     return losses, metrics, saved
 
 
