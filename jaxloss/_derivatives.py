@@ -35,6 +35,8 @@ def moving(tangents: Any) -> Any:
 def every_mode(
     forward: Callable[..., tuple[Array, Any]],
     backward: Callable[[Any, Array], tuple[Array | None, ...]],
+    *,
+    loop: bool = False,
 ) -> Callable[..., Array]:
     """The function with the derivative ``backward``, in reverse and in forward mode.
 
@@ -45,8 +47,9 @@ def every_mode(
     both: the rule is linear in the tangents, its transpose is ``backward``, and `jax.checkpoint` makes it keep
     ``saved`` rather than the gradient.
 
-    Each argument is None, or has the shape of the losses and, where it is a row, one axis more. ``backward`` may return
-    more precision than the argument has.
+    Each argument is None, or has the shape of the losses and more axes where it is a row. ``backward`` may return more
+    precision than the argument has. ``loop`` says that ``forward`` is a loop, which no compiler merges with its like:
+    it is run once, and has to be right to differentiate as it stands, twice.
     """
 
     @jax.custom_jvp
@@ -69,7 +72,7 @@ def every_mode(
             return tangent
 
         # The primal is `function` itself, not `losses`: a derivative of this derivative must meet the rule again.
-        return function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, those)
+        return losses if loop else function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, those)
 
     function.defjvp(rule, symbolic_zeros=True)
     return function

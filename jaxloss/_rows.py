@@ -137,6 +137,17 @@ def apart(*arrays: Array) -> tuple[Array, ...]:
     return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 
 
+def of_type(others: Any, arrays: Any) -> Any:
+    """The arrays, in a shard_map varying over each axis that another array varies over.
+
+    The first carry of a scan must have the type of the next one. And what JAX makes varying inside of a loop it sums
+    over the devices inside of the transposed loop, each time.
+    """
+    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(others) if a.ndim)
+    one = 1 + sum(empty, jnp.zeros((), np.float32))
+    return jax.tree.map(lambda a: a * one.astype(a.dtype), arrays)
+
+
 def in_range(labels: Array, classes: int) -> Array:
     return (labels >= 0) & (labels < classes)
 

@@ -27,13 +27,16 @@ from ._types import AxisName
 class Options(NamedTuple):
     """One number a row, or None where there is nothing to do."""
 
-    label_smoothing: Array | None
-    z_loss: Array | None
-    soft_cap: Array | None
-    logit_scale: Array | None
+    label_smoothing: Array | None = None
+    z_loss: Array | None = None
+    soft_cap: Array | None = None
+    logit_scale: Array | None = None
 
 
-class _Row(NamedTuple):
+_NO_OPTIONS = Options()
+
+
+class Row(NamedTuple):
     """What is kept of the logits: one number a row each."""
 
     top: Array  # m
@@ -86,39 +89,39 @@ def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
     return Options(*(n if n is None or kept is None else jnp.where(kept, n, 1) for n in numbers))
 
 
-def logsumexp(row: _Row) -> Array:
+def logsumexp(row: Row) -> Array:
     return row.top + row.log_total
 
 
-def _finite_logsumexp(row: _Row) -> Array:
+def _finite_logsumexp(row: Row) -> Array:
     """Of a row of -inf, 0: it has no gradient."""
     return jnp.where(row.empty, 0, row.top) + row.log_total
 
 
-def _exp(z: Array, top: Array) -> Array:
+def exp_below(z: Array, top: Array) -> Array:
     """exp(z - m), 1 at an infinite maximum too."""
     largest = jnp.finfo(top.dtype).max
     return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
 
 
-def _gap(z: Array, top: Array) -> Array:
+def gap(z: Array, top: Array) -> Array:
     """m - z, 0 at an infinite maximum too."""
     z = z.astype(top.dtype)
     undefined = (z == top) & jnp.isinf(z)
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
-def _summary(z: Array, options: Options, across: AxisName | None = None) -> _Row:
+def summary(z: Array, options: Options = _NO_OPTIONS, across: AxisName | None = None) -> Row:
     top = largest(z, across).astype(np.promote_types(z.dtype, np.float32))
     computed = options.soft_cap is not None or options.logit_scale is not None
     rest = _rest_by_select(z, top, across) if computed else _rest(z, top, across)
-    return _Row(top, rest, jnp.log1p(rest))
+    return Row(top, rest, jnp.log1p(rest))
 
 
 def _rest_by_select(z: Array, top: Array, across: AxisName | None) -> Array:
     """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1 and yet has a derivative."""
     z, m = z.astype(top.dtype), top[..., None]
-    exp = _exp(z, m)
+    exp = exp_below(z, m)
     return summed(jnp.where(z < m, exp, 0), across) + (summed(jnp.where(z == m, exp, 0), across) - 1)
 
 
@@ -129,7 +132,7 @@ def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
     else 1 may be subtracted. That takes logits that are in memory: those that a fusion computes again, once for m and
     once for exp, may differ in the last digit.
     """
-    exp = _exp(z, top[..., None])
+    exp = exp_below(z, top[..., None])
     every, below = summed(exp, across), summed(jnp.minimum(exp, 1 - exp), across)
     constant = lax.stop_gradient
     return jnp.where(every < 1.5, constant(below) + (every - constant(every)), every - 1)  # the derivative of `every`
@@ -159,7 +162,7 @@ class _Saved(NamedTuple):
     kept: Array | None
     classes: Array | None
     options: Options
-    row: _Row
+    row: Row
 
 
 # With labels as indices: t is 1 at y and 0 elsewhere, and never built.
@@ -176,14 +179,14 @@ def indexed_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = _summary(z, options, across)
+    row = summary(z, options, across)
     label = pick_across(z, y, across).astype(row.top.dtype)
     valid = in_range(y, count(x, across))
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
-    loss = _gap(label, row.top)
+    loss = gap(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
-        gaps = _gap(z, row.top[..., None])
+        gaps = gap(z, row.top[..., None])
         mean_gap = summed(removed_as(0, gaps, None, classes) * _share(gaps, classes, across), across)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
@@ -202,21 +205,21 @@ def indexed_backward(
     g = g if kept is None else jnp.where(kept, g, 0)
     # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
     slope = 1 / (1 + row.rest)
-    gap = _gap(label, row.top)
-    at_label = (jnp.expm1(-gap) - row.rest) * slope
+    distance = gap(label, row.top)
+    at_label = (jnp.expm1(-distance) - row.rest) * slope
     share = of_smoothing = of_z_loss = None
     if options.label_smoothing is not None and mean_gap is not None:
-        p_y = jnp.exp(-gap) * slope
+        p_y = jnp.exp(-distance) * slope
         at_label = (1 - options.label_smoothing) * at_label + options.label_smoothing * p_y
         share = options.label_smoothing[..., None] * _share(z, classes, across)
-        of_smoothing = times(g, mean_gap - gap)
+        of_smoothing = times(g, mean_gap - distance)
     if options.z_loss is not None:
         of_z_loss = times(g, jnp.square(_finite_logsumexp(row)))
         push = 2 * times(options.z_loss, _finite_logsumexp(row)) * slope
-        at_label += push * jnp.exp(-gap)
+        at_label += push * jnp.exp(-distance)
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
-    gradient = (g * slope)[..., None] * _exp(z, row.top[..., None])
+    gradient = (g * slope)[..., None] * exp_below(z, row.top[..., None])
     gradient = jnp.where(at(here(y, z, across), z), (g * at_label)[..., None], gradient)
     if share is not None:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
@@ -236,9 +239,9 @@ def log_probabilities(
     """From logits, of which ``numbers`` are the soft_cap and the logit_scale. A row of -inf alone has none: NaN."""
     options = _options((None, None, *numbers), kept)
     z = _transform(x, kept, None, options)
-    row = _summary(z, options, across)
+    row = summary(z, options, across)
     log_total = jnp.where(row.empty, jnp.nan, row.log_total)
-    return -(_gap(z, row.top[..., None]) + log_total[..., None])
+    return -(gap(z, row.top[..., None]) + log_total[..., None])
 
 
 def log_probabilities_backward(
@@ -267,7 +270,7 @@ def entropy_backward(
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
     g = jnp.where(row.empty, 0, g) / (1 + row.rest)
-    excess = (row.log_total - value)[..., None] * _exp(z, row.top[..., None])
+    excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
     gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
     return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
 
@@ -285,10 +288,10 @@ def _logits(saved: _Saved) -> Array:
     return _transform(saved.x, saved.kept, saved.classes, saved.options)
 
 
-def _weighted_gaps(z: Array, row: _Row) -> Array:
+def _weighted_gaps(z: Array, row: Row) -> Array:
     """exp(z_c - m) (m - z_c), 0 for a class of probability 0."""
     top = row.top[..., None]
-    return times(_exp(z, top), _gap(z, top))
+    return times(exp_below(z, top), gap(z, top))
 
 
 # With a probability for each class.
@@ -313,7 +316,7 @@ def _dense_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = _summary(z, options)
+    row = summary(z, options)
     (each,) = apart(t)  # lest labels of half precision be widened in memory
     mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
@@ -331,7 +334,7 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
     top, rest = row.top[..., None], row.rest[..., None]
-    exp = _exp(z, top)
+    exp = exp_below(z, top)
     p = exp / (1 + rest)
     # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
     # (s - t) p - t (1 - p); there s - t is exact if the label is hard, and 1 - exp is 0.
@@ -344,7 +347,7 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
         gradient += 2 * times(options.z_loss, _finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
-    of_labels = removed_as(0, times(g, _gap(z, top) + row.log_total[..., None]), kept, classes)
+    of_labels = removed_as(0, times(g, gap(z, top) + row.log_total[..., None]), kept, classes)
     if options.label_smoothing is not None:
         given = removed_as(0, t.astype(g.dtype), kept, classes)
         of_smoothing = times(_share(z, classes) - given, of_labels).sum(-1)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._derivatives import again, moving
-from .._rows import removed_as, summed
+from .._rows import of_type, removed_as, summed
 from .._types import AxisName
 
 
@@ -133,7 +133,7 @@ def _each_chunk(step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...],
     if jax.tree.leaves(arrays)[0].shape[0] == 1:
         added, found = step(jax.tree.map(lambda a: a[0], arrays))
         return added, jax.tree.map(lambda a: a[None], found)
-    zeros = _of_type((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
+    zeros = of_type((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
 
     def body(carry: Any, part: Any) -> tuple[Any, Any]:
         added, found = step(part)
@@ -150,17 +150,6 @@ def _over_chunks(
     parted, join = _parted(plan.chunk, arrays)
     added, found = _each_chunk(step, parted, sums)
     return added, join(found)
-
-
-def _of_type(others: Any, arrays: Any) -> Any:
-    """The arrays, in a shard_map varying over each axis that another array varies over.
-
-    The first carry of a scan must have the type of the next one. And what JAX makes varying inside of a loop it sums
-    over the devices inside of the transposed loop, each time.
-    """
-    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(others) if a.ndim)
-    one = 1 + sum(empty, jnp.zeros((), np.float32))
-    return jax.tree.map(lambda a: a * one.astype(a.dtype), arrays)
 
 
 def _split(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]]:
@@ -213,7 +202,7 @@ def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
         hidden, rest = _split(heads)
         moving_hidden, moving_rest = _split(moving_heads)
         moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
-        moving_rest = _of_type(primals, moving_rest)
+        moving_rest = of_type(primals, moving_rest)
 
         def step(part: Any) -> tuple[Any, Any]:
             hidden, tokens, kept, moving_hidden, moving_tokens = part

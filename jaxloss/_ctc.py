@@ -1,0 +1,324 @@
+"""Connectionist temporal classification: the probability of a sequence of labels, over all its alignments to frames.
+
+With N labels there are N + 1 blank states b_0 .. b_N and a label state l_n before each of b_1 .. b_N; l_0 does not
+exist, and stays at log 0. Of a frame that emits blank with log-probability e_0 and the n-th label with e_n,
+
+    z_n  =  log(exp b_n + exp l_n)
+    b_n <-  e_0 + z_n
+    l_n <-  e_n + log(exp l_n + exp (z_{n-1}, or b_{n-1} if the labels n-1 and n are equal))
+
+from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. So a frame takes two
+exponentials and two logarithms for each label, and what it keeps for the derivative are the two shares of the sums.
+With them the posterior of each state goes back from the last frame to the first by products and sums alone: nothing
+in it is large, and nothing rounds but the shares.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._reduction import finish, merge
+from ._rows import at, nan_unless, of_type
+from ._sequences import pick_several, spread, steps
+from ._softmax_rows import Row, exp_below, gap, summary
+from ._types import Reduction
+
+
+def ctc_loss(
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    *,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    blank_id: int = 0,
+    log_epsilon: ArrayLike | None = None,
+    zero_infinity: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Connectionist temporal classification: minus the log-probability of labels, summed over all alignments.
+
+    .. math::
+        \ell = -\log \sum_{\pi \in B^{-1}(y)} \prod_t p_{t, \pi_t}, \quad p_t = \mathrm{softmax}(x_t), \qquad
+        \frac{\partial \ell}{\partial x_{tc}} = p_{tc} - \Pr(\pi_t = c \mid y)
+
+    where :math:`B` merges what is repeated, and then takes blanks out. Log-probabilities are logits, too: their softmax
+    is what they are the logarithm of.
+
+    Frames and labels that are not there are named by paddings, as in optax, or by lengths: of each, one of the two, or
+    none if all are there::
+
+        ctc_loss(logits, logit_paddings, labels, label_paddings)
+        ctc_loss(logits, labels=labels, logit_lengths=frames, label_lengths=counts)
+
+    Args:
+      logits: floating array (..., frames, classes). What is padded may hold anything.
+      logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped.
+      labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
+        padded gives NaN.
+      label_paddings: shape (..., n): 0 for a label, then 1 for padding. A label behind padding gives NaN.
+      logit_lengths: integers of shape (...) in [0, frames], instead of paddings. Others give NaN.
+      label_lengths: integers of shape (...) in [0, n], likewise.
+      blank_id: the class of blanks.
+      log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
+      zero_infinity: a sequence that no alignment gives, such as one of more labels than frames, has the loss ``inf``
+        and gradient 0; with True it has the loss 0.
+      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, never negative, of shape (...), or a scalar; float64 if ``logits`` is, else float32. No labels
+      is a sequence, too, that of blanks alone; without any frame it has the loss 0.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` or lengths are not integers, ``where`` is not boolean.
+      ValueError: shapes do not agree, ``blank_id`` is no class, both paddings and lengths are given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.log(jnp.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]))
+      >>> print(jaxloss.ctc_loss(logits, labels=jnp.array([1])))  # -log(0.7 0.6 + 0.7 0.3 + 0.1 0.3)
+      0.41551545
+
+    Keras has the arguments (target, output, target_length, output_length, mask_index=0). PyTorch takes
+    log-probabilities of shape (frames, batch, classes), and its ``"mean"`` divides each loss by its number of labels:
+    pass ``weights``.
+
+    References:
+      Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
+    """
+    name = "ctc_loss"
+    given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
+    sequences = _sequences(name, *given, blank_id, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    losses = _losses(sequences)
+    if zero_infinity:
+        losses = jnp.where(losses == jnp.inf, 0, losses)
+    return finish(losses, sequences.kept, sequences.weight, reduction)
+
+
+def ctc_loss_with_forward_probs(
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    *,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    blank_id: int = 0,
+    log_epsilon: ArrayLike | None = None,
+) -> tuple[Array, Array, Array]:
+    r"""What :func:`ctc_loss` returns, and the log-probabilities of all that may have been emitted up to each frame.
+
+    Args:
+      logits: floating array (..., frames, classes). This and all that follows is as in :func:`ctc_loss`.
+      logit_paddings: shape (..., frames).
+      labels: integers of shape (..., n).
+      label_paddings: shape (..., n).
+      logit_lengths: integers of shape (...), instead of paddings.
+      label_lengths: integers of shape (...), instead of paddings.
+      blank_id: the class of blanks.
+      log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
+
+    Returns:
+      The losses of shape (...), and two arrays of shape (frames, ..., n + 1) and (frames, ..., n): the logarithm of the
+      probability that the first n labels are emitted up to a frame and the frame is blank, or emits the n-th. As in
+      optax, the first of them has the sum of both in the last frame.
+
+    Raises:
+      TypeError: as :func:`ctc_loss`.
+      ValueError: as :func:`ctc_loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.log(jnp.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]))
+      >>> loss, blank, label = jaxloss.ctc_loss_with_forward_probs(logits, labels=jnp.array([1]))
+      >>> print(jnp.exp(blank).round(2), jnp.exp(label).round(2).T)
+      [[0.1  0.  ]
+       [0.06 0.66]] [[0.7  0.24]]
+
+    References:
+      Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
+    """
+    given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
+    sequences = _sequences("ctc_loss_with_forward_probs", *given, blank_id, None, None)
+    emitted, _ = _emitted(sequences.logits, sequences.labels, sequences.frames)
+    last, (states, offsets, _) = _frame_by_frame(emitted, sequences.labels, sequences.frames)
+    offsets = jnp.cumsum(offsets, 0)[..., None]
+    factor = nan_unless(sequences.valid, emitted.dtype)[..., None]
+    blank, label = (factor * (state + offsets) for state in states)
+    if len(blank):
+        blank = jnp.concatenate([blank[:-1], _add(*last)[0][None] + offsets[-1:]])
+    return _losses(sequences), blank, label[..., 1:]
+
+
+class _Sequences(NamedTuple):
+    logits: Array  # [..., frames, classes]
+    labels: Array  # [..., 1 + n], the blank first
+    frames: Array | None  # [..., frames], which of them are there
+    counts: Array  # [...], how many labels are
+    valid: Array  # [...]
+    kept: Array | None
+    weight: Array | None
+
+
+def _sequences(
+    name: str,
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None,
+    labels: ArrayLike | None,
+    label_paddings: ArrayLike | None,
+    logit_lengths: ArrayLike | None,
+    label_lengths: ArrayLike | None,
+    blank_id: int,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> _Sequences:
+    x = _inputs.floating(name, "logits", logits)
+    if x.ndim < 2 or x.shape[-1] == 0:
+        raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
+    *batch, _, classes = x.shape
+    if labels is None:
+        raise TypeError(f"{name}: expected `labels` to be an array, got None.")
+    y = _inputs.integer(name, "labels", labels)
+    if y.shape[:-1] != tuple(batch) or y.ndim == 0:
+        expected = "".join(f"{n}, " for n in batch)
+        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.")
+    if isinstance(blank_id, bool) or not isinstance(blank_id, (int, np.integer)) or not 0 <= blank_id < classes:
+        raise ValueError(f"{name}: expected `blank_id` to be an integer in [0, {classes}), got {blank_id!r}.")
+    frames, right_frames = steps(name, "logit", logit_paddings, logit_lengths, x.shape[:-1])
+    there, right_labels = steps(name, "label", label_paddings, label_lengths, y.shape)
+    kept, weight = merge(name, where, weights, tuple(batch), _inputs.compute_dtype(x))
+    if kept is not None:
+        frames = kept[..., None] if frames is None else frames & kept[..., None]
+        there = kept[..., None] if there is None else there & kept[..., None]
+        frames, there = jnp.broadcast_to(frames, x.shape[:-1]), jnp.broadcast_to(there, y.shape)
+    right = (y >= 0) & (y < classes) & (y != blank_id)
+    if there is not None:
+        right |= ~there
+        right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
+        y = jnp.where(there, y, blank_id)
+    valid = right.all(-1) & right_frames & right_labels
+    valid = valid if kept is None else valid | ~kept
+    counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
+    y = jnp.where(right, y, blank_id)
+    y = jnp.concatenate([jnp.full_like(y[..., :1], blank_id, shape=(*y.shape[:-1], 1)), y], -1)
+    return _Sequences(x, y, frames, counts, valid, kept, weight)
+
+
+def _losses(sequences: _Sequences) -> Array:
+    losses = _negative_log_probability(sequences.logits, sequences.labels, sequences.frames, sequences.counts)
+    return nan_unless(sequences.valid, losses.dtype) * losses
+
+
+def _emitted(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
+    """The log-probabilities of the blank and of the labels, [frames, ..., 1 + n]."""
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    row = summary(x)
+    e = -(gap(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
+    return jnp.moveaxis(e, -2, 0), row
+
+
+def _add(a: Array, b: Array) -> tuple[Array, Array]:
+    """log(exp a + exp b), and the share of exp a."""
+    nothing = (a == -jnp.inf) & (b == -jnp.inf)
+    d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
+    ratio = jnp.exp(-jnp.abs(d))
+    total = jnp.maximum(a, b) + jnp.log1p(ratio)
+    return total, jnp.where(d < 0, ratio, 1) / (1 + ratio)
+
+
+def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The new states of the sequences that have this frame, and the old ones of others."""
+    if there is None:
+        return new
+    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
+
+
+def _shifted(x: Array, fill: float) -> Array:
+    """Each entry in the place of the next one."""
+    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+
+
+def _shifted_back(x: Array) -> Array:
+    return jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
+
+
+def _repeated(y: Array) -> Array:
+    """Whether the next label is the same."""
+    return _shifted_back(y + 1) == y + 1
+
+
+def _frame_by_frame(
+    emitted: Array, y: Array, frames: Array | None
+) -> tuple[tuple[Array, Array], tuple[tuple[Array, Array], Array, tuple[Array, Array]]]:
+    """The last states; and of each frame the states, what was subtracted from them, and the shares of both sums.
+
+    The largest state is at 0 after each frame, so that none is large where it matters.
+    """
+    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
+    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
+    start = of_type((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
+    repeated = _repeated(y)
+
+    def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
+        (blank, label), (e, there) = states, frame
+        either, of_blank = _add(blank, label)
+        entered, of_label = _add(label, _shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        blank, label = either + e[..., :1], entered + e
+        top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
+        top = jnp.where(top == -jnp.inf, 0, top)
+        new = _if(there, (blank - top[..., None], label - top[..., None]), states)
+        return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
+
+    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    return lax.scan(step, start, (emitted, there))
+
+
+def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[Array, Any]:
+    emitted, row = _emitted(x, y, frames)
+    states, (_, offsets, shares) = _frame_by_frame(emitted, y, frames)
+    last = at(counts, y)
+    total, share = _add(*(jnp.where(last, state, 0).sum(-1) for state in states))
+    log_p = offsets.sum(0) + total
+    # Rounding alone makes it positive.
+    loss = -jnp.where(log_p > 0, log_p - lax.stop_gradient(log_p), log_p)
+    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf)
+
+
+def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
+    x, y, frames, counts, row, shares, share, impossible = saved
+    repeated = _repeated(y)
+    last = at(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
+    end = last * share[..., None], last * (1 - share)[..., None]
+    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
+
+    def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
+        (blank, label), (of_blank, of_label, there) = posteriors, frame
+        entering = _shifted_back((1 - of_label) * label)
+        either = jnp.where(repeated, blank, blank + entering)
+        old = of_blank * either + jnp.where(repeated, entering, 0), (1 - of_blank) * either + of_label * label
+        emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
+        return _if(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
+
+    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    p = exp_below(x, row.top[..., None]) / (1 + row.rest)[..., None]
+    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
+    gradient = jnp.where(there[..., None], p, 0) - spread(jnp.moveaxis(emitted, 0, -2), y, x.shape[-1])
+    return g[..., None, None] * gradient, None, None, None
+
+
+_negative_log_probability = every_mode(_forward, _backward, loop=True)
