@@ -22,8 +22,9 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._derivatives import every_mode
+from ._numerics import log1p_of_ratio
 from ._reduction import finish, merge
-from ._rows import at, nan_unless, of_type
+from ._rows import apart, at, nan_unless, of_type
 from ._sequences import pick_several, spread, steps
 from ._softmax_rows import Row, exp_below, gap, summary
 from ._types import Reduction
@@ -87,8 +88,9 @@ def ctc_loss(
       >>> import jax.numpy as jnp
       >>> import jaxloss
       >>> logits = jnp.log(jnp.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]))
-      >>> print(jaxloss.ctc_loss(logits, labels=jnp.array([1])))  # -log(0.7 0.6 + 0.7 0.3 + 0.1 0.3)
-      0.41551545
+      >>> loss = jaxloss.ctc_loss(logits, labels=jnp.array([1]))
+      >>> print(jnp.exp(-loss).round(4))  # 0.7 0.6 + 0.7 0.3 + 0.1 0.3
+      0.66
 
     Keras has the arguments (target, output, target_length, output_length, mask_index=0). PyTorch takes
     log-probabilities of shape (frames, batch, classes), and its ``"mean"`` divides each loss by its number of labels:
@@ -144,9 +146,9 @@ def ctc_loss_with_forward_probs(
       >>> import jaxloss
       >>> logits = jnp.log(jnp.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]))
       >>> loss, blank, label = jaxloss.ctc_loss_with_forward_probs(logits, labels=jnp.array([1]))
-      >>> print(jnp.exp(blank).round(2), jnp.exp(label).round(2).T)
-      [[0.1  0.  ]
-       [0.06 0.66]] [[0.7  0.24]]
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jnp.exp(label).T)  # 0.7, and 0.7 0.3 + 0.1 0.3
+      [[0.7  0.24]]
 
     References:
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
@@ -156,7 +158,7 @@ def ctc_loss_with_forward_probs(
     emitted, _ = _emitted(sequences.logits, sequences.labels, sequences.frames)
     last, (states, offsets, _) = _frame_by_frame(emitted, sequences.labels, sequences.frames)
     offsets = jnp.cumsum(offsets, 0)[..., None]
-    factor = nan_unless(sequences.valid, emitted.dtype)[..., None]
+    factor = nan_unless(sequences.valid, emitted.dtype)[None, ..., None]
     blank, label = (factor * (state + offsets) for state in states)
     if len(blank):
         blank = jnp.concatenate([blank[:-1], _add(*last)[0][None] + offsets[-1:]])
@@ -213,7 +215,7 @@ def _sequences(
     valid = valid if kept is None else valid | ~kept
     counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
     y = jnp.where(right, y, blank_id)
-    y = jnp.concatenate([jnp.full_like(y[..., :1], blank_id, shape=(*y.shape[:-1], 1)), y], -1)
+    y = jnp.pad(y, [(0, 0)] * len(batch) + [(1, 0)], constant_values=blank_id)
     return _Sequences(x, y, frames, counts, valid, kept, weight)
 
 
@@ -234,9 +236,8 @@ def _add(a: Array, b: Array) -> tuple[Array, Array]:
     """log(exp a + exp b), and the share of exp a."""
     nothing = (a == -jnp.inf) & (b == -jnp.inf)
     d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
-    ratio = jnp.exp(-jnp.abs(d))
-    total = jnp.maximum(a, b) + jnp.log1p(ratio)
-    return total, jnp.where(d < 0, ratio, 1) / (1 + ratio)
+    (ratio,) = apart(jnp.exp(-jnp.abs(d)))
+    return jnp.maximum(a, b) + log1p_of_ratio(ratio), jnp.where(d < 0, ratio, 1) / (1 + ratio)
 
 
 def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:

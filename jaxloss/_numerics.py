@@ -166,3 +166,14 @@ def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     by_x, by_cap = soft_cap_partials(*primals)
     return soft_cap(*primals), by_x * tangents[0] + by_cap * tangents[1]
+
+
+def log1p_of_ratio(r: Array) -> Array:
+    """log1p(r) for r in [0, 1], of which the loops over frames take many.
+
+    With u = 1 + r as it is rounded, log(u) r / (u - 1) is right to the last digits (Goldberg, What Every Computer
+    Scientist Should Know About Floating-Point Arithmetic, theorem 4), and takes XLA on a CPU two thirds of the time.
+    """
+    u = 1 + r
+    same = u == 1
+    return jnp.where(same, r, jnp.log(u) * jax.lax.stop_gradient(r / jnp.where(same, 1, u - 1)))

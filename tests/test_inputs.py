@@ -17,6 +17,7 @@ T = jnp.zeros((6, 3))
 W = jnp.zeros((3, 7))
 INTEGER = jaxloss.softmax_cross_entropy_with_integer_labels
 LINEAR = jaxloss.linear_cross_entropy
+CTC, FRAMES, LABELS = jaxloss.ctc_loss, jnp.zeros((2, 6, 3)), jnp.ones((2, 4), np.int32)
 
 BAD = [
     (INTEGER, ([[1.0, 2.0]], Y), {}, TypeError, "expected `logits` to be an array, got list."),
@@ -91,6 +92,19 @@ BAD = [
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_weight` of shape (3, classes), or (classes, 3) with `teacher_class_axis=0`, as `teacher_hidden` has 3 features, got (3, 7) with `teacher_class_axis=0`."),
+    (CTC, (FRAMES,), {}, TypeError, "expected `labels` to be an array, got None."),
+    (CTC, (FRAMES, None, LABELS.astype(np.float32)), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
+    (CTC, (FRAMES, None, LABELS[0]), {}, ValueError, "expected `labels` of shape (2, n), got (4,)."),
+    (CTC, (jnp.zeros(3), None, LABELS[0]), {}, ValueError, "expected `logits` of shape (..., frames, classes), got (3,)."),
+    (CTC, (FRAMES.astype(np.int32), None, LABELS), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
+    (CTC, (FRAMES, jnp.zeros((2, 5)), LABELS), {}, ValueError, "expected `logit_paddings` of shape (2, 6), got (2, 5)."),
+    (CTC, (FRAMES, None, LABELS, jnp.zeros(4)), {}, ValueError, "expected `label_paddings` of shape (2, 4), got (4,)."),
+    (CTC, (FRAMES, jnp.zeros((2, 6)), LABELS), {"logit_lengths": jnp.array([6, 6])}, ValueError, "expected `logit_paddings` or `logit_lengths`, got both."),
+    (CTC, (FRAMES, None, LABELS), {"label_lengths": jnp.ones(2)}, TypeError, "expected `label_lengths` of an integer dtype, got float32."),
+    (CTC, (FRAMES, None, LABELS), {"label_lengths": jnp.ones((2, 1), np.int32)}, ValueError, "expected `label_lengths` of shape (2,), got (2, 1)."),
+    (CTC, (FRAMES, None, LABELS), {"blank_id": 3}, ValueError, "expected `blank_id` to be an integer in [0, 3), got 3."),
+    (CTC, (FRAMES, None, LABELS), {"where": jnp.ones((2, 6), bool)}, ValueError, "expected `where` of a shape that broadcasts to (2,), got (2, 6)."),
+    (CTC, (FRAMES, None, LABELS), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
 ]  # fmt: skip
 
 

@@ -1,0 +1,398 @@
+"""CTC against all alignments one by one, against the textbook's recursion, and its laws."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from sequence_oracles import ctc, ctc_by_enumeration
+from test_transformations import TRANSFORMATIONS
+from tolerances import close, same
+
+import jaxloss
+
+CTC = jaxloss.ctc_loss
+FRAMES, CLASSES, LABELS = 12, 6, 4
+
+
+def value_and_gradient(x, labels, **kwargs):
+    """Of each sequence, one cotangent each."""
+
+    def total(x):
+        losses = CTC(x, labels=labels, **kwargs)
+        return losses.sum(), losses
+
+    (_, losses), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(x)
+    return losses, gradient
+
+
+def batch(rng, *shape, frames=FRAMES, classes=CLASSES, labels=LABELS, scale=2.0, dtype=np.float32):
+    """Logits and labels, blanks being class 0, and lengths of both."""
+    x = jnp.asarray(rng.normal(size=(*shape, frames, classes)) * scale, dtype)
+    y = jnp.asarray(rng.integers(1, classes, size=(*shape, labels)), np.int32)
+    return (
+        x,
+        y,
+        jnp.asarray(rng.integers(2 * labels, frames + 1, size=shape)),
+        jnp.asarray(rng.integers(0, labels + 1, size=shape)),
+    )
+
+
+def paddings(lengths, size):
+    return (jnp.arange(size)[None] >= lengths[:, None]).astype(np.float32)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("blank", [0, 2])
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, 5])
+def test_all_alignments_one_by_one(frames, blank, rng):
+    """Every sequence of up to three labels of two: repeated, impossible, empty."""
+    others = [c for c in range(3) if c != blank]
+    every = [y for n in range(4) for y in itertools.product(others, repeat=n)]
+    x = rng.normal(size=(len(every), frames, 3)) * 2
+    counts = np.array([len(y) for y in every])
+    labels = np.array([(*y, -1, -1, -1)[:3] for y in every])
+    found = value_and_gradient(
+        jnp.asarray(x, np.float32), jnp.asarray(labels), label_lengths=jnp.asarray(counts), blank_id=blank
+    )
+    truth = [ctc_by_enumeration(row.astype(np.float32), y, blank) for row, y in zip(x, every, strict=True)]
+    for ours, of_sequence in zip(zip(*found, strict=True), truth, strict=True):
+        for a, b in zip(ours, of_sequence, strict=True):
+            close(a, b, 1 + np.abs(np.nan_to_num(b, posinf=0)), span=frames)
+
+
+@pytest.mark.parametrize(("frames", "classes", "labels"), [(200, 32, 20), (800, 32, 100), (300, 400, 60)])
+def test_long_sequences(frames, classes, labels, rng):
+    """The error of the gradient does not grow with the size of the logarithms: at 800 frames they are at -2000."""
+    x, y, lengths, counts = batch(rng, 3, frames=frames, classes=classes, labels=labels, scale=1)
+    lengths, counts = lengths.at[0].set(frames), counts.at[0].set(labels)
+    losses, gradient = value_and_gradient(x, y, logit_lengths=lengths, label_lengths=counts)
+    for i in range(3):
+        loss, of_logits = ctc(x[i, : lengths[i]], y[i, : counts[i]])
+        close(losses[i], loss, loss)
+        assert not gradient[i, lengths[i] :].any()
+        assert np.abs(gradient[i, : lengths[i]] - of_logits).max() < 3e-5
+
+
+def test_lengths_paddings_and_slices_are_one(rng):
+    """What is padded may hold anything, and other sequences do not feel it."""
+    x, y, lengths, counts = batch(rng, 5)
+    counts = counts.at[0].set(0)
+    by_lengths = value_and_gradient(x, y, logit_lengths=lengths, label_lengths=counts)
+    of_frames, of_labels = paddings(lengths, FRAMES), paddings(counts, LABELS)
+    spoilt = jnp.where(of_frames[..., None] == 1, jnp.nan, x), jnp.where(of_labels == 1, -100, y)
+    by_paddings = value_and_gradient(spoilt[0], spoilt[1], logit_paddings=of_frames, label_paddings=of_labels)
+    for a, b in zip(by_lengths, by_paddings, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for i in range(5):
+        loss, gradient = value_and_gradient(x[i, : lengths[i]], y[i, : counts[i]])
+        same(by_lengths[0][i], loss)
+        same(by_lengths[1][i, : lengths[i]], gradient)
+
+
+def test_frames_may_be_skipped_anywhere(rng):
+    x, y, _, _ = batch(rng, 1)
+    skipped = jnp.zeros((1, FRAMES)).at[0, jnp.array([0, 3, 7])].set(1)
+    losses, gradient = value_and_gradient(x.at[0, 3].set(jnp.inf), y, logit_paddings=skipped)
+    there = np.flatnonzero(np.asarray(skipped[0]) == 0)
+    loss, of_there = value_and_gradient(x[0, there], y[0])
+    same(losses[0], loss)
+    same(gradient[0, there], of_there)
+    assert not gradient[0, jnp.array([0, 3, 7])].any()
+
+
+def test_where_weights_and_reductions(rng):
+    x, y, lengths, counts = batch(rng, 4)
+    given = {"logit_lengths": lengths, "label_lengths": counts}
+    where, weights = jnp.array([True, False, True, True]), jnp.array([2.0, 1.0, 0.0, 0.5])
+    spoilt = {"labels": y.at[2].set(17), "where": where, "weights": weights, **given}
+
+    @jax.jit
+    def found(x):
+        forms = {reduction: CTC(x, reduction=reduction, **spoilt) for reduction in ("none", "sum", "mean")}
+        nothing = CTC(x, labels=y, where=jnp.zeros(4, bool), reduction="mean")
+        return forms, jax.grad(lambda x: CTC(x, reduction="mean", **spoilt))(x), nothing
+
+    losses, of_each = value_and_gradient(x, y, **given)
+    forms, gradient, nothing = found(x.at[1].set(jnp.nan))
+    for reduction, value in forms.items():
+        same(value, jaxloss.reduce(losses, where=where, weights=weights, reduction=reduction))
+    same(gradient, of_each * jnp.array([2.0, 0, 0, 0.5])[:, None, None] / 2.5)
+    assert nothing == 0
+
+
+IMPOSSIBLE = {
+    "two labels in one frame": ([[1.0, 2.0, 3.0]], [1, 2]),
+    "a repeated label without a frame between": ([[1.0, 2.0, 3.0]] * 2, [1, 1]),
+    "no frame": (np.zeros((0, 3)), [1]),
+    "a label of probability 0": ([[1.0, 2.0, -np.inf]] * 3, [2]),
+    "no blank where one must be": ([[0.0, 1.0, 0.0], [-np.inf, 1.0, 0.0], [0.0, 1.0, 0.0]], [1, 1]),
+}
+
+
+def test_what_no_alignment_gives_is_infinite_without_gradient():
+    frames, counts = (np.array([len(given[i]) for given in IMPOSSIBLE.values()]) for i in (0, 1))
+    x = np.zeros((len(frames), 3, 3), np.float32)
+    y = np.zeros((len(frames), 2), np.int32)
+    for i, (logits, labels) in enumerate(IMPOSSIBLE.values()):
+        x[i, : frames[i]], y[i, : counts[i]] = logits, labels
+    given = {"label_lengths": jnp.asarray(counts), "logit_lengths": jnp.asarray(frames)}
+    losses, gradient = value_and_gradient(jnp.asarray(x), jnp.asarray(y), **given)
+    assert (losses == jnp.inf).all()
+    assert not gradient.any()
+    losses, gradient = value_and_gradient(jnp.asarray(x), jnp.asarray(y), zero_infinity=True, **given)
+    assert not losses.any()
+    assert not gradient.any()
+
+    def total(x):
+        return CTC(x, labels=jnp.asarray(y), **given).sum()
+
+    assert not jax.jit(lambda x: jax.jvp(jax.grad(total), (x,), (jnp.ones_like(x),))[1])(jnp.asarray(x)).any()
+
+
+def test_what_is_unlikely_is_not_impossible():
+    """Label, blank, label, and the blank has a logit of -3e5."""
+    x = jnp.array([[0.0, 1.0, 0.0], [-3e5, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    loss, gradient = value_and_gradient(x, jnp.array([1, 1]))
+    truth = ctc(x, [1, 1])
+    close(loss, truth[0], truth[0])
+    close(gradient, truth[1], 1)
+
+
+@pytest.mark.parametrize("labels", [[], [1], [1, 2], [1, 1]])
+def test_a_class_of_probability_0_changes_nothing(labels, rng):
+    x = jnp.asarray(rng.normal(size=(4, 3)), np.float32)
+    y = jnp.asarray(labels, np.int32)
+    more = jnp.concatenate([x, jnp.full((4, 1), -jnp.inf)], -1)
+    (loss, gradient), (found, of_more) = value_and_gradient(x, y), value_and_gradient(more, y)
+    same(found, loss)
+    same(of_more[:, :3], gradient)
+    assert not of_more[:, 3].any()
+
+
+def test_no_labels_and_no_frames(rng):
+    x = jnp.asarray(rng.normal(size=(5, 3)), np.float32)
+    nothing = jnp.zeros(0, np.int32)
+    loss, gradient = value_and_gradient(x, nothing)
+    close(loss, *[-np.asarray(jax.nn.log_softmax(x))[:, 0].sum()] * 2)
+    close(gradient, np.asarray(jax.nn.softmax(x)) - np.eye(3)[[0] * 5], 1)
+    assert CTC(x[:0], labels=nothing) == 0
+    assert CTC(x, labels=jnp.array([1]), logit_lengths=jnp.array(0)) == jnp.inf
+    assert CTC(x, labels=jnp.array([7]), logit_lengths=jnp.array(0), label_lengths=jnp.array(0)) == 0
+    assert CTC(jnp.zeros((0, 5, 3)), labels=jnp.zeros((0, 2), np.int32)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"labels": [0, 1]},  # the blank
+        {"labels": [-1, 1]},
+        {"labels": [1, 3]},
+        {"logit_lengths": 6},
+        {"logit_lengths": -1},
+        {"label_lengths": 3},
+        {"label_paddings": [1.0, 0.0]},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_makes_its_own_sequence_nan(wrong, rng):
+    x = jnp.asarray(rng.normal(size=(2, 5, 3)), np.float32)
+    right = {"labels": [1, 2], "logit_lengths": 5, "label_lengths": 2, "label_paddings": [0.0, 0.0]}
+    del right["label_lengths" if "label_paddings" in wrong else "label_paddings"]
+    given = {k: jnp.stack([jnp.asarray(wrong.get(k, v)), jnp.asarray(v)]) for k, v in right.items()}
+    loss, gradient = value_and_gradient(x, **given)
+    assert np.isnan(loss[0])
+    assert np.isnan(gradient[0]).all()
+    assert np.isfinite(loss[1])
+    assert np.isfinite(gradient[1]).all()
+
+
+def test_a_confident_sequence_is_never_negative_and_not_rounded_to_zero():
+    """One frame is a cross entropy; many confident frames add up what each misses."""
+    x = jnp.array([[17.0, 0.0, 0.0], [0.0, 0.0, 17.0]])[:, None]
+    close(CTC(x[1], labels=jnp.array([2])), 8.2798752e-08, 8.2798752e-08)
+    margins = jnp.linspace(-30, 60, 181)
+    logits = jnp.stack([jnp.zeros_like(margins), margins, jnp.zeros_like(margins)], -1)
+    for frames in (1, 2, 7, 40):
+        loss = jax.jit(jax.vmap(lambda x, n=frames: CTC(jnp.tile(x, (n, 1)), labels=jnp.array([1]))))(logits)
+        assert (loss >= 0).all()
+
+
+def test_log_probabilities_are_logits(rng):
+    x, y, _, _ = batch(rng, 2)
+    log_p = jax.nn.log_softmax(x)
+    (loss, gradient), (found, of_log_p) = value_and_gradient(x, y), value_and_gradient(log_p, y)
+    same(found, loss)
+    same(of_log_p, gradient, span=8)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
+def test_dtypes(dtype, rng):
+    with jax.enable_x64(dtype == np.float64):
+        x, y, lengths, counts = batch(rng, 3, dtype=dtype)
+        losses, gradient = value_and_gradient(x, y, logit_lengths=lengths, label_lengths=counts)
+        assert losses.dtype == (np.float64 if dtype == np.float64 else np.float32)
+        assert gradient.dtype == dtype
+        for i in range(3):
+            loss, of_logits = ctc(np.asarray(x[i, : lengths[i]], np.float64), np.asarray(y[i, : counts[i]]))
+            close(losses[i], loss, loss, dtype=losses.dtype)
+            close(gradient[i, : lengths[i]], of_logits, 1, span=FRAMES, dtype=dtype)
+
+
+def plain(x, y):
+    """By the states of the paper, for JAX to differentiate."""
+    log_p = jax.nn.log_softmax(x)
+    states = jnp.zeros(2 * len(y) + 1, np.int32).at[1::2].set(y)
+    skips = jnp.zeros(len(states), bool).at[3::2].set(y[1:] != y[:-1])
+    low = -1e30
+
+    def step(alpha, row):
+        one, two = (jnp.concatenate([jnp.full(k, low), alpha])[: len(states)] for k in (1, 2))
+        return row[states] + jax.nn.logsumexp(jnp.stack([alpha, one, jnp.where(skips, two, low)]), 0), None
+
+    first = jnp.full(len(states), low).at[:2].set(log_p[0, states[:2]])
+    return -jax.nn.logsumexp(jax.lax.scan(step, first, log_p[1:])[0][-2:])
+
+
+@pytest.mark.parametrize("transformation", TRANSFORMATIONS)
+def test_every_transformation(transformation, rng):
+    x, y, _, _ = batch(rng, frames=5, classes=4, labels=2)
+    y = jnp.array([2, 2])
+
+    def ours(x):
+        return CTC(x, labels=y)
+
+    def theirs(x):
+        return plain(x, y)
+
+    for a, b in zip(
+        *(jax.tree.leaves(jax.jit(TRANSFORMATIONS[transformation], static_argnums=0)(f, x)) for f in (ours, theirs)),
+        strict=True,
+    ):
+        same(a, b, span=10)
+
+
+@pytest.mark.smoke
+def test_second_derivatives_of_a_padded_batch(rng):
+    x, y, lengths, counts = batch(rng, 3)
+    lengths, counts = np.array([FRAMES, 9, 8]), np.array([2, 4, 3])
+    direction = jnp.cos(jnp.arange(x.size, dtype=np.float32)).reshape(x.shape)
+
+    def total(x):
+        return CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts).sum()
+
+    found = jax.jit(lambda x: jax.jvp(jax.grad(total), (x,), (direction,))[1])(x)
+    tangent, gradient = jax.jit(lambda x: (jax.jvp(total, (x,), (direction,))[1], jax.grad(total)(x)))(x)
+    same(tangent, jnp.vdot(gradient, direction), span=20)
+    for i in range(3):
+        one = x[i, : lengths[i]]
+        of_plain = jax.jit(jax.grad(lambda x, i=i: plain(x, y[i, : counts[i]])))
+        same(found[i, : lengths[i]], jax.jvp(of_plain, (one,), (direction[i, : lengths[i]],))[1], span=20)
+
+
+def test_vmap_over_anything(rng):
+    x, y, lengths, counts = batch(rng, 3)
+
+    def one(x, y, length, count, blank=0):
+        return CTC(x, labels=y, logit_lengths=length, label_lengths=count, blank_id=blank)
+
+    given = x, y, lengths, counts
+    expected, mapped, over_labels, nested = jax.jit(
+        lambda x, y, lengths, counts: (
+            one(*given),
+            jax.vmap(one)(*given),
+            jax.vmap(one, in_axes=(None, 0, None, None))(x[0], y, lengths[0], counts[0]),
+            one(*(a[None] for a in given)),
+        )
+    )(*given)
+    same(mapped, expected)
+    same(over_labels[0], expected[0])
+    assert nested.shape == (1, 3)
+    same(nested[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_split_over_devices(kind, rng):
+    """A batch over eight devices: value, gradient and its derivative, and no exchange but of the sum."""
+    x, y, lengths, counts = batch(rng, 16)
+    direction = jnp.cos(x)
+
+    def everything(x, y, lengths, counts, direction):
+        def total(x):
+            losses = CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts)
+            return (losses * jnp.cos(lengths.astype(np.float32))).sum()
+
+        return jax.value_and_grad(total)(x), jax.jvp(jax.grad(total), (x,), (direction,))[1]
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType[kind],))
+    given = x, y, lengths, counts, direction
+    expected = jax.jit(everything)(*given)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(a, NamedSharding(mesh, P("data", *[None] * (a.ndim - 1)))) for a in given]
+        compiled = jax.jit(everything).lower(*placed).compile()
+        found = jax.device_get(compiled(*placed))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        same(a, b)
+    assert "all-gather" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_inside_of_a_shard_map(check_vma, rng):
+    x, y, lengths, counts = batch(rng, 16)
+
+    def losses(x, y, lengths, counts):
+        return CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(losses, mesh=mesh, in_specs=(P("data"),) * 4, out_specs=P("data"), check_vma=check_vma)
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda x, f=f: f(x, y, lengths, counts).sum()))(x) for f in (mapped, losses)
+    )
+    for a, b in zip(found, expected, strict=True):
+        same(a, b)
+
+
+def test_memory_is_that_of_two_numbers_a_state(rng):
+    """Beside the gradient, and what it is made of: the emitted, the shares of both sums, the posteriors."""
+    frames, classes, labels = 400, 100, 60
+    x, y, lengths, counts = batch(rng, 8, frames=frames, classes=classes, labels=labels)
+    f = jax.jit(jax.value_and_grad(lambda x: CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts).sum()))
+    states = 4 * 8 * frames * (labels + 1)
+    assert f.lower(x).compile().memory_analysis().temp_size_in_bytes < 4 * states + 1.5 * 4 * x.size
+
+
+def test_optax_calls_it_so(rng):
+    """The same call, the same results; and the forward probabilities where optax has not its logarithm of 0."""
+    optax = pytest.importorskip("optax")
+    x, y, lengths, counts = batch(rng, 4)
+    given = x, paddings(lengths, FRAMES), y, paddings(counts, LABELS)
+    theirs = optax.losses.ctc_loss_with_forward_probs(*given, blank_id=0, log_epsilon=-1e5)
+    ours = jaxloss.ctc_loss_with_forward_probs(*given, blank_id=0, log_epsilon=-1e5)
+    same(CTC(*given, blank_id=0, log_epsilon=-1e5), theirs[0])
+    same(ours[0], theirs[0])
+    for a, b, first in zip(ours[1:], theirs[1:], (0, 1), strict=True):
+        states = np.arange(first, first + a.shape[-1]) <= np.asarray(counts)[:, None]
+        a, b = (np.where(states, v, 0) for v in (a, b))
+        assert a.shape == b.shape
+        possible = b > -9e4
+        close(np.where(possible, a, 0), np.where(possible, b, 0), np.abs(b) + 10)
+        assert (a[~possible] == -np.inf).all()
+
+
+def test_forward_probabilities_have_derivatives(rng):
+    x, y, _, _ = batch(rng, frames=5, classes=4, labels=2)
+    y = jnp.array([2, 3])
+
+    def total(x):
+        _, blank, label = jaxloss.ctc_loss_with_forward_probs(x, labels=y)
+        return -jnp.logaddexp(blank[-2, 2] + jax.nn.log_softmax(x)[-1, 0], label[-2, 1])
+
+    assert np.isfinite(jax.grad(total)(x)).all()
+
+    def loss(x):
+        return -jaxloss.ctc_loss_with_forward_probs(x, labels=y)[1][-1, -1]
+
+    same(jax.grad(loss)(x), jax.grad(lambda x: plain(x, y))(x), span=10)
