@@ -4,6 +4,7 @@
 
     cases.py         the table: a row a loss, with its inputs, its textbook form and its peers; a new case goes here
     linear.py        the forms of the loss of hidden states, of which it has a row
+    sequences.py     those of CTC
     candidates.py    how the value and the gradient of a case are computed: here, by a peer, or by nobody (the copy)
     measure.py       rounds, ratios, errors against float64, floors
     targets.py       the device at hand, and TPUs and GPUs to compile for without one

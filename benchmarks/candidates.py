@@ -84,7 +84,7 @@ def candidates(case: Case, arrays: tuple[Array, ...], device: str, quick: bool) 
 
 
 def ours(case: Case) -> Callable[..., Array]:
-    return functools.partial(getattr(jaxloss, case.loss), **case.options, reduction="mean")
+    return functools.partial(case.call or getattr(jaxloss, case.loss), **case.options, reduction="mean")
 
 
 def plain(case: Case) -> Callable[..., Array]:

@@ -12,6 +12,8 @@ losses and casts nothing: in float64 it is the truth that errors are measured ag
 A loss of hidden states has (x, weight, t): what stands between the first and the last has no rows, and is
 differentiated too. Its `plain` widens nothing by itself, and its floor are its `products`.
 
+A loss of sequences has its `call`, where the labels are not its second argument.
+
 To add a peer that is called on (x, t) and returns losses or their mean, add a function beside `optax`, `keras`, `torch`
 and `liger`, and its import to candidates.py.
 """
@@ -25,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import linear
+from . import linear, sequences
 
 Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
@@ -49,6 +51,7 @@ class Case(NamedTuple):
     dtypes_on_accelerators: tuple[str, ...] = ()
     quick: Shape = (64, 32)
     products: Callable[..., Any] | None = None  # the matrix products of a loss that has some, alone
+    call: Callable[..., Array] | None = None  # with x, t and options, if it is not that of jaxloss itself
     options: Mapping[str, float] = MappingProxyType({})
     cpu_note: str = ""  # why it is behind a peer, or far from the floor
 
@@ -230,6 +233,20 @@ CASES = (
         cpu_note=(
             "in bfloat16 all of PyTorch's loss takes 0.8 of the time of the three products alone in XLA, which are "
             "nearly all of ours."
+        ),
+    ),
+    Case(
+        "ctc_loss",
+        sequences.draw,
+        sequences.plain,
+        (Peer("optax", sequences.optax), Peer("keras", sequences.keras), Peer("torch", sequences.torch)),
+        shapes=((16, 800, 100, 32), (16, 400, 60, 1000), (16, 200, 20, 32)),
+        on_accelerators=((64, 2000, 200, 5000), (64, 1000, 100, 1000), (64, 1000, 100, 32)),
+        quick=(2, 20, 3, 8),
+        call=sequences.ours,
+        cpu_note=(
+            "a frame waits for the one before it: two exponentials and two logarithms a label, of arrays so small that "
+            "one core computes them."
         ),
     ),
     Case(

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .records import shape_and_dtype
+from .tables import OF_PRODUCTS, OF_SEQUENCES
 from .targets import ABSENT
 
 Record = dict[str, Any]
@@ -103,8 +104,9 @@ def _mark(axis: Axes, x: float, y: float, name: str) -> None:
 
 def _share(record: Record, found: Record) -> float:
     """Of the size of the predictions or logits; what is below a MiB is nothing, for arrays of a few KiB have such."""
-    rows, *features, classes = record["shape"]
-    half = record["dtype"] == "bfloat16" and not features  # logits are in float32
+    rows, *others, classes = record["shape"]
+    rows *= others[0] if record["loss"] in OF_SEQUENCES else 1
+    half = record["dtype"] == "bfloat16" and record["loss"] not in OF_PRODUCTS  # whose logits are in float32
     size = rows * classes * (2 if half else 4)
     return found["temp_bytes"] / max(size, MIB)
 

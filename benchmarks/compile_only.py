@@ -34,15 +34,17 @@ LARGE = (4096, 128_256)  # features and classes, for which the largest batch is 
 def compiled(function: Callable[..., Array], case: Case, shape: Shape, dtype: str, mesh: Mesh, **options: Any) -> Any:
     """Value and gradients of the mean, rows split over the first axis of the mesh and classes over the second.
 
+    Classes of sequences are not.
+
     None if it does not fit into the memory of the device.
     """
     x, *matrices, t = inputs(case, shape, dtype)
     arrays = [
         jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*axes[: a.ndim])))
         for a, axes in (
-            (x, ("data", None if matrices else "model")),
+            (x, ("data", None if matrices or case.call else "model")),
             *((m, (None, "model")) for m in matrices),
-            (t, ("data", "model")),
+            (t, ("data", None if case.call else "model")),
         )
     ]
     try:

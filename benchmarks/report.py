@@ -11,7 +11,7 @@ from .compile_only import FILE
 from .linear import TOKENS
 from .measure import SHORTEST
 from .records import shape_and_dtype
-from .tables import OF_PRODUCTS, SMALL, Record
+from .tables import OF_PRODUCTS, OF_SEQUENCES, SMALL, Record
 
 EQUAL = 0.05
 PEERS = tuple(name for name in charts.STYLES if name != "jaxloss")
@@ -36,10 +36,11 @@ LINEAR = Group(
 GROUPS = (
     Group("Cross entropies of a softmax", "softmax", lambda r: r["loss"].startswith("softmax")),
     LINEAR,
+    Group("Sequences", "sequences", lambda r: r["loss"] in OF_SEQUENCES),
     Group(
         "Elements and features",
         "elements",
-        lambda r: r["loss"] not in SMALL | OF_PRODUCTS and not r["loss"].startswith("softmax"),
+        lambda r: r["loss"] not in SMALL | OF_PRODUCTS | OF_SEQUENCES and not r["loss"].startswith("softmax"),
     ),
     Group("More losses", "more", lambda r: r["loss"] in SMALL),
 )
@@ -65,9 +66,9 @@ QUICK = "**A quick run on small arrays: it shows that all works, and no number b
 
 METHOD = f"""## How it is measured
 
-- **A case** is a loss, a shape (rows × classes; of a loss without the logits tokens × features × classes) and a dtype;
-  the program is value and gradient, by the predictions, or by hidden states and weight, of the mean. Inputs are random
-  and ready on the device, the same memory for JAX and PyTorch.
+- **A case** is a loss, a shape (rows × classes; of a loss without the logits tokens × features × classes, of one of
+  sequences batch × frames × labels × classes) and a dtype; the program is value and gradient, by the predictions, or by
+  hidden states and weight, of the mean. Inputs are random and ready on the device, the same memory for JAX and PyTorch.
 - **Candidates**: optax; Keras on JAX; PyTorch, eager, and compiled (`torch.compile`, forward and backward), with its
   default number of threads; on a GPU Liger; *plain*, the loss as people write it in `jax.numpy`, in float32 at least.
   An empty cell: it has no such loss.

@@ -8,7 +8,8 @@ from tabulate import tabulate
 from .cases import BOTH, CASES
 
 Record = dict[str, Any]
-SMALL = {case.loss for case in CASES if case.dtypes != BOTH}  # measured once
+OF_SEQUENCES = {case.loss for case in CASES if case.call}
+SMALL = {case.loss for case in CASES if case.dtypes != BOTH} - OF_SEQUENCES  # measured once
 OF_PRODUCTS = {case.loss for case in CASES if case.products}
 MISSING = "not measured"
 TOO_LARGE = "too large"

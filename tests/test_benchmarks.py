@@ -26,6 +26,7 @@ NOT_MEASURED = {
     # from the same core as linear_cross_entropy
     *("linear_cross_entropy_with_metrics", "linear_log_probs"),
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
+    "ctc_loss_with_forward_probs",  # and as ctc_loss
 }
 
 

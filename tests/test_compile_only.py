@@ -20,7 +20,10 @@ NUMBERS = 16  # at most that many of a row are exchanged at once
 # Of these, XLA for a GPU keeps up to three comparisons of the forward pass: less to read again than the scores.
 KEEP_COMPARISONS = {"multiclass_hinge_loss", "multiclass_perceptron_loss", "weston_watkins_hinge_loss"}
 RUNS = [
-    pytest.param(case, dtype, id=f"{case.loss}-{dtype}") for case in CASES if not case.products for dtype in case.dtypes
+    pytest.param(case, dtype, id=f"{case.loss}-{dtype}")
+    for case in CASES
+    if not (case.products or case.call)
+    for dtype in case.dtypes
 ]
 OF_PRODUCTS = [pytest.param(case, id=case.loss) for case in CASES if case.products]
 
@@ -42,6 +45,17 @@ def test_a_loss_needs_no_second_array_and_devices_exchange_numbers_of_rows(case,
     assert found["split"]["temp_bytes"] < most / 4
     assert all(line.startswith("all-reduce") for line in found["split"]["collectives"])
     assert largest(found["split"]["collectives"]) <= 4 * NUMBERS * SHAPE[0] / 2
+
+
+@pytest.mark.parametrize("target", ["v6e", "h100"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.call], ids=lambda case: case.loss)
+def test_sequences_on_an_accelerator_need_less_than_their_logits_and_exchange_one_number(case, target):
+    pytest.importorskip(needs(target))
+    batch, frames, labels, classes = 16, 200, 20, 1000
+    found = compile_only.record(case, (batch, frames, labels, classes), "float32", target)
+    assert found["candidates"]["jaxloss"]["temp_bytes"] < 4 * batch * frames * classes
+    assert found["split"]["temp_bytes"] < 4 * batch * frames * classes / 2
+    assert largest(found["split"]["collectives"]) <= 4
 
 
 @pytest.mark.parametrize("target", ["v6e", "h100"])
