@@ -115,6 +115,8 @@ def over_linear(cases):
 
 
 every_linear_case = over_linear(LINEAR_CASES)
+RICH = LINEAR_CASES[1::2]  # each loss with all of its options: its mathematics contains that without them
+every_rich_case = over_linear(RICH)
 every_reducing_case = over_linear([case for case in LINEAR_CASES if case.reduces])
 cross_entropies = over_linear(LINEAR_CASES[:2])
 

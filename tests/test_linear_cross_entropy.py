@@ -15,11 +15,12 @@ import pytest
 from linear_cases import (
     LINEAR_CASES,
     OPTIONS,
+    RICH,
     cotangents,
     cross_entropies,
     directions,
-    every_linear_case,
     every_reducing_case,
+    every_rich_case,
     over_linear,
 )
 from test_transformations import TRANSFORMATIONS
@@ -195,7 +196,7 @@ def test_numbers_may_differ_from_token_to_token(rng):
     same(ours, DENSE(h @ w, labels, soft_cap=cap, logit_scale=scale), span=20)
 
 
-@every_linear_case
+@every_rich_case
 def test_what_a_mask_excludes_may_hold_anything(case, rng):
     arrays, labels = case.draw(rng, 3, 8)
     kept = jnp.asarray(rng.random((3, 8)) < 0.6)
@@ -252,7 +253,7 @@ def test_where_a_distribution_is_undefined_so_is_a_divergence(case, rng):
     assert np.isnan(case((*of_student, *of_teacher[:2], nothing), labels)).all()
 
 
-@every_linear_case
+@every_rich_case
 def test_a_transposed_weight(case, rng):
     """The layout of a tied embedding."""
     arrays, labels = case.draw(rng, 3, 8)
@@ -313,7 +314,7 @@ def transformed(f, x):
     return jax.jit(lambda x: {name: transform(f, x) for name, transform in TRANSFORMATIONS.items()})(x)
 
 
-@every_linear_case
+@every_rich_case
 def test_every_transformation(case, rng):
     """By the hidden states, each of which has a loss of its own."""
     (hidden, *rest), labels = case.draw(rng, 2, features=3, classes=5)
@@ -337,7 +338,7 @@ def test_every_transformation_by_the_weight(case, reduction, rng):
 
 
 @pytest.mark.smoke
-@every_reducing_case
+@over_linear([case for case in RICH if case.reduces])
 def test_second_derivatives_of_a_mean(case, rng):
     arrays, labels = case.draw(rng, 3, 8)
 
@@ -402,7 +403,7 @@ def test_outside_of_jit_nothing_of_logits_is_saved(case, rng):
         assert max(a.size for a in jax.tree.leaves(pull)) <= max(a.size for a in arrays)
 
 
-@every_linear_case
+@every_rich_case
 def test_export_for_three_platforms(case, rng):
     arrays, labels = case.draw(rng, 12)
     f = jax.jit(jax.value_and_grad(lambda a, y: case(a, y, chunk_size=5).sum()))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from linear_cases import LINEAR_CASES, OPTIONS, cotangents, cross_entropies, directions
+from linear_cases import LINEAR_CASES, OPTIONS, RICH, cotangents, cross_entropies, directions
 from tolerances import same
 
 import jaxloss
@@ -82,8 +82,8 @@ def placed(mesh, hidden, weight, case, arrays, labels, rest):
 
 def every_split():
     """A teacher is sharded as a student is, and the rest goes the way of the cross entropy."""
-    for case in LINEAR_CASES:
-        every = case.name == "linear_cross_entropy" and case.options
+    for case in RICH:
+        every = case.name == "linear_cross_entropy"
         for split in SPLITS if every else ("both",):
             for kind in ("Auto", "Explicit"):
                 marks = pytest.mark.smoke if every and split in ("both", "weight-gathered") else ()

@@ -25,8 +25,10 @@ def draw(rng, kind):
         "distribution": shares / shares.sum(-1, keepdims=True),
         "one-hot": one_hot,
         "index": one_hot.argmax(-1),
+        "frames": rng.normal(size=(3, 9, 5)),
+        "sequences": np.array([[1, 2, 2, 4], [3, 0, 0, 0], [4, 1, 0, 0]]),
     }[kind]
-    return jnp.asarray(drawn, np.int32 if kind == "index" else np.float32)
+    return jnp.asarray(drawn, np.int32 if kind in ("index", "sequences") else np.float32)
 
 
 @pytest.mark.filterwarnings("ignore")
