@@ -4,6 +4,11 @@ from ._cosine import cosine_distance as cosine_distance
 from ._cosine import cosine_similarity as cosine_similarity
 from ._ctc import ctc_loss as ctc_loss
 from ._ctc import ctc_loss_with_forward_probs as ctc_loss_with_forward_probs
+from ._ctc_decoding import CTCAlignment as CTCAlignment
+from ._ctc_decoding import CTCDecoded as CTCDecoded
+from ._ctc_decoding import ctc_align as ctc_align
+from ._ctc_decoding import ctc_beam_decode as ctc_beam_decode
+from ._ctc_decoding import ctc_greedy_decode as ctc_greedy_decode
 from ._divergence import generalized_kl_divergence as generalized_kl_divergence
 from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
 from ._divergence import kl_divergence as kl_divergence
@@ -63,8 +68,13 @@ __all__ = [
     "categorical_hinge_loss_with_zero_class",
     "cosine_distance",
     "cosine_similarity",
+    "ctc_align",
+    "ctc_beam_decode",
+    "ctc_greedy_decode",
     "ctc_loss",
     "ctc_loss_with_forward_probs",
+    "CTCAlignment",
+    "CTCDecoded",
     "gaussian_nll_loss",
     "gaussian_nll_loss_with_log_variance",
     "generalized_cross_entropy",

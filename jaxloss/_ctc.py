@@ -13,7 +13,7 @@ With them the posterior of each state goes back from the last frame to the first
 in it is large, and nothing rounds but the shares.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +22,9 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._derivatives import every_mode
-from ._numerics import log1p_of_ratio
-from ._reduction import finish, merge
-from ._rows import apart, at, nan_unless, of_type
-from ._sequences import pick_several, spread, steps
+from ._reduction import finish
+from ._rows import at, nan_unless, of_type
+from ._sequences import Sequences, log_add, pick_several, prologue, spread
 from ._softmax_rows import Row, exp_below, gap, summary
 from ._types import Reduction
 
@@ -68,7 +67,7 @@ def ctc_loss(
       label_paddings: shape (..., n): 0 for a label, then 1 for padding. A label behind padding gives NaN.
       logit_lengths: integers of shape (...) in [0, frames], instead of paddings. Others give NaN.
       label_lengths: integers of shape (...) in [0, n], likewise.
-      blank_id: the class of blanks.
+      blank_id: the class of blanks, from the end if it is negative.
       log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
       zero_infinity: a sequence that no alignment gives, such as one of more labels than frames, has the loss ``inf``
         and gradient 0; with True it has the loss 0.
@@ -101,9 +100,9 @@ def ctc_loss(
     """
     name = "ctc_loss"
     given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    sequences = _sequences(name, *given, blank_id, where, weights)
+    x, sequences = _sequences(name, *given, blank_id, where, weights)
     _inputs.choice(name, "reduction", reduction)
-    losses = _losses(sequences)
+    losses = _losses(x, sequences)
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
     return finish(losses, sequences.kept, sequences.weight, reduction)
@@ -129,7 +128,7 @@ def ctc_loss_with_forward_probs(
       label_paddings: shape (..., n).
       logit_lengths: integers of shape (...), instead of paddings.
       label_lengths: integers of shape (...), instead of paddings.
-      blank_id: the class of blanks.
+      blank_id: the class of blanks, from the end if it is negative.
       log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
 
     Returns:
@@ -154,25 +153,15 @@ def ctc_loss_with_forward_probs(
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
     given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    sequences = _sequences("ctc_loss_with_forward_probs", *given, blank_id, None, None)
-    emitted, _ = _emitted(sequences.logits, sequences.labels, sequences.frames)
+    x, sequences = _sequences("ctc_loss_with_forward_probs", *given, blank_id, None, None)
+    emitted, _ = _emitted(x, sequences.labels, sequences.frames)
     last, (states, offsets, _) = _frame_by_frame(emitted, sequences.labels, sequences.frames)
     offsets = jnp.cumsum(offsets, 0)[..., None]
     factor = nan_unless(sequences.valid, emitted.dtype)[None, ..., None]
     blank, label = (factor * (state + offsets) for state in states)
     if len(blank):
         blank = jnp.concatenate([blank[:-1], _add(*last)[0][None] + offsets[-1:]])
-    return _losses(sequences), blank, label[..., 1:]
-
-
-class _Sequences(NamedTuple):
-    logits: Array  # [..., frames, classes]
-    labels: Array  # [..., 1 + n], the blank first
-    frames: Array | None  # [..., frames], which of them are there
-    counts: Array  # [...], how many labels are
-    valid: Array  # [...]
-    kept: Array | None
-    weight: Array | None
+    return _losses(x, sequences), blank, label[..., 1:]
 
 
 def _sequences(
@@ -186,41 +175,20 @@ def _sequences(
     blank_id: int,
     where: ArrayLike | None,
     weights: ArrayLike | None,
-) -> _Sequences:
+) -> tuple[Array, Sequences]:
+    """The logits; and the labels, with the blank before the first one."""
     x = _inputs.floating(name, "logits", logits)
     if x.ndim < 2 or x.shape[-1] == 0:
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
-    *batch, _, classes = x.shape
-    if labels is None:
-        raise TypeError(f"{name}: expected `labels` to be an array, got None.")
-    y = _inputs.integer(name, "labels", labels)
-    if y.shape[:-1] != tuple(batch) or y.ndim == 0:
-        expected = "".join(f"{n}, " for n in batch)
-        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.")
-    if isinstance(blank_id, bool) or not isinstance(blank_id, (int, np.integer)) or not 0 <= blank_id < classes:
-        raise ValueError(f"{name}: expected `blank_id` to be an integer in [0, {classes}), got {blank_id!r}.")
-    frames, right_frames = steps(name, "logit", logit_paddings, logit_lengths, x.shape[:-1])
-    there, right_labels = steps(name, "label", label_paddings, label_lengths, y.shape)
-    kept, weight = merge(name, where, weights, tuple(batch), _inputs.compute_dtype(x))
-    if kept is not None:
-        frames = kept[..., None] if frames is None else frames & kept[..., None]
-        there = kept[..., None] if there is None else there & kept[..., None]
-        frames, there = jnp.broadcast_to(frames, x.shape[:-1]), jnp.broadcast_to(there, y.shape)
-    right = (y >= 0) & (y < classes) & (y != blank_id)
-    if there is not None:
-        right |= ~there
-        right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
-        y = jnp.where(there, y, blank_id)
-    valid = right.all(-1) & right_frames & right_labels
-    valid = valid if kept is None else valid | ~kept
-    counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
-    y = jnp.where(right, y, blank_id)
-    y = jnp.pad(y, [(0, 0)] * len(batch) + [(1, 0)], constant_values=blank_id)
-    return _Sequences(x, y, frames, counts, valid, kept, weight)
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    rest = blank_id, where, weights, _inputs.compute_dtype(x)
+    sequences = prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest)
+    y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
+    return x, sequences._replace(labels=y)
 
 
-def _losses(sequences: _Sequences) -> Array:
-    losses = _negative_log_probability(sequences.logits, sequences.labels, sequences.frames, sequences.counts)
+def _losses(x: Array, sequences: Sequences) -> Array:
+    losses = _negative_log_probability(x, sequences.labels, sequences.frames, sequences.counts)
     return nan_unless(sequences.valid, losses.dtype) * losses
 
 
@@ -229,15 +197,13 @@ def _emitted(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
     row = summary(x)
     e = -(gap(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
-    return jnp.moveaxis(e, -2, 0), row
+    return jnp.moveaxis(jnp.where(row.empty[..., None], -jnp.inf, e), -2, 0), row
 
 
 def _add(a: Array, b: Array) -> tuple[Array, Array]:
     """log(exp a + exp b), and the share of exp a."""
-    nothing = (a == -jnp.inf) & (b == -jnp.inf)
-    d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
-    (ratio,) = apart(jnp.exp(-jnp.abs(d)))
-    return jnp.maximum(a, b) + log1p_of_ratio(ratio), jnp.where(d < 0, ratio, 1) / (1 + ratio)
+    total, d, ratio = log_add(a, b)
+    return total, jnp.where(d < 0, ratio, 1) / (1 + ratio)
 
 
 def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -1,5 +1,7 @@
 """Batches of sequences: which steps are there, and the classes of a few labels in each step."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,69 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._numerics import log1p_of_ratio
+from ._reduction import merge
+from ._rows import apart
+
+
+class Sequences(NamedTuple):
+    """Labels for frames, without what is padded or excluded."""
+
+    blank: int
+    labels: Array  # [..., n], the blank where none is
+    counts: Array  # [...], how many labels are
+    frames: Array | None  # [..., frames], which of them are there
+    valid: Array  # [...]
+    kept: Array | None  # [...]
+    weight: Array | None
+
+
+def prologue(
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    labels: ArrayLike | None,
+    paddings: tuple[ArrayLike | None, ArrayLike | None],
+    lengths: tuple[ArrayLike | None, ArrayLike | None],
+    blank_id: int,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    dtype: np.dtype,
+) -> Sequences:
+    """For frames [..., frames] of that shape; the paddings and the lengths are those of frames and of labels."""
+    *batch, _ = shape
+    if labels is None:
+        raise TypeError(f"{name}: expected `labels` to be an array, got None.")
+    y = _inputs.integer(name, "labels", labels)
+    if y.shape[:-1] != tuple(batch) or y.ndim == 0:
+        expected = "".join(f"{n}, " for n in batch)
+        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.")
+    blank = class_of_blank(name, blank_id, classes)
+    frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)
+    there, right_labels = steps(name, "label", paddings[1], lengths[1], y.shape)
+    kept, weight = merge(name, where, weights, tuple(batch), dtype)
+    if kept is not None:
+        frames, there = (_of_kept(kept, s, of) for s, of in ((frames, shape), (there, y.shape)))
+    right = (y >= 0) & (y < classes) & (y != blank)
+    if there is not None:
+        right |= ~there
+        right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
+        y = jnp.where(there, y, blank)
+    valid = right.all(-1) & right_frames & right_labels
+    valid = valid if kept is None else valid | ~kept
+    counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
+    return Sequences(blank, jnp.where(right, y, blank), counts, frames, valid, kept, weight)
+
+
+def _of_kept(kept: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:
+    """Those steps of the sequences that are kept."""
+    return jnp.broadcast_to(kept[..., None], shape) if steps is None else steps & kept[..., None]
+
+
+def class_of_blank(name: str, blank_id: int, classes: int) -> int:
+    if isinstance(blank_id, bool) or not isinstance(blank_id, (int, np.integer)) or not -classes <= blank_id < classes:
+        raise ValueError(f"{name}: expected `blank_id` to be an integer in [-{classes}, {classes}), got {blank_id!r}.")
+    return int(blank_id) % classes
 
 
 def steps(
@@ -26,6 +91,18 @@ def steps(
         there = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < length[..., None].astype(np.int32)
         return there, (length >= 0) & (length <= shape[-1])
     return None, right
+
+
+def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """log(exp a + exp b); a - b, 0 if neither is there; and the lesser exponential over the greater.
+
+    The greater is selected: the derivatives of a maximum and of an absolute value are not those of the sum where a = b.
+    """
+    nothing = (a == -jnp.inf) & (b == -jnp.inf)
+    d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
+    less = d < 0
+    (ratio,) = apart(jnp.exp(jnp.where(less, d, -d)))
+    return jnp.where(less, b, a) + log1p_of_ratio(ratio), d, ratio
 
 
 def _one_hot(labels: Array, classes: int, dtype: np.dtype) -> Array:

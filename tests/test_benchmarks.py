@@ -21,7 +21,8 @@ from benchmarks.compiled_text import collectives, in_loops, largest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_MEASURED = {
-    *("reduce", "smooth_labels", "TokenMetrics", "LogProbs"),  # no loss
+    *("reduce", "smooth_labels", "TokenMetrics", "LogProbs", "CTCAlignment", "CTCDecoded"),  # no loss
+    *("ctc_align", "ctc_beam_decode", "ctc_greedy_decode"),
     "safe_softmax_cross_entropy",  # another name
     # from the same core as linear_cross_entropy
     *("linear_cross_entropy_with_metrics", "linear_log_probs"),

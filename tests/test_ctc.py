@@ -128,6 +128,7 @@ IMPOSSIBLE = {
     "two labels in one frame": ([[1.0, 2.0, 3.0]], [1, 2]),
     "a repeated label without a frame between": ([[1.0, 2.0, 3.0]] * 2, [1, 1]),
     "no frame": (np.zeros((0, 3)), [1]),
+    "a frame without a class": ([[1.0, 2.0, 3.0], [-np.inf] * 3, [1.0, 2.0, 3.0]], [1]),
     "a label of probability 0": ([[1.0, 2.0, -np.inf]] * 3, [2]),
     "no blank where one must be": ([[0.0, 1.0, 0.0], [-np.inf, 1.0, 0.0], [0.0, 1.0, 0.0]], [1, 1]),
 }
@@ -273,6 +274,13 @@ def test_every_transformation(transformation, rng):
         strict=True,
     ):
         same(a, b, span=10)
+
+
+def test_second_derivatives_where_all_is_equal():
+    """As of a model that has not learnt anything: states are equal, where a maximum has another derivative."""
+    x, y = jnp.zeros((5, 3)), jnp.array([1, 2])
+    ours, theirs = (jax.jit(jax.hessian(f))(x) for f in (lambda x: CTC(x, labels=y), lambda x: plain(x, y)))
+    same(ours, theirs, span=5)
 
 
 @pytest.mark.smoke

@@ -102,7 +102,7 @@ BAD = [
     (CTC, (FRAMES, jnp.zeros((2, 6)), LABELS), {"logit_lengths": jnp.array([6, 6])}, ValueError, "expected `logit_paddings` or `logit_lengths`, got both."),
     (CTC, (FRAMES, None, LABELS), {"label_lengths": jnp.ones(2)}, TypeError, "expected `label_lengths` of an integer dtype, got float32."),
     (CTC, (FRAMES, None, LABELS), {"label_lengths": jnp.ones((2, 1), np.int32)}, ValueError, "expected `label_lengths` of shape (2,), got (2, 1)."),
-    (CTC, (FRAMES, None, LABELS), {"blank_id": 3}, ValueError, "expected `blank_id` to be an integer in [0, 3), got 3."),
+    (CTC, (FRAMES, None, LABELS), {"blank_id": 3}, ValueError, "expected `blank_id` to be an integer in [-3, 3), got 3."),
     (CTC, (FRAMES, None, LABELS), {"where": jnp.ones((2, 6), bool)}, ValueError, "expected `where` of a shape that broadcasts to (2,), got (2, 6)."),
     (CTC, (FRAMES, None, LABELS), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
 ]  # fmt: skip
