@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from tolerances import close, same
 
-from jaxloss import ctc_loss
-from jaxloss import ctc_align, ctc_beam_decode, ctc_greedy_decode
+from jaxloss import ctc_align, ctc_beam_decode, ctc_greedy_decode, ctc_loss
 
 inf, nan = np.inf, np.nan
 FRAMES, CLASSES, BLANK = 5, 3, 1
