@@ -5,6 +5,7 @@ import pathlib
 import warnings
 
 import jax
+import numpy as np
 import pytest
 from cases import CASES
 
@@ -48,6 +49,33 @@ def test_regression(tmp_path):
     assert found["squared"] > 3 * found["huber"]
     assert 0.75 < found["inside"] < 0.97
     assert picture.stat().st_size > 10_000
+
+
+def test_read_digits(tmp_path, capsys):
+    pytest.importorskip("flax")
+    example = load("read_digits")
+    picture = tmp_path / "read_digits.png"
+    found = example.main(steps=40, rows=20, picture=picture)
+    assert found["losses"][-1] < found["losses"][0] / 2
+    assert found["loss"] < found["losses"][0] / 2
+    assert 0 <= found["greedy"] <= 1
+    assert "nan" not in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+
+
+def test_rows_of_digits_stand_in_order_on_frames_that_are_there():
+    pytest.importorskip("flax")
+    example = load("read_digits")
+    example.NOISE = 0
+    images = np.ones((10, example.SIZE, example.SIZE)) * np.linspace(0.1, 1, 10)[:, None, None]
+    rows = example.compose(np.random.default_rng(0), images, np.arange(10), 200)
+    assert rows.strips.shape == (200, example.HEIGHT, example.WIDTH)
+    assert {*rows.lengths} == {*range(example.FEWEST, example.MOST + 1)}
+    for strip, frames, digits, length in zip(*rows, strict=True):
+        assert (digits[length:] == -1).all()
+        columns = strip[:, : example.STRIDE * frames].max(0)
+        np.testing.assert_allclose(columns[columns > 0], (digits[:length].repeat(example.SIZE) + 1) / 10, rtol=1e-6)
+        assert not strip[:, example.STRIDE * frames :].any()
 
 
 def test_the_gallery_shows_every_elementwise_loss(tmp_path):
