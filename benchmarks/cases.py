@@ -250,6 +250,16 @@ CASES = (
         ),
     ),
     Case(
+        "rnnt_loss",
+        sequences.draw_lattice,
+        sequences.plain_lattice,
+        shapes=((8, 100, 21, 256),),
+        on_accelerators=((16, 400, 101, 1024),),
+        quick=(2, 10, 4, 8),
+        call=sequences.ours_lattice,
+        cpu_note="no peer here has it; two passes over all logits take most of the time.",
+    ),
+    Case(
         "sigmoid_binary_cross_entropy",
         _pair(logits, uniform),
         lambda x, t: jnp.logaddexp(0, x) - x * t,

@@ -1,5 +1,6 @@
 """The charts of BENCHMARKS.md, each once for light and once for dark pages."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -105,7 +106,7 @@ def _mark(axis: Axes, x: float, y: float, name: str) -> None:
 def _share(record: Record, found: Record) -> float:
     """Of the size of the predictions or logits; what is below a MiB is nothing, for arrays of a few KiB have such."""
     rows, *others, classes = record["shape"]
-    rows *= others[0] if record["loss"] in OF_SEQUENCES else 1
+    rows *= math.prod(others if record["loss"] == "rnnt_loss" else others[:1]) if record["loss"] in OF_SEQUENCES else 1
     half = record["dtype"] == "bfloat16" and record["loss"] not in OF_PRODUCTS  # whose logits are in float32
     size = rows * classes * (2 if half else 4)
     return found["temp_bytes"] / max(size, MIB)

@@ -56,6 +56,8 @@ from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entro
 from ._softmax_cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from ._transducer import rnnt_loss as rnnt_loss
+from ._transducer import rnnt_loss_with_joint as rnnt_loss_with_joint
 
 __version__ = "0.1.0"
 
@@ -99,6 +101,8 @@ __all__ = [
     "poisson_nll_loss_with_log_rates",
     "quantile_loss",
     "reduce",
+    "rnnt_loss",
+    "rnnt_loss_with_joint",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "smooth_l1_loss",

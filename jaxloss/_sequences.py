@@ -21,6 +21,7 @@ class Sequences(NamedTuple):
     labels: Array  # [..., n], the blank where none is
     counts: Array  # [...], how many labels are
     frames: Array | None  # [..., frames], which of them are there
+    there: Array | None  # [..., n], which labels are
     valid: Array  # [...]
     kept: Array | None  # [...]
     weight: Array | None
@@ -60,7 +61,7 @@ def prologue(
     valid = right.all(-1) & right_frames & right_labels
     valid = valid if kept is None else valid | ~kept
     counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
-    return Sequences(blank, jnp.where(right, y, blank), counts, frames, valid, kept, weight)
+    return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, kept, weight)
 
 
 def _of_kept(kept: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:
@@ -84,7 +85,7 @@ def steps(
     if paddings is not None:
         padded = _inputs.real(name, f"{what}_paddings", paddings)
         _inputs.same_shape(name, f"{what}_paddings", padded, shape)
-        return padded == 0, right
+        return ~padded if padded.dtype == np.bool_ else padded == 0, right
     if lengths is not None:
         length = _inputs.integer(name, f"{what}_lengths", lengths)
         _inputs.same_shape(name, f"{what}_lengths", length, shape[:-1])

@@ -28,6 +28,7 @@ NOT_MEASURED = {
     *("linear_cross_entropy_with_metrics", "linear_log_probs"),
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
     "ctc_loss_with_forward_probs",  # and as ctc_loss
+    "rnnt_loss_with_joint",  # and as rnnt_loss
 }
 
 

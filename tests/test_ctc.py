@@ -85,6 +85,8 @@ def test_lengths_paddings_and_slices_are_one(rng):
     of_frames, of_labels = paddings(lengths, FRAMES), paddings(counts, LABELS)
     spoilt = jnp.where(of_frames[..., None] == 1, jnp.nan, x), jnp.where(of_labels == 1, -100, y)
     by_paddings = value_and_gradient(spoilt[0], spoilt[1], logit_paddings=of_frames, label_paddings=of_labels)
+    by_booleans = CTC(*spoilt[:1], of_frames == 1, spoilt[1], of_labels == 1)
+    np.testing.assert_array_equal(by_booleans, by_lengths[0])
     for a, b in zip(by_lengths, by_paddings, strict=True):
         np.testing.assert_array_equal(a, b)
     for i in range(5):

@@ -1,0 +1,384 @@
+"""The transducer (RNN-T): the probability of a sequence of labels, over all its alignments to frames, one label a step.
+
+The nodes of a lattice are the pairs of t frames that are over and u labels that are out. From each of them a blank
+leads to the next frame, with log-probability blank(t, u), and the next label stays in the frame, with label(t, u):
+
+    alpha(t, u)  =  log(exp(alpha(t-1, u) + blank(t-1, u)) + exp(alpha(t, u-1) + label(t, u-1)))
+
+from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. What is kept of each
+node for the derivative is the difference of the two sums, whose sigmoid is the share of the first. With the shares the
+posterior of each arc goes back from the last node to the first by products and sums of non-negative numbers alone.
+
+All nodes of a diagonal, where t + u is the same, are computed at once, and have made the same number of steps: their
+largest is subtracted after each. Arrays by diagonals have entry (t, u) at (t + u, u). A frame that is not there is a
+blank of probability 1. So is every node behind the last frame: what ends too early never reaches the last label.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._reduction import finish
+from ._rows import apart, at, nan_unless, of_type, pick, removed_as
+from ._sequences import Sequences, log_add, prologue
+from ._softmax_rows import exp_below, gap, summary
+from ._types import Reduction
+
+
+def rnnt_loss(
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    *,
+    blank_id: int,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    fastemit_lambda: ArrayLike = 0.0,
+    zero_infinity: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Transducer (RNN-T) loss: minus the log-probability of labels, summed over all alignments to frames.
+
+    .. math::
+        \ell = -\log \sum_{\pi} \prod_{(t, u, c) \in \pi} p_{tuc}, \quad p_{tu} = \mathrm{softmax}(x_{tu}), \qquad
+        \frac{\partial \ell}{\partial x_{tuc}} = p_{tuc} (b_{tu} + l_{tu}) - [c = \text{blank}] \, b_{tu}
+        - [c = y_{u+1}] \, l_{tu}
+
+    over the paths of T blanks and U labels, each blank a step to the next frame, and the last step a blank; b and l are
+    the posterior probabilities that a path takes the blank, or the next label, at (t, u). Log-probabilities are logits,
+    too.
+
+    Frames and labels that are not there are named by paddings or by lengths, as in :func:`ctc_loss`::
+
+        rnnt_loss(logits, logit_paddings, labels, label_paddings, blank_id=0)
+        rnnt_loss(logits, labels=labels, blank_id=0, logit_lengths=frames, label_lengths=counts)
+
+    :func:`rnnt_loss_with_joint` is this loss without an array of all logits.
+
+    Args:
+      logits: floating array (..., frames, n + 1, classes), at [t, u] those of frame t once u labels are out. What is
+        padded, in frames or behind the labels, may hold anything.
+      logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped.
+      labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
+        padded gives NaN.
+      label_paddings: shape (..., n): 0 for a label, then 1 for padding. A label behind padding gives NaN.
+      blank_id: the class of blanks. A negative one counts from the end: -1 is the last class.
+      logit_lengths: integers of shape (...) in [0, frames], instead of paddings. Others give NaN.
+      label_lengths: integers of shape (...) in [0, n], likewise.
+      fastemit_lambda: real, broadcast to the shape of the loss. FastEmit makes labels come early: in the derivative
+        l is 1 + ``fastemit_lambda`` times as large. The value stays the loss above, so its derivative is another one.
+      zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
+        gradient 0; with True it has the loss 0.
+      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, never negative, of shape (...), or a scalar; float64 if ``logits`` is, else float32. No labels
+      is a sequence, too, that of blanks alone; without any frame it has the loss 0.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` or lengths are not integers, ``where`` is not boolean.
+      ValueError: shapes do not agree, ``blank_id`` is no class, both paddings and lengths are given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.log(jnp.array([[[0.4, 0.6], [0.5, 0.5]], [[0.7, 0.3], [0.8, 0.2]]]))
+      >>> loss = jaxloss.rnnt_loss(logits, labels=jnp.array([1]), blank_id=0)
+      >>> print(loss.round(4))  # -log(0.6 0.5 0.8 + 0.4 0.3 0.8)
+      1.0906
+
+    torchaudio and warp-transducer have the arguments (logits, targets, logit lengths, target lengths), and torchaudio's
+    blank is the last class. With FastEmit NeMo returns 1 + lambda times the loss.
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
+      Yu et al., FastEmit, https://arxiv.org/abs/2010.11148.
+    """
+    name = "rnnt_loss"
+    x = _inputs.floating(name, "logits", logits)
+    if x.ndim < 3 or 0 in x.shape[-2:]:
+        raise ValueError(f"{name}: expected `logits` of shape (..., frames, n + 1, classes), got {x.shape}.")
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    lattice = _lattice(name, x, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
+    return _finish(emitted, lattice, zero_infinity, reduction)
+
+
+def rnnt_loss_with_joint(
+    joint: Callable[[Array, Array], Array],
+    encoded: ArrayLike,
+    predicted: ArrayLike,
+    labels: ArrayLike,
+    *,
+    blank_id: int,
+    chunk_size: int | None = None,
+    logit_paddings: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    fastemit_lambda: ArrayLike = 0.0,
+    zero_infinity: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Transducer (RNN-T) loss of the logits that a joint network gives, some frames at a time.
+
+    .. math::
+        \ell = \mathrm{rnnt\_loss}(\mathrm{joint}(h, g), y)
+
+    An array of all logits exists neither in this pass nor in that of the derivatives: of a chunk of frames only the
+    log-probabilities of the blank and of the next label stay, two numbers a node, and derivatives run ``joint`` again.
+    They include those by the arrays that ``joint`` closes over, such as its parameters.
+
+    Args:
+      joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but
+        for t, which is any number of frames. It returns logits (..., t, n + 1, classes), each frame's independent of
+        the other frames.
+      encoded: floating array (..., frames, features). What is padded may hold anything: ``joint`` gets zeros.
+      predicted: floating array (..., n + 1, features), at u once u labels are out. What is behind the labels, likewise.
+      labels: integers of shape (..., n). This and all that follows is as in :func:`rnnt_loss`.
+      blank_id: the class of blanks, -1 for the last.
+      chunk_size: the most frames to pass to ``joint`` at once, of all sequences; by default as many as have about two
+        million logits, one at least. Under ``vmap`` the other sequences come on top.
+      logit_paddings: shape (..., frames).
+      label_paddings: shape (..., n).
+      logit_lengths: integers of shape (...), instead of paddings.
+      label_lengths: integers of shape (...), instead of paddings.
+      fastemit_lambda: real, broadcast to the shape of the loss.
+      zero_infinity: whether a sequence that no alignment gives has the loss 0.
+      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences.
+
+    Returns:
+      The loss in nats, of shape (...), or a scalar; float64 if the logits are, else float32.
+
+    Raises:
+      TypeError: as :func:`rnnt_loss`; ``encoded``, ``predicted`` or the logits are not floating.
+      ValueError: as :func:`rnnt_loss`; ``chunk_size`` is not positive.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> encoded, predicted, labels = jnp.ones((2, 8, 4)), jnp.ones((2, 3, 4)), jnp.array([[1, 2], [2, 2]])
+      >>> def loss(weight):
+      ...     def joint(encoded, predicted):
+      ...         return jnp.tanh(encoded[..., :, None, :] + predicted[..., None, :, :]) @ weight
+      ...     return jaxloss.rnnt_loss_with_joint(joint, encoded, predicted, labels, blank_id=0, reduction="mean")
+      >>> print(jax.grad(loss)(jnp.zeros((4, 3))).round(2))
+      [[-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]]
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
+    """
+    name = "rnnt_loss_with_joint"
+    h, g = _inputs.floating(name, "encoded", encoded), _inputs.floating(name, "predicted", predicted)
+    if h.ndim < 2:
+        raise ValueError(f"{name}: expected `encoded` of shape (..., frames, features), got {h.shape}.")
+    *batch, frames, _ = h.shape
+    if g.shape[:-2] != tuple(batch) or g.ndim < 2 or g.shape[-2] == 0:
+        expected = "".join(f"{size}, " for size in batch)
+        raise ValueError(f"{name}: expected `predicted` of shape ({expected}n + 1, features), got {g.shape}.")
+    x = jax.eval_shape(joint, h, g)
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"{name}: expected `joint` to return logits of a floating dtype, got {x}.")
+    if x.shape[:-1] != (*batch, frames, g.shape[-2]) or x.shape[-1] == 0:
+        expected = "".join(f"{size}, " for size in (*batch, frames, g.shape[-2]))
+        raise ValueError(f"{name}: expected `joint` to return logits of shape ({expected}classes), got {x.shape}.")
+    if chunk_size is None:
+        chunk_size = max(1, 2**21 // max(1, math.prod((*batch, *x.shape[-2:]))))
+    chunk_size = _inputs.positive_integer(name, "chunk_size", chunk_size)
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    lattice = _lattice(name, x, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    return _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
+
+
+class _Lattice(NamedTuple):
+    of: Sequences
+    labels: Array  # [..., n + 1], and a blank behind the last one
+    after: Array | None  # [..., n + 1], whether so many labels may be out
+    nodes: Array | None  # [..., frames, n + 1], of those in frames that are there
+    fastemit: Array | None
+
+
+def _lattice(
+    name: str,
+    x: Array | jax.ShapeDtypeStruct,
+    blank_id: int,
+    labels: ArrayLike | None,
+    paddings: tuple[ArrayLike | None, ArrayLike | None],
+    lengths: tuple[ArrayLike | None, ArrayLike | None],
+    fastemit_lambda: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> _Lattice:
+    *batch, _, nodes_a_frame, classes = x.shape
+    dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    of = prologue(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype)
+    _inputs.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1))
+    fastemit = _inputs.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
+    y = _filled(of.labels, 1, of.blank)
+    after = None
+    if of.there is not None:
+        after = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) <= of.counts[..., None]
+        after = after if of.kept is None else after & of.kept[..., None]
+    nodes = None if of.frames is None else jnp.broadcast_to(of.frames[..., None], x.shape[:-1])
+    if after is not None:
+        nodes = jnp.broadcast_to(after[..., None, :], x.shape[:-1]) if nodes is None else nodes & after[..., None, :]
+    return _Lattice(of, y, after, nodes, fastemit)
+
+
+def _in_chunks(
+    joint: Callable[[Array, Array], Array], encoded: Array, predicted: Array, lattice: _Lattice, chunk_size: int
+) -> tuple[Array, Array]:
+    """The log-probabilities of the blank and of the next label, [..., frames, n + 1]."""
+    frames = encoded.shape[-2]
+    chunks = -(-frames // chunk_size)
+    size = -(-frames // max(1, chunks))
+    encoded = removed_as(0, encoded, lattice.of.frames, None)
+    predicted = removed_as(0, predicted, lattice.after, None)
+
+    def in_chunks(x: Array) -> Array:
+        """[..., frames, k] as [chunks, ..., size, k]. The last chunk is filled with the last frame, again."""
+        more = jnp.broadcast_to(x[..., -1:, :], (*x.shape[:-2], chunks * size - frames, x.shape[-1]))
+        x = jnp.concatenate([x, more], -2)
+        return jnp.moveaxis(x.reshape(*x.shape[:-2], chunks, size, x.shape[-1]), -3, 0)
+
+    def joined(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, -3)
+        return x.reshape(*x.shape[:-3], chunks * size, x.shape[-1])[..., :frames, :]
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def of_chunk(chunk: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        encoded, nodes = chunk
+        return _log_probabilities(joint(encoded, predicted), lattice.labels, nodes, lattice.of.blank)
+
+    nodes = None if lattice.nodes is None else in_chunks(lattice.nodes)
+    _, (blank, label) = lax.scan(lambda carry, chunk: (carry, of_chunk(chunk)), None, (in_chunks(encoded), nodes))
+    return joined(blank), joined(label)
+
+
+def _finish(emitted: tuple[Array, Array], lattice: _Lattice, zero_infinity: bool, reduction: Reduction) -> Array:
+    blank, label = emitted
+    more = lax.broadcasted_iota(np.int32, label.shape, label.ndim - 1) < lattice.of.counts[..., None, None]
+    if lattice.nodes is not None:
+        blank, more = jnp.where(lattice.nodes, blank, 0), more & lattice.nodes
+    label = jnp.where(more, label, -jnp.inf)
+    arcs = _by_diagonals(blank, 0), _by_diagonals(label, -jnp.inf)
+    losses = _negative_log_probability(*arcs, lattice.of.counts, lattice.fastemit)
+    losses = nan_unless(lattice.of.valid, losses.dtype) * losses
+    if zero_infinity:
+        losses = jnp.where(losses == jnp.inf, 0, losses)
+    return finish(losses, lattice.of.kept, lattice.of.weight, reduction)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _log_probabilities(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array]:
+    """log p of the blank and of the labels, of logits [..., frames, n + 1, classes]; elsewhere than at nodes, of 0."""
+    return _row_by_row(x, y, nodes, blank)[:2]
+
+
+def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Array, Array]:
+    """The same, and the maximum and the sum of exponentials below it, of which one term is 1."""
+    (x,) = apart(x)
+    x = removed_as(0, x, nodes, None)
+    row = summary(x)
+    label = pick(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
+    log_p = (-(gap(z, row.top) + row.log_total) for z in (x[..., blank], label))
+    of_blank, of_label = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
+    return of_blank, of_label, row.top, jnp.where(row.empty, 1, 1 + row.rest)
+
+
+@_log_probabilities.defjvp
+def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Array, Any, Any]) -> Any:
+    # The derivative of log p_c by the logit c is 1 - p_c, exact as -expm1(log p_c), and by another one j it is -p_j.
+    x, y, nodes = primals
+    log_p = _log_probabilities(x, y, nodes, blank)  # of which a derivative meets this rule again
+    saved = *log_p, *_row_by_row(x, y, nodes, blank)[2:]
+
+    def linear(x: Array, y: Array, nodes: Array | None, saved: tuple[Array, ...], t: Array) -> tuple[Array, Array]:
+        of_blank, of_label, top, total = saved
+        p = exp_below(removed_as(0, x, nodes, None), top[..., None]) / total[..., None]
+        t = removed_as(0, t, nodes, None).astype(p.dtype)
+        classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
+        here = classes == blank, classes == y[..., None, :, None]
+        factors = (jnp.where(c, -jnp.expm1(e)[..., None], -p) for c, e in zip(here, (of_blank, of_label), strict=True))
+        by_blank, by_label = ((factor * t).sum(-1) for factor in factors)
+        return by_blank, by_label
+
+    return log_p, jax.checkpoint(linear, prevent_cse=False)(x, y, nodes, saved, tangents[0])
+
+
+def _filled(x: Array, more: int, fill: float) -> Array:
+    """x with so many more entries on its last axis."""
+    return lax.pad(x, jnp.asarray(fill, x.dtype), [*[(0, 0, 0)] * (x.ndim - 1), (0, more, 0)])
+
+
+def _by_diagonals(x: Array, fill: float) -> Array:
+    """[..., frames, n + 1] as [..., n + 1, frames + n]: each column starts one later than the one before it.
+
+    Before and behind what is there a column has ``fill``, or what another one has, which is for nodes out of reach.
+    """
+    *batch, frames, n = x.shape
+    x = _filled(jnp.moveaxis(x, -1, -2), n, fill)
+    shifted = x.reshape(*batch, n * (frames + n))[..., : n * (frames + n - 1)]
+    return shifted.reshape(*batch, n, frames + n - 1)
+
+
+def _forward(blank: Array, label: Array, counts: Array, fastemit: Array | None) -> tuple[Array, Any]:
+    nothing = jnp.full_like(blank.sum(-1), -jnp.inf)
+    first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
+    start = of_type((blank, label), jnp.where(first, 0, nothing))
+
+    def step(alpha: Array, arcs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        blank, label = (alpha + arc for arc in arcs)
+        label = jnp.concatenate([jnp.full_like(label[..., :1], -jnp.inf), label[..., :-1]], -1)
+        alpha, difference, _ = log_add(blank, label)
+        top = lax.stop_gradient(alpha).max(-1)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        return alpha - top[..., None], (top, difference)
+
+    alpha, (offsets, differences) = lax.scan(step, start, (jnp.moveaxis(blank, -1, 0), jnp.moveaxis(label, -1, 0)))
+    log_p = offsets.sum(0) + jnp.where(at(counts, alpha), alpha, 0).sum(-1)
+    loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
+    return loss, (differences, counts, fastemit, log_p == -jnp.inf)
+
+
+def _backward(saved: Any, g: Array) -> tuple[Array, Array, None, None]:
+    differences, counts, fastemit, impossible = saved
+    last = at(counts, jnp.zeros_like(differences, shape=differences.shape[1:]))
+
+    def step(posterior: Array, shares: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        blank, label = (share * posterior for share in shares)
+        label = jnp.concatenate([label[..., 1:], jnp.zeros_like(label[..., :1])], -1)
+        return blank + label, (blank, label)
+
+    end = last.astype(differences.dtype) * jnp.where(impossible, 0, 1)[..., None]
+    _, arcs = lax.scan(step, end, (jax.nn.sigmoid(differences), jax.nn.sigmoid(-differences)), reverse=True)
+    blank, label = (-g[..., None, None] * jnp.moveaxis(arc, 0, -1) for arc in arcs)
+    label = label if fastemit is None else (1 + fastemit)[..., None, None] * label
+    return blank, label, None, None
+
+
+_negative_log_probability = every_mode(_forward, _backward, loop=True)
