@@ -231,8 +231,8 @@ CASES = (
         quick=(1024, 256, 2048),  # several chunks; tokamax counts what fills up its last block of classes
         products=linear.products,
         cpu_note=(
-            "in bfloat16 all of PyTorch's loss takes as long as ours: its products are faster than the three of XLA, of "
-            "which ours takes 0.8 to 0.9, as fewer logits stay in the cache."
+            "in bfloat16 PyTorch's loss takes as long as ours: its products are faster than the three of XLA, of which "
+            "ours takes 0.8 to 0.9, as fewer logits stay in the cache."
         ),
     ),
     Case(
