@@ -185,6 +185,7 @@ def test_a_frame_within_is_skipped(rng):
 # Every mode.
 
 
+@pytest.mark.smoke
 def test_forward_reverse_and_second_order(rng, with_x64):
     x, y = draw(rng, (3, 2, 3), np.float64)
     direction = jnp.asarray(rng.standard_normal(x.shape))
@@ -239,6 +240,7 @@ def test_vmap_scan_checkpoint_and_jit_are_the_batch(rng):
     same(of_batch(*two).sum(), loss)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_inside_of_a_shard_map(check_vma, rng):
     given = batch(rng)
