@@ -24,7 +24,7 @@ from . import _inputs
 from ._derivatives import every_mode
 from ._reduction import finish
 from ._rows import at, nan_unless, of_type
-from ._sequences import Sequences, log_add, pick_several, prologue, spread
+from ._sequences import Sequences, beside, log_add, pick_several, prologue, spread
 from ._softmax_rows import Row, exp_below, gap, summary
 from ._types import Reduction
 
@@ -61,17 +61,18 @@ def ctc_loss(
 
     Args:
       logits: floating array (..., frames, classes). What is padded may hold anything.
-      logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped.
+      logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
       labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
         padded gives NaN.
-      label_paddings: shape (..., n): 0 for a label, then 1 for padding. A label behind padding gives NaN.
-      logit_lengths: integers of shape (...) in [0, frames], instead of paddings. Others give NaN.
-      label_lengths: integers of shape (...) in [0, n], likewise.
+      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
+      logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
+      label_lengths: integers of exactly the shape (...), in [0, n], likewise.
       blank_id: the class of blanks, from the end if it is negative.
       log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
       zero_infinity: a sequence that no alignment gives, such as one of more labels than frames, has the loss ``inf``
-        and gradient 0; with True it has the loss 0.
-      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+        and gradient 0; with True it has the loss 0, and counts in a mean.
+      where: boolean, broadcast to the shape of the loss, (...): True is kept. What belongs to the others, logits,
+        labels and lengths, may hold anything.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
 
@@ -92,8 +93,8 @@ def ctc_loss(
       0.6600
 
     Keras has the arguments (target, output, target_length, output_length, mask_index=0). PyTorch takes
-    log-probabilities of shape (frames, batch, classes), and its ``"mean"`` divides each loss by its number of labels:
-    pass ``weights``.
+    log-probabilities of shape (frames, batch, classes); its mean is ``reduction="sum"`` with
+    ``weights=1 / (batch * jnp.maximum(label_lengths, 1))``.
 
     References:
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
@@ -134,7 +135,8 @@ def ctc_loss_with_forward_probs(
     Returns:
       The losses of shape (...), and two arrays of shape (frames, ..., n + 1) and (frames, ..., n): the logarithm of the
       probability that the first n labels are emitted up to a frame and the frame is blank, or emits the n-th. As in
-      optax, the first of them has the sum of both in the last frame.
+      optax, the first of them has the sum of both in the last frame, and a frame that is skipped repeats the one before
+      it; what is impossible is ``-inf``, where optax has about ``log_epsilon``.
 
     Raises:
       TypeError: as :func:`ctc_loss`.
@@ -182,7 +184,7 @@ def _sequences(
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
     rest = blank_id, where, weights, _inputs.compute_dtype(x)
-    sequences = prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest)
+    sequences = beside(x, prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest))
     y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
     return x, sequences._replace(labels=y)
 
@@ -259,8 +261,7 @@ def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[A
     last = at(counts, y)
     total, share = _add(*(jnp.where(last, state, 0).sum(-1) for state in states))
     log_p = offsets.sum(0) + total
-    # Rounding alone makes it positive.
-    loss = -jnp.where(log_p > 0, log_p - lax.stop_gradient(log_p), log_p)
+    loss = jnp.where(log_p < 0, -log_p, lax.stop_gradient(log_p) - log_p)  # rounding alone makes it positive
     return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf)
 
 

@@ -53,7 +53,7 @@ def ctc_greedy_decode(
         probability 0. What is padded may hold anything.
       logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped, as if it did not exist.
       logit_lengths: integers of shape (...) in [0, frames], instead of paddings.
-      blank_id: the class of blanks.
+      blank_id: the class of blanks, from the end if it is negative.
 
     Of equal logits the first class is taken. NaN among the logits or a length out of range gives the log-probability
     NaN, a frame of ``-inf`` alone ``-inf``, and both give no labels.
@@ -77,16 +77,16 @@ def ctc_greedy_decode(
     References:
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891, section 3.2.
     """
-    x, frames, factor = _frames("ctc_greedy_decode", logits, logit_paddings, logit_lengths, blank_id)
+    x, frames, blank, factor = _frames("ctc_greedy_decode", logits, logit_paddings, logit_lengths, blank_id)
     index = lax.broadcasted_iota(np.int32, x.shape, x.ndim - 1)
     path = jnp.where(x == x.max(-1, keepdims=True), index, x.shape[-1]).min(-1)  # on a CPU, faster than argmax
     row = summary(x)
     log_p = jnp.where(row.empty, -jnp.inf, -(gap(pick(x, path), row.top) + row.log_total))
     if frames is not None:
         log_p = jnp.where(frames, log_p, 0)
-        path = _left(path, frames, blank_id)
+        path = _left(path, frames, blank)
     log_prob = factor * log_p.sum(-1)
-    new = (path != _shifted(path, blank_id)) & (path != blank_id) & (log_prob > -jnp.inf)[..., None]
+    new = (path != _shifted(path, blank)) & (path != blank) & (log_prob > -jnp.inf)[..., None]
     return CTCDecoded(_left(path, new, -1), new.sum(-1, dtype=np.int32), log_prob)
 
 
@@ -116,7 +116,7 @@ def ctc_beam_decode(
       logits: floating array (..., frames, classes), as in :func:`ctc_greedy_decode`, and all that follows.
       logit_paddings: shape (..., frames).
       logit_lengths: integers of shape (...), instead of paddings.
-      blank_id: the class of blanks.
+      blank_id: the class of blanks, from the end if it is negative.
       beam_size: how many prefixes are kept.
 
     Of equally probable prefixes those that are in the beam already come first, then those that extend a better one. A
@@ -148,10 +148,10 @@ def ctc_beam_decode(
     """
     name = "ctc_beam_decode"
     size = _inputs.positive_integer(name, "beam_size", beam_size)
-    x, frames, factor = _frames(name, logits, logit_paddings, logit_lengths, blank_id)
+    x, frames, blank, factor = _frames(name, logits, logit_paddings, logit_lengths, blank_id)
     start = of_type((x, frames), _first_beam(x, size))
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    beam, offsets = lax.scan(partial(_next_beam, blank_id), start, (jnp.moveaxis(x, -2, 0), there))
+    beam, offsets = lax.scan(partial(_next_beam, blank), start, (jnp.moveaxis(x, -2, 0), there))
     either, _ = _add(beam.blank, beam.label)
     log_p = jnp.where(either == -jnp.inf, -jnp.inf, offsets.sum(0) + either)
     log_prob = factor[..., None] * jnp.minimum(log_p, 0)  # rounding alone makes it positive
@@ -186,7 +186,7 @@ def ctc_align(
       label_paddings: shape (..., n).
       logit_lengths: integers of shape (...), instead of paddings.
       label_lengths: integers of shape (...), instead of paddings.
-      blank_id: the class of blanks.
+      blank_id: the class of blanks, from the end if it is negative.
 
     Of equally probable alignments it is the one that, going back from the last frame, prefers to stay in a blank or a
     label, and a blank to a label: labels come early. What gives NaN, as NaN among the logits does, has no alignment.
@@ -233,14 +233,14 @@ def ctc_align(
 
 def _frames(
     name: str, logits: ArrayLike, paddings: ArrayLike | None, lengths: ArrayLike | None, blank_id: int
-) -> tuple[Array, Array | None, Array]:
-    """The logits, 0 in frames that are not there; which are; and NaN for a sequence of an impossible length, else 1."""
+) -> tuple[Array, Array | None, int, Array]:
+    """The logits, 0 in frames that are not there; which are; the blank; NaN for an impossible length, else 1."""
     x = _inputs.floating(name, "logits", logits)
     no_labels = jnp.zeros((*x.shape[:-2], 0), np.int32)
     x, sequences = _sequences(name, x, paddings, no_labels, None, lengths, None, blank_id, None, None)
     frames = sequences.frames
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    return x, frames, nan_unless(sequences.valid, _inputs.compute_dtype(x))
+    return x, frames, sequences.blank, nan_unless(sequences.valid, _inputs.compute_dtype(x))
 
 
 def _left(x: Array, there: Array, fill: int) -> Array:
@@ -354,5 +354,6 @@ def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
     start = of_type((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
     states, choices = lax.scan(forth, start, (emitted, there))
     blank, label = (jnp.where(at(sequences.counts, y), state, 0).sum(-1) for state in states)
-    _, emits = lax.scan(back, (sequences.counts, label > blank), (*choices, there), reverse=True)
+    end = of_type((emitted, y), (sequences.counts, label > blank))
+    _, emits = lax.scan(back, end, (*choices, there), reverse=True)
     return emits, jnp.maximum(blank, label)

@@ -1,11 +1,12 @@
 """Batches of sequences: which steps are there, and the classes of a few labels in each step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import PartitionSpec, reshard
 from jax.typing import ArrayLike
 
 from . import _inputs
@@ -62,6 +63,17 @@ def prologue(
     valid = valid if kept is None else valid | ~kept
     counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
     return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, kept, weight)
+
+
+def beside(x: Array, sequences: Sequences) -> Sequences:
+    """The sequences of logits [..., frames, classes], split over devices as these are: an explicit mesh wants that."""
+    batch = tuple(jax.typeof(x).sharding.spec)[:-2]
+    if not any(batch):
+        return sequences
+    placed: Any = (
+        None if a is None else reshard(a, PartitionSpec(*batch, *[None] * (a.ndim - len(batch)))) for a in sequences[1:]
+    )
+    return Sequences(sequences.blank, *placed)
 
 
 def _of_kept(kept: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:

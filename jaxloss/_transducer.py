@@ -70,17 +70,17 @@ def rnnt_loss(
     Args:
       logits: floating array (..., frames, n + 1, classes), at [t, u] those of frame t once u labels are out. What is
         padded, in frames or behind the labels, may hold anything.
-      logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped.
+      logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
       labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
         padded gives NaN.
-      label_paddings: shape (..., n): 0 for a label, then 1 for padding. A label behind padding gives NaN.
+      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
       blank_id: the class of blanks. A negative one counts from the end: -1 is the last class.
-      logit_lengths: integers of shape (...) in [0, frames], instead of paddings. Others give NaN.
-      label_lengths: integers of shape (...) in [0, n], likewise.
+      logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
+      label_lengths: integers of exactly the shape (...), in [0, n], likewise.
       fastemit_lambda: real, broadcast to the shape of the loss. FastEmit makes labels come early: in the derivative
         l is 1 + ``fastemit_lambda`` times as large. The value stays the loss above, so its derivative is another one.
       zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
-        gradient 0; with True it has the loss 0.
+        gradient 0; with True it has the loss 0, and counts in a mean.
       where: boolean, broadcast to the shape of the loss, (...): True is kept.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
@@ -148,14 +148,15 @@ def rnnt_loss_with_joint(
 
     Args:
       joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but
-        for t, which is any number of frames. It returns logits (..., t, n + 1, classes), each frame's independent of
-        the other frames.
+        for t, which is any number of frames, all of them when its shape is asked for. It returns logits (..., t, n + 1,
+        classes), each frame's independent of the other frames: no batch norm.
       encoded: floating array (..., frames, features). What is padded may hold anything: ``joint`` gets zeros.
       predicted: floating array (..., n + 1, features), at u once u labels are out. What is behind the labels, likewise.
       labels: integers of shape (..., n). This and all that follows is as in :func:`rnnt_loss`.
       blank_id: the class of blanks, -1 for the last.
-      chunk_size: the most frames to pass to ``joint`` at once, of all sequences; by default as many as have about two
-        million logits, one at least. Under ``vmap`` the other sequences come on top.
+      chunk_size: how many frames of each sequence ``joint`` gets at once, for all sequences; by default as many as have
+        about two million logits, one at least. Under ``vmap`` the other sequences come on top. The number of frames
+        has to be known, also where a program is exported.
       logit_paddings: shape (..., frames).
       label_paddings: shape (..., n).
       logit_lengths: integers of shape (...), instead of paddings.

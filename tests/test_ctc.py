@@ -183,6 +183,7 @@ def test_no_labels_and_no_frames(rng):
     close(loss, *[-np.asarray(jax.nn.log_softmax(x))[:, 0].sum()] * 2)
     close(gradient, np.asarray(jax.nn.softmax(x)) - np.eye(3)[[0] * 5], 1)
     assert CTC(x[:0], labels=nothing) == 0
+    assert not np.signbit(CTC(x[:0], labels=nothing))
     assert CTC(x, labels=jnp.array([1]), logit_lengths=jnp.array(0)) == jnp.inf
     assert CTC(x, labels=jnp.array([7]), logit_lengths=jnp.array(0), label_lengths=jnp.array(0)) == 0
     assert CTC(jnp.zeros((0, 5, 3)), labels=jnp.zeros((0, 2), np.int32)).shape == (0,)

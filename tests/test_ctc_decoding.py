@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from tolerances import close, same
 
 from jaxloss import ctc_align, ctc_beam_decode, ctc_greedy_decode, ctc_loss
@@ -424,3 +426,41 @@ def test_errors(function, args, options, kind, sentence):
     with pytest.raises(kind) as raised:
         function(*args, **options)
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("decode", [ctc_greedy_decode, partial(ctc_beam_decode, beam_size=3)])
+def test_a_negative_blank_counts_from_the_end(decode, rng):
+    x = jnp.asarray(rng.normal(size=(6, 4)), np.float32).at[::2, -1].add(5)
+    for a, b in zip(decode(x, blank_id=-1), decode(x, blank_id=3), strict=True):
+        np.testing.assert_array_equal(a, b)
+    aligned = (ctc_align(x, labels=jnp.array([1, 2]), blank_id=blank) for blank in (-1, 3))
+    for a, b in zip(*aligned, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_logits_alone_are_split_over_devices(kind, rng):
+    """Labels and lengths are not."""
+    x = jnp.asarray(rng.normal(size=(8, 6, 4)), np.float32)
+    given = {"logit_lengths": jnp.full(8, 5)}
+
+    def everything(x):
+        labels = {"labels": jnp.ones((8, 2), np.int32), **given}
+        loss = jax.value_and_grad(lambda x: ctc_loss(x, **labels).sum())
+        return loss(x), ctc_align(x, **labels), ctc_greedy_decode(x, **given), ctc_beam_decode(x, beam_size=2, **given)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType[kind],))
+    expected = jax.jit(everything)(x)
+    with jax.set_mesh(mesh):
+        found = jax.jit(everything)(jax.device_put(x, NamedSharding(mesh, P("data"))))
+    for a, b in zip(jax.tree.leaves(jax.device_get(found)), jax.tree.leaves(expected), strict=True):
+        same(a, b)
+
+
+def test_only_the_logits_of_a_shard_map_vary(rng):
+    x, labels = jnp.asarray(rng.normal(size=(8, 6, 4)), np.float32), jnp.ones((1, 2), np.int32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    f = partial(ctc_align, labels=labels)
+    mapped = jax.shard_map(lambda x: f(x), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    for a, b in zip(jax.jit(mapped)(x), ctc_align(x, labels=jnp.ones((8, 2), np.int32)), strict=True):
+        same(a, b)
