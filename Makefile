@@ -1,15 +1,18 @@
-# `make demo`, `make test`, `make bench`: each makes its own environment below .venv with $(PYTHON), 3.11 or newer.
-# `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS: make bench ARGS='--only huber'.
+# `make demo`, `make test`, `make sweep` (more tests of the same), `make bench`: each makes its own environment below .venv
+# with $(PYTHON), 3.11 or newer. `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS: make bench ARGS='--only huber'.
 PYTHON ?= python3
 WORKERS ?= 2
 
-.PHONY: demo test lint bench bench-compile clean
+.PHONY: demo test sweep lint bench bench-compile clean
 
 demo: .venv/demo/done
 	.venv/demo/bin/python examples/digits.py
 
 test: .venv/test/done
 	.venv/test/bin/python -m pytest -n $(WORKERS)
+
+sweep: .venv/test/done
+	.venv/test/bin/python -m pytest -n $(WORKERS) -m sweep
 
 bench: .venv/bench/done
 	.venv/bench/bin/python -m benchmarks $(ARGS)

@@ -225,7 +225,7 @@ def _shifted_back(x: Array) -> Array:
 
 
 def _repeated(y: Array) -> Array:
-    """Whether the next label is the same."""
+    """Whether the next label is the same; behind the last one there is none."""
     return _shifted_back(y + 1) == y + 1
 
 

@@ -214,9 +214,9 @@ NOT_LOSSES = {
 SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy", "huber_loss", "cosine_distance"}
 
 
-def _parameters(case, *choice):
-    """A few of the cases, with all their options, are a test's part in the smoke subset."""
-    marks = pytest.mark.smoke if case.name in SMOKE and case.options else ()
+def _parameters(case, *choice, others=()):
+    """A few of the cases, with all their options, are a test's part in the smoke subset; the others have those marks."""
+    marks = pytest.mark.smoke if case.name in SMOKE and case.options else others
     return pytest.param(case, *choice, id="-".join([case.id, *map(str, choice)]), marks=marks)
 
 
@@ -228,13 +228,14 @@ def over(cases):
 def every_case_with(few, **columns):
     """A test over all cases: those that compare the entries of a row with each combination of the columns.
 
-    The elementwise, sums of them, and rows with options, with these few.
+    The elementwise, sums of them, and rows with options, with these few; and, but for the smoke subset, in the sweep.
     """
     every = list(itertools.product(*columns.values()))
     combinations = [
-        _parameters(case, *choice)
+        _parameters(case, *choice, others=() if thorough else pytest.mark.sweep)
         for case in CASES
-        for choice in (every if case.compares and not case.options else few)
+        for thorough in [case.compares and not case.options]
+        for choice in (every if thorough else few)
     ]
     return pytest.mark.parametrize(("case", *columns), combinations)
 

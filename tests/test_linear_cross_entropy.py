@@ -116,8 +116,7 @@ def test_the_tail_is_that_of_the_dense_loss():
     close(losses, np.log1p(np.exp(-np.asarray(margins, np.float64))), losses, span=1)
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("scale", [1.0, 10.0, 200.0])
+@pytest.mark.parametrize("scale", [1.0, pytest.param(10.0, marks=pytest.mark.smoke), 200.0])
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize(("tokens", "chunk_size"), [(256, 64), (601, 512)])
 def test_bfloat16_is_no_worse_than_the_naive_form_of_it(tokens, chunk_size, reduction, scale, rng):
@@ -322,7 +321,7 @@ def test_every_transformation(case, rng):
     compare(ours, transformed(lambda h: case.plain((h, *rest), labels), hidden), span=40)
 
 
-@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("reduction", [pytest.param("none", marks=pytest.mark.sweep), "sum"])
 @cross_entropies
 def test_every_transformation_by_the_weight(case, reduction, rng):
     (hidden, weight, bias), labels = case.draw(rng, 2, features=3, classes=5)

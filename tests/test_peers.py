@@ -8,6 +8,8 @@ from tolerances import same
 
 import jaxloss
 
+pytest.importorskip("torch")  # with PyTorch, all of it; the other tests do without
+
 N, C = 12, 9
 INTEGER, DENSE = jaxloss.softmax_cross_entropy_with_integer_labels, jaxloss.softmax_cross_entropy
 SIGMOID = jaxloss.sigmoid_binary_cross_entropy
