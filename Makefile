@@ -1,5 +1,6 @@
-# `make demo`, `make test`, `make sweep` (more tests of the same), `make bench`: each makes its own environment below .venv
-# with $(PYTHON), 3.11 or newer. `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS: make bench ARGS='--only huber'.
+# `make demo`, `make test`, `make sweep` (more tests of the same) and `make bench`: each makes its own environment below
+# .venv with $(PYTHON), 3.11 or newer; `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS:
+# make bench ARGS='--only huber'.
 PYTHON ?= python3
 WORKERS ?= 2
 

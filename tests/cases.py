@@ -215,7 +215,7 @@ SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entr
 
 
 def _parameters(case, *choice, others=()):
-    """A few of the cases, with all their options, are a test's part in the smoke subset; the others have those marks."""
+    """A few of the cases, with all their options, are a test's part in the smoke subset; others have other marks."""
     marks = pytest.mark.smoke if case.name in SMOKE and case.options else others
     return pytest.param(case, *choice, id="-".join([case.id, *map(str, choice)]), marks=marks)
 
