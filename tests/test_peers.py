@@ -241,6 +241,9 @@ def test_ctc_of_torch_in_float64(frames, classes, labels, rng):
     losses, gradient = with_gradient(jax.jit(ours), jnp.asarray(x))
     same(losses, theirs.detach().numpy())
     same(gradient, logits.grad.numpy(), span=frames)
+    mean = torch.nn.functional.ctc_loss(log_p, *given, reduction="mean")
+    weights = 1 / (len(counts) * np.maximum(counts, 1)).astype(np.float32)  # as the docstring of ctc_loss has it
+    same(jaxloss.reduce(losses, weights=weights, reduction="sum"), mean.item())
 
 
 def test_where_optax_and_torch_are_wrong_ctc_is_right():

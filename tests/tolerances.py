@@ -43,6 +43,11 @@ def no_worse(ours, theirs, truth, *, dtype) -> None:
     assert np.abs(ours - truth).max() <= np.abs(theirs - truth).max() + float(jnp.finfo(dtype).eps) * size
 
 
+def posteriors_of_many_frames(ours, truth) -> None:
+    """Of several hundred frames, each of which multiplies posteriors by rounded shares: peers are at 1e-3."""
+    assert np.abs(np.asarray(ours, np.float64) - truth).max() < 3e-5
+
+
 def like_keras(ours, theirs) -> None:
     """Keras adds 1e-7 to logarithms and clips by it: no more than that is asked of it, for inputs of order 1."""
     np.testing.assert_allclose(ours, theirs, rtol=5e-6, atol=5e-6)

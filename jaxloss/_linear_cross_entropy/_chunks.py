@@ -334,7 +334,8 @@ def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]
 def _few(plan: Plan, rest: tuple[Head, ...]) -> int:
     """How many tokens of a chunk have their logits in float32 at a time.
 
-    The gradient of the logits is multiplied as the weight is, and narrow logits do not fill a chunk while it is made.
+    Their gradient has the dtype of the weight, in which it is multiplied. Where that is bfloat16, a chunk of it is
+    kept, and the logits that it is made of, twice as large, are there for a quarter of the chunk.
     """
     narrow = all(head.weight.dtype == jnp.bfloat16 for head in rest)
     return min(plan.chunk, max(256, plan.chunk // 4)) if narrow else plan.chunk
