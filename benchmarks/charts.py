@@ -61,6 +61,9 @@ def times(records: list[Record], names: list[str], source: str, file: pathlib.Pa
         _finish(figure, names, file, theme)
 
 
+END = 4.2  # of the axis of what compilers say; what is beyond is written
+
+
 def temporaries(records: list[Record], source: str, file: pathlib.Path) -> None:
     """What compilers say, a panel a target."""
     targets = [target for target in ABSENT if any(r["target"] == target for r in records)]
@@ -70,6 +73,11 @@ def temporaries(records: list[Record], source: str, file: pathlib.Path) -> None:
         figure, axes = _figure(theme, len(first), columns=[1] * len(targets))
         for axis, target in zip(axes, targets, strict=True):
             of_target = [r for r in records if r["target"] == target]
+            for y, record in enumerate(of_target):
+                found = {name: record["candidates"].get(name) or {"temp_bytes": None} for name in names}
+                shares = {name: _share(record, f) for name, f in found.items() if f["temp_bytes"] is not None}
+                beyond = ", ".join(f"{name} {share:.0f}" for name, share in shares.items() if share > END)
+                axis.text(0, y, beyond, color=THEMES[theme][0], fontsize=7, va="center")
             for name in reversed(names):
                 for y, record in enumerate(of_target):
                     found = record["candidates"].get(name)
@@ -77,7 +85,7 @@ def temporaries(records: list[Record], source: str, file: pathlib.Path) -> None:
                         _mark(axis, _share(record, found), y, name)
                     elif found is not None and name == "jaxloss":
                         axis.text(0, y, "too large", color=THEMES[theme][0], fontsize=8, va="center")
-            axis.set_xlim(-0.2, 4.2)
+            axis.set_xlim(-0.2, END)
             axis.set_title(ABSENT[target], fontsize=10)
             axis.set_yticks(range(len(first)), [_label(r) for r in first] if axis is axes[0] else [])
         figure.supxlabel(
