@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import linear, sequences
+from . import batches, linear, sequences
 
 Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
@@ -111,6 +111,10 @@ def signs(key: Array, shape: Shape, dtype: str) -> Array:
     return jax.random.rademacher(key, shape, dtype)
 
 
+def bits(key: Array, shape: Shape, dtype: str) -> Array:
+    return jax.random.bernoulli(key, shape=shape).astype(dtype)
+
+
 def index(key: Array, shape: Shape, dtype: str) -> Array:
     return jax.random.randint(key, shape[:1], 0, shape[1], "int32")
 
@@ -150,6 +154,41 @@ def _cosine(x: Array, t: Array) -> Array:
 
 def _pinball(x: Array, t: Array) -> Array:
     return jnp.maximum(0.9 * (t - x), 0.1 * (x - t))
+
+
+def _focal(log_p: Array) -> Array:
+    return (1 - jnp.exp(log_p)) ** 2 * -log_p
+
+
+def _sigmoid_focal(x: Array, t: Array) -> Array:
+    p = jax.nn.sigmoid(x)
+    return (t * (1 - p) + (1 - t) * p) ** 2 * (jnp.logaddexp(0, x) - x * t)
+
+
+def _poly(x: Array, t: Array) -> Array:
+    log_p = jax.nn.log_softmax(x)
+    return (t * (-log_p + 2 * (1 - jnp.exp(log_p)))).sum(-1)
+
+
+def _sparsemax(x: Array, t: Array) -> Array:
+    return jax.nn.sparse_plus((1 - 2 * t) * x)
+
+
+def _multiclass_sparsemax(s: Array, y: Array) -> Array:
+    best = jnp.sort(s, descending=True)
+    tau = ((jnp.cumsum(best, -1) - 1) / jnp.arange(1, s.shape[1] + 1, dtype=s.dtype)).max(-1, keepdims=True)
+    p = jnp.maximum(s - tau, 0)
+    return (p * (s + (1 - p) / 2)).sum(-1) - _of_label(s, y)
+
+
+def _multilabel(s: Array, t: Array) -> Array:
+    above = jnp.maximum(0, 1 + s[:, :, None] - s[:, None, :])
+    return (above * (1 - t)[:, :, None] * t[:, None, :]).sum((-2, -1))
+
+
+def _tversky(p: Array, t: Array) -> Array:
+    overlap, wrong = (p * t).sum(-1), 0.5 * (p * (1 - t) + t * (1 - p)).sum(-1)
+    return 1 - overlap / (overlap + wrong)
 
 
 def _jensen_shannon(lq: Array, lt: Array) -> Array:
@@ -471,7 +510,134 @@ CASES = (
         shapes=(NARROW,),
         cpu_note="as the similarity.",
     ),
+    Case(
+        "sigmoid_focal_loss",
+        _pair(logits, bits),
+        _sigmoid_focal,
+        (
+            optax("sigmoid_focal_loss"),
+            Peer("keras", lambda k: lambda x, t: k.losses.binary_focal_crossentropy(t, x, from_logits=True)),
+        ),
+    ),
+    Case(
+        "softmax_focal_loss",
+        _pair(logits, shares),
+        lambda x, t: (t * _focal(jax.nn.log_softmax(x))).sum(-1),
+        (
+            Peer(
+                "keras",
+                lambda k: lambda x, t: k.losses.categorical_focal_crossentropy(t, x, alpha=1.0, from_logits=True),
+            ),
+        ),
+    ),
+    Case("poly_loss_cross_entropy", _pair(logits, shares), _poly, (optax("poly_loss_cross_entropy"),)),
+    Case("sparsemax_loss", _pair(normal, bits), _sparsemax, (optax("sparsemax_loss"),)),
+    Case(
+        "multiclass_sparsemax_loss",
+        _pair(normal, index),
+        _multiclass_sparsemax,
+        (optax("multiclass_sparsemax_loss"),),
+    ),
+    Case("nll_loss", _pair(log_shares, index), lambda lq, y: -_of_label(lq, y), (torch("nll_loss"),)),
+    Case(
+        "soft_margin_loss",
+        _pair(normal, signs),
+        lambda x, t: jnp.logaddexp(0, -t * x),
+        (torch("soft_margin_loss"),),
+    ),
+    Case(
+        "tversky_loss",
+        _pair(uniform, uniform),
+        _tversky,
+        (Peer("keras", lambda k: lambda p, t: k.losses.tversky(t, p, axis=-1)),),
+        options={"axis": -1},
+    ),
+    Case(
+        "dice_loss",
+        batches.draw_images,
+        batches.plain_dice,
+        (optax("dice_loss"),),
+        shapes=((32, 16_384, 8),),
+        quick=(2, 16, 4),
+    ),
+    Case(
+        "multiclass_generalized_dice_loss",
+        batches.draw_images,
+        batches.plain_generalized_dice,
+        (optax("multiclass_generalized_dice_loss"),),
+        shapes=((32, 16_384, 8),),
+        quick=(2, 16, 4),
+        call=batches.generalized_dice,
+    ),
+    Case(
+        "binary_dice_loss",
+        batches.draw_masks,
+        batches.plain_binary_dice,
+        (optax("binary_dice_loss"),),
+        shapes=((64, 65_536),),
+        call=batches.binary_dice,
+    ),
+    Case(
+        "ranking_softmax_loss",
+        _pair(normal, uniform),
+        lambda x, t: -(t * jax.nn.log_softmax(x)).sum(-1),
+        (optax("ranking_softmax_loss"),),
+        shapes=(NARROW,),
+        call=batches.ranking,
+    ),
+    Case(
+        "ntxent",
+        batches.draw_batch,
+        batches.plain_ntxent,
+        (optax("ntxent"),),
+        shapes=((1024, 128),),
+    ),
+    Case(
+        "circle_loss",
+        batches.draw_batch,
+        batches.plain_circle,
+        (Peer("keras", lambda k: lambda x, y: k.losses.circle(y, batches.normalized(x))),),
+        shapes=((1024, 128),),
+    ),
+    Case(
+        "triplet_margin_loss",
+        _pair(normal, normal),
+        batches.plain_triplets,
+        (
+            Peer("optax", lambda o: lambda x, t: o.losses.triplet_margin_loss(x, t, -t)),
+            Peer("torch", lambda f: lambda x, t: f.triplet_margin_loss(x, t, -t)),
+        ),
+        shapes=(NARROW,),
+        call=batches.triplets,
+    ),
+    Case(
+        "cosine_embedding_loss",
+        _pair(normal, normal),
+        lambda x, t: 1 - _cosine(x, t),
+        (Peer("torch", lambda f: lambda x, t: f.cosine_embedding_loss(x, t, x.new_ones(len(x)))),),
+        shapes=(NARROW,),
+        call=batches.pairs,
+    ),
+    Case(
+        "margin_ranking_loss",
+        _pair(normal, normal),
+        lambda x, t: jnp.maximum(0, t - x),
+        (Peer("torch", lambda f: lambda x, t: f.margin_ranking_loss(x, t, x.new_ones(x.shape))),),
+        call=batches.scores,
+    ),
+    Case(
+        "hinge_embedding_loss",
+        _pair(uniform, signs),
+        lambda x, t: jnp.where(t == 1, x, jnp.maximum(0, 1 - x)),
+        (torch("hinge_embedding_loss"),),
+    ),
     # No peer has these; they stand beside their plain form.
+    Case(
+        "softmax_focal_loss_with_integer_labels",
+        _pair(logits, index),
+        lambda x, y: _focal(_of_label(jax.nn.log_softmax(x), y)),
+    ),
+    Case("multilabel_hinge_loss", _pair(normal, bits), _multilabel, shapes=((2048, 100),)),
     Case("sum_of_squares_error", _pair(normal, normal), lambda x, t: 0.5 * ((x - t) ** 2).sum(-1)),
     Case("quantile_loss", _pair(normal, normal), _pinball, options={"quantile": 0.9}),
     Case(

@@ -32,8 +32,11 @@ CURVES = [
     ("gaussian_nll_loss_with_log_variance", 0.0, {"log_variance": 1.0, "full": True}, -2.5, 2.5, 5),
     ("hinge_loss", 1.0, {}, -2.5, 2.5, 4),
     ("squared_hinge_loss", 1.0, {}, -1.5, 2.5, 5),
+    ("soft_margin_loss", 1.0, {}, -2.5, 2.5, 4),
     ("perceptron_loss", 1.0, {}, -2.5, 2.5, 4),
+    ("sparsemax_loss", 1.0, {}, -3.0, 2.5, 4),
     ("sigmoid_binary_cross_entropy", 1.0, {}, -5.0, 5.0, 5),
+    ("sigmoid_focal_loss", 1.0, {"gamma": 2.0}, -5.0, 5.0, 5),
     ("binary_cross_entropy", 0.75, {}, 0.001, 0.999, 5),
 ]
 
@@ -50,7 +53,7 @@ def curve(loss: Callable[..., jax.Array], x: np.ndarray, target: float) -> tuple
 
 def main(picture: pathlib.Path = PAGE) -> None:
     plt.rcParams |= {"font.family": "DejaVu Sans", "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED}
-    figure, axes = plt.subplots(3, 6, figsize=(15, 7.6), layout="constrained")
+    figure, axes = plt.subplots(3, 7, figsize=(17.5, 7.6), layout="constrained")
     for ax, (name, target, options, start, stop, top) in zip(axes.flat, CURVES, strict=True):
         x = np.linspace(start, stop, 801, dtype=np.float32)
         value, slope = curve(functools.partial(getattr(jaxloss, name), **options), x, target)

@@ -1,5 +1,7 @@
 """Loss functions for JAX: exact, small, fast, and open to every transformation."""
 
+from ._contrastive import circle_loss as circle_loss
+from ._contrastive import ntxent as ntxent
 from ._cosine import cosine_distance as cosine_distance
 from ._cosine import cosine_similarity as cosine_similarity
 from ._ctc import ctc_loss as ctc_loss
@@ -14,6 +16,14 @@ from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
 from ._divergence import kl_divergence as kl_divergence
 from ._divergence import kl_divergence_with_log_targets as kl_divergence_with_log_targets
 from ._divergence import total_variation_distance as total_variation_distance
+from ._embedding import cosine_embedding_loss as cosine_embedding_loss
+from ._embedding import hinge_embedding_loss as hinge_embedding_loss
+from ._embedding import margin_ranking_loss as margin_ranking_loss
+from ._embedding import triplet_margin_loss as triplet_margin_loss
+from ._focal import poly_loss_cross_entropy as poly_loss_cross_entropy
+from ._focal import sigmoid_focal_loss as sigmoid_focal_loss
+from ._focal import softmax_focal_loss as softmax_focal_loss
+from ._focal import softmax_focal_loss_with_integer_labels as softmax_focal_loss_with_integer_labels
 from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
@@ -27,10 +37,12 @@ from ._linear_cross_entropy import linear_kl_divergence as linear_kl_divergence
 from ._linear_cross_entropy import linear_log_probs as linear_log_probs
 from ._margin import hinge_loss as hinge_loss
 from ._margin import perceptron_loss as perceptron_loss
+from ._margin import soft_margin_loss as soft_margin_loss
 from ._margin import squared_hinge_loss as squared_hinge_loss
 from ._multiclass_margin import categorical_hinge_loss_with_zero_class as categorical_hinge_loss_with_zero_class
 from ._multiclass_margin import multiclass_hinge_loss as multiclass_hinge_loss
 from ._multiclass_margin import multiclass_perceptron_loss as multiclass_perceptron_loss
+from ._multiclass_margin import multilabel_hinge_loss as multilabel_hinge_loss
 from ._multiclass_margin import weston_watkins_hinge_loss as weston_watkins_hinge_loss
 from ._probability_cross_entropy import binary_cross_entropy as binary_cross_entropy
 from ._probability_cross_entropy import categorical_cross_entropy as categorical_cross_entropy
@@ -38,6 +50,8 @@ from ._probability_cross_entropy import (
     categorical_cross_entropy_with_integer_labels as categorical_cross_entropy_with_integer_labels,
 )
 from ._probability_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
+from ._probability_cross_entropy import nll_loss as nll_loss
+from ._ranking import ranking_softmax_loss as ranking_softmax_loss
 from ._reduction import reduce as reduce
 from ._regression import absolute_error as absolute_error
 from ._regression import absolute_percentage_error as absolute_percentage_error
@@ -49,6 +63,10 @@ from ._regression import sum_of_squares_error as sum_of_squares_error
 from ._robust import huber_loss as huber_loss
 from ._robust import log_cosh as log_cosh
 from ._robust import smooth_l1_loss as smooth_l1_loss
+from ._segmentation import binary_dice_loss as binary_dice_loss
+from ._segmentation import dice_loss as dice_loss
+from ._segmentation import multiclass_generalized_dice_loss as multiclass_generalized_dice_loss
+from ._segmentation import tversky_loss as tversky_loss
 from ._sigmoid_cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from ._softmax_cross_entropy import smooth_labels as smooth_labels
@@ -56,6 +74,9 @@ from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entro
 from ._softmax_cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from ._sparsemax import make_fenchel_young_loss as make_fenchel_young_loss
+from ._sparsemax import multiclass_sparsemax_loss as multiclass_sparsemax_loss
+from ._sparsemax import sparsemax_loss as sparsemax_loss
 from ._transducer import rnnt_loss as rnnt_loss
 from ._transducer import rnnt_loss_with_joint as rnnt_loss_with_joint
 
@@ -65,10 +86,13 @@ __all__ = [
     "absolute_error",
     "absolute_percentage_error",
     "binary_cross_entropy",
+    "binary_dice_loss",
     "categorical_cross_entropy",
     "categorical_cross_entropy_with_integer_labels",
     "categorical_hinge_loss_with_zero_class",
+    "circle_loss",
     "cosine_distance",
+    "cosine_embedding_loss",
     "cosine_similarity",
     "ctc_align",
     "ctc_beam_decode",
@@ -77,10 +101,12 @@ __all__ = [
     "ctc_loss_with_forward_probs",
     "CTCAlignment",
     "CTCDecoded",
+    "dice_loss",
     "gaussian_nll_loss",
     "gaussian_nll_loss_with_log_variance",
     "generalized_cross_entropy",
     "generalized_kl_divergence",
+    "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
     "jensen_shannon_divergence",
@@ -94,26 +120,42 @@ __all__ = [
     "linear_log_probs",
     "log_cosh",
     "LogProbs",
+    "make_fenchel_young_loss",
+    "margin_ranking_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
+    "multilabel_hinge_loss",
+    "nll_loss",
+    "ntxent",
     "perceptron_loss",
     "poisson_nll_loss",
     "poisson_nll_loss_with_log_rates",
+    "poly_loss_cross_entropy",
     "quantile_loss",
+    "ranking_softmax_loss",
     "reduce",
     "rnnt_loss",
     "rnnt_loss_with_joint",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
     "smooth_l1_loss",
     "smooth_labels",
+    "soft_margin_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss",
+    "softmax_focal_loss_with_integer_labels",
+    "sparsemax_loss",
     "squared_error",
     "squared_hinge_loss",
     "squared_logarithmic_error",
     "sum_of_squares_error",
     "TokenMetrics",
     "total_variation_distance",
+    "triplet_margin_loss",
+    "tversky_loss",
     "weston_watkins_hinge_loss",
 ]

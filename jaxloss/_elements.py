@@ -89,7 +89,7 @@ def _harmless(x: Array, kept: Array | None) -> Array:
     """x with 1/2, of integers 1, in what is excluded: there every loss and every derivative is finite."""
     if kept is None or x.ndim == 0 < kept.ndim:
         return x
-    return jnp.where(kept, x, 0.5 if jnp.issubdtype(x.dtype, np.floating) else 1)
+    return jnp.where(kept, x, jnp.asarray(0.5 if jnp.issubdtype(x.dtype, np.floating) else 1, x.dtype))
 
 
 def elements(

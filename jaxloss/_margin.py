@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._elements import Mask, elements, elementwise
 from ._reduction import finish
+from ._sigmoid_cross_entropy import sigmoid_elements
 from ._types import Reduction
 
 # Where a margin is met exactly the derivative is 0, as that of `relu` at 0: nothing is to be learnt.
@@ -175,3 +176,52 @@ def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
 
 
 _perceptron = elementwise(lambda x, t: jnp.maximum(-x * t, 0), _perceptron_slopes)
+
+
+def soft_margin_loss(
+    predictor_outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Logistic loss of a signed score, for each element: a hinge without a kink.
+
+    .. math::
+        \ell = \log(1 + e^{-t x}), \qquad \frac{\partial \ell}{\partial x} = -t\, \sigma(-t x)
+
+    It is :func:`sigmoid_binary_cross_entropy`, of labels -1 and 1.
+
+    Args:
+      predictor_outputs: the scores :math:`x`, real, of any shape.
+      targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
+        no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
+      where: boolean, broadcast to the shape of ``targets``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``targets``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictor_outputs`` is not real, ``targets`` is not signed, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictor_outputs``, a mask or weight does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jaxloss.soft_margin_loss(jnp.array([2.0, -100.0]), jnp.array([1, 1])))
+      [  0.1269 100.    ]
+
+    PyTorch: ``soft_margin_loss``, which is infinite from a score of -89 on, with a gradient of NaN.
+
+    References:
+      Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, section 10.5.
+    """
+    arrays, mask = _signed("soft_margin_loss", predictor_outputs, targets, where, weights, reduction)
+    return finish(_soft_margin(*arrays), *mask)
+
+
+_soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))

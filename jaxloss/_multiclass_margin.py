@@ -1,18 +1,20 @@
 """Losses of the margins between the scores of classes: hinges and the perceptron."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.nn import relu
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._derivatives import every_mode
 from ._elements import Mask
 from ._numerics import minus, times
 from ._reduction import finish
-from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, paired, pick, removed_as
+from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, of_type, paired, pick, removed_as
 from ._types import Axis, Reduction
 
 
@@ -65,7 +67,7 @@ def multiclass_hinge_loss(
     References:
       Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001.
     """
-    row, mask = _scores("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
+    row, mask = scored("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
     return finish(infinite_if_removed(_crammer_singer(*row), *row[1:]), *mask)
 
 
@@ -113,7 +115,7 @@ def multiclass_perceptron_loss(
     References:
       Collins, Discriminative Training Methods for Hidden Markov Models, 2002.
     """
-    row, mask = _scores("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
+    row, mask = scored("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
     return finish(infinite_if_removed(_best_above(*row), *row[1:]), *mask)
 
 
@@ -172,15 +174,13 @@ def weston_watkins_hinge_loss(
     name = "weston_watkins_hinge_loss"
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
-    row, mask = _scores(name, scores, labels, axis, where, weights, reduction, class_weights)
-    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(row[0]))
-    m = _inputs.broadcast(name, "margin", m, row[1].shape)
-    m = m if mask[0] is None else jnp.where(mask[0], m, 1)
+    row, mask = scored(name, scores, labels, axis, where, weights, reduction, class_weights)
+    m = _margin(name, margin, mask[0], row[0])
     losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m)
     return finish(infinite_if_removed(losses, *row[1:]), *mask)
 
 
-def _scores(
+def scored(
     name: str,
     scores: ArrayLike,
     labels: ArrayLike,
@@ -236,6 +236,117 @@ _best_above = jax.checkpoint(_perceptron_of_row, prevent_cse=False)
 _crammer_singer = jax.checkpoint(_crammer_singer_of_row, prevent_cse=False)
 _weston_watkins = jax.checkpoint(lambda *args: _margins(*args).sum(-1), prevent_cse=False)
 _weston_watkins_squared = jax.checkpoint(lambda *args: jnp.square(_margins(*args)).sum(-1), prevent_cse=False)
+
+
+def multilabel_hinge_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Multilabel hinge loss: the sum of the margins of every label to every class that is none.
+
+    .. math::
+        \ell = \sum_{j} \sum_{i} t_j (1 - t_i) \max(0,\; m + s_i - s_j)
+
+    Of a single label it is :func:`weston_watkins_hinge_loss`. It compares all pairs, and once compiled keeps none.
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
+      labels: :math:`t`, 1 for each label and 0 for the rest, real or boolean, of the shape of ``scores``.
+      margin: :math:`m`, in the unit of the scores. It may be traced, and may differ from row to row.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``scores`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``scores`` or ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``scores``, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.multilabel_hinge_loss(jnp.array([2.0, 1.5, 0.0]), jnp.array([1, 0, 1])))
+      3.0
+
+    PyTorch: ``multilabel_margin_loss``, which divides by the number of classes, and takes for labels their indices,
+    filled up with -1: ``jax.nn.one_hot(indices, classes).sum(-2)``.
+
+    References:
+      Elisseeff and Weston, A kernel method for multi-labelled classification, 2001.
+    """
+    name = "multilabel_hinge_loss"
+    _inputs.choice(name, "reduction", reduction)
+    s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
+    s, t = (removed_as(0, a, kept, classes) for a in (s, t))
+    m = _margin(name, margin, kept, s, t)
+    return finish(_multilabel(s, t, m, classes), kept, weight, reduction)
+
+
+def _margin(name: str, margin: ArrayLike, kept: Array | None, s: Array, *others: Array) -> Array:
+    """A margin for each row, harmless in an excluded one."""
+    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(s, *others))
+    m = _inputs.broadcast(name, "margin", m, s.shape[:-1])
+    return m if kept is None else jnp.where(kept, m, 1)
+
+
+# One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.
+
+
+def _yes_and_no(t: Array, classes: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+    yes = t.astype(dtype)
+    return yes, 1 - yes if classes is None else jnp.where(classes, 1 - yes, 0)
+
+
+def _entry(x: Array, here: Array) -> Array:
+    return jnp.where(here, x, 0).sum(-1, keepdims=True)
+
+
+def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None) -> tuple[Array, tuple[Any, ...]]:
+    wide = s.astype(margin.dtype)
+    yes, no = _yes_and_no(t, classes, margin.dtype)
+
+    def step(j: int, losses: Array) -> Array:
+        here = at(jnp.full_like(margin, j, np.int32), wide)
+        above = relu(margin[..., None] + _above(wide, _entry(wide, here)))
+        return losses + times(_entry(yes, here)[..., 0], times(no, above).sum(-1))
+
+    start = jnp.zeros_like(yes.sum(-1) + margin)
+    return lax.fori_loop(0, s.shape[-1], step, of_type((s, t), start)), (s, t, margin, classes)
+
+
+def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
+    s, t, margin, classes = saved
+    s = s.astype(margin.dtype)
+    yes, no = _yes_and_no(t, classes, margin.dtype)
+
+    def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        of_s, of_t, of_margin = sums
+        here = at(jnp.full_like(margin, j, np.int32), s)
+        above = margin[..., None] + _above(s, _entry(s, here))
+        label = _entry(yes, here)
+        broken = label * jnp.where(above > 0, no, 0)
+        count = broken.sum(-1, keepdims=True)
+        by_label = times(no, relu(above)).sum(-1, keepdims=True)
+        of_s += broken - jnp.where(here, count, 0)
+        of_t += jnp.where(here, by_label, 0) - times(label, relu(above))
+        return of_s, of_t, of_margin + count[..., 0]
+
+    zeros = jnp.zeros_like(s), jnp.zeros_like(s), jnp.zeros_like(yes.sum(-1) + margin)
+    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, of_type((s, t, margin), zeros))
+    return g[..., None] * of_s, g[..., None] * of_t, g * of_margin, None
+
+
+_multilabel = every_mode(_multilabel_forward, _multilabel_backward, loop=True)
 
 
 def categorical_hinge_loss_with_zero_class(

@@ -132,23 +132,81 @@ def categorical_cross_entropy_with_integer_labels(
     """
     name = "categorical_cross_entropy_with_integer_labels"
     _inputs.choice(name, "reduction", reduction)
-    p, y, classes, kept, weight = _of_label(name, probabilities, labels, axis, where, weights)
+    p, y, classes, kept, weight = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, 1)
     return finish(infinite_if_removed(_minus_log(p), y, classes), kept, weight, reduction)
+
+
+def nll_loss(
+    log_probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood of the right class: cross entropy of predicted log-probabilities with its index.
+
+    .. math::
+        \ell = -\log p_y
+
+    A network that ends in a log-softmax has logits: give them to :func:`softmax_cross_entropy_with_integer_labels`
+    instead.
+
+    Args:
+      log_probabilities: :math:`\log p`, floating, the classes along ``axis``. They are taken as they are.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``log_probabilities`` without ``axis``; for several
+        axes, an index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``log_probabilities`` it removes classes and broadcasts to that
+        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything. A label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``log_probabilities`` is, else float32.
+
+    Raises:
+      TypeError: ``log_probabilities`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.nll_loss(jnp.array([[-0.5, -1.0], [0.0, -jnp.inf]]), jnp.array([1, 0])))
+      [1. 0.]
+
+    PyTorch: ``nll_loss``, with the classes on axis 1, and the labels that ``ignore_index`` names left out: ``where``.
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
+    """
+    _inputs.choice("nll_loss", "reduction", reduction)
+    log_p, y, classes, kept, weight = _of_label(
+        "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, 0, class_weights
+    )
+    losses = 0 - log_p.astype(_inputs.compute_dtype(log_p))  # not -0
+    return finish(infinite_if_removed(losses, y, classes), kept, weight, reduction)
 
 
 def _of_label(
     name: str,
-    probabilities: ArrayLike,
+    given: tuple[str, ArrayLike],
     labels: ArrayLike,
     axis: int | tuple[int, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
+    certain: int,
+    class_weights: ArrayLike | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """The label's probability, 1 in an excluded example, NaN out of range; the label, the classes, mask and weight."""
-    rows, y, classes, kept, weight = labelled(name, "probabilities", probabilities, labels, axis, where, weights)
+    """What is given for the label, ``certain`` if excluded, NaN out of range; label, classes, mask and weight."""
+    rows, y, classes, kept, weight = labelled(name, *given, labels, axis, where, weights, class_weights)
     valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
-    p = valid * pick(valid[..., None] * removed_as(1, rows, kept, classes), y)
-    return p if kept is None else jnp.where(kept, p, 1), y, classes, kept, weight
+    p = valid * pick(valid[..., None] * removed_as(certain, rows, kept, classes), y)
+    return p if kept is None else jnp.where(kept, p, certain), y, classes, kept, weight
 
 
 _minus_log = elementwise(lambda p: -jnp.log(p))
@@ -204,7 +262,7 @@ def generalized_cross_entropy(
     """
     name = "generalized_cross_entropy"
     _inputs.choice(name, "reduction", reduction)
-    p, y, classes, kept, weight = _of_label(name, probabilities, labels, axis, where, weights)
+    p, y, classes, kept, weight = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, 1)
     q = _inputs.real(name, "q", q).astype(_inputs.compute_dtype(p))
     q = _inputs.broadcast(name, "q", q, p.shape)
     losses = _generalized(p, q if kept is None else jnp.where(kept, q, 1))

@@ -42,10 +42,10 @@ def wide(x: Array, dtype: np.dtype) -> Array:
     return x.astype(dtype) if dtype == np.float64 or not jnp.issubdtype(x.dtype, np.floating) else x
 
 
-def table(name: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+def table(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
     """The class weights, in every row."""
-    weights = _inputs.real(name, "class_weights", class_weights).astype(dtype)
-    _inputs.same_shape(name, "class_weights", weights, x.shape[-1:])
+    weights = _inputs.real(name, argument, class_weights).astype(dtype)
+    _inputs.same_shape(name, argument, weights, x.shape[-1:])
     return jnp.broadcast_to(weights, x.shape)
 
 
@@ -102,7 +102,9 @@ def labelled(
     _inputs.same_shape(name, "labels", y, shape)
     kept, weight = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
-        factor = jnp.where(in_range(y, x.shape[-1]), pick(table(name, class_weights, x, dtype), y), jnp.nan)
+        factor = jnp.where(
+            in_range(y, x.shape[-1]), pick(table(name, "class_weights", class_weights, x, dtype), y), jnp.nan
+        )
         kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
     return wide(x, dtype), y, classes, any_left(kept, classes), weight
 

@@ -88,7 +88,7 @@ def _of_options(x: Array, t: Array, options: dict[str, Array]) -> Array:
         x = options["logit_scale"] * x.astype(dtype)
     if "soft_cap" in options:
         x = _soft_cap(x.astype(dtype), options["soft_cap"])
-    return _elements(x.astype(dtype) if dtype == np.float64 else x, t, options.get("pos_weight"))
+    return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, options.get("pos_weight"))
 
 
 # Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
@@ -125,4 +125,4 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * times(t, yes)
 
 
-_elements = every_mode(_forward, _backward)
+sigmoid_elements = every_mode(_forward, _backward)

@@ -78,7 +78,8 @@ def softmax_cross_entropy(
     x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     dtype, shape = _inputs.compute_dtype(x, t), x.shape[:-1]
     if class_weights is not None:
-        factor = (removed_as(0, t.astype(dtype), kept, classes) * table(name, class_weights, x, dtype)).sum(-1)
+        given = removed_as(0, t.astype(dtype), kept, classes)
+        factor = (given * table(name, "class_weights", class_weights, x, dtype)).sum(-1)
         kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)

@@ -111,6 +111,11 @@ def gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
+def surprise(z: Array, row: Row) -> Array:
+    """-log p_c = m - z_c + log1p(rest), of two terms that are not negative."""
+    return gap(z, row.top[..., None]) + row.log_total[..., None]
+
+
 def summary(z: Array, options: Options = _NO_OPTIONS, across: AxisName | None = None) -> Row:
     top = largest(z, across).astype(np.promote_types(z.dtype, np.float32))
     computed = options.soft_cap is not None or options.logit_scale is not None
@@ -328,26 +333,32 @@ def _dense_forward(
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
+def against(z: Array, row: Row, labels: Array, mass: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, and p.
+
+    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p); there s - t
+    is exact if the label is hard, and 1 - exp is 0.
+    """
+    top, rest, mass = row.top[..., None], row.rest[..., None], mass[..., None]
+    exp = exp_below(z, top)
+    p = exp / (1 + rest)
+    at_top = (mass - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
+    return jnp.where(z == top, at_top, mass * p - labels), p
+
+
 def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
     (x, t, kept, classes, options, row), mass = saved
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-    top, rest = row.top[..., None], row.rest[..., None]
-    exp = exp_below(z, top)
-    p = exp / (1 + rest)
-    # With s the sum of the labels, s p - t is exact in every entry but the maximum's, which near p = 1 needs
-    # (s - t) p - t (1 - p); there s - t is exact if the label is hard, and 1 - exp is 0.
-    mass = mass[..., None]
-    at_top = (mass - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
-    gradient = jnp.where(z == top, at_top, mass * p - labels)
+    gradient, p = against(z, row, labels, mass)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))
         gradient += 2 * times(options.z_loss, _finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options)
-    of_labels = removed_as(0, times(g, gap(z, top) + row.log_total[..., None]), kept, classes)
+    of_labels = removed_as(0, times(g, surprise(z, row)), kept, classes)
     if options.label_smoothing is not None:
         given = removed_as(0, t.astype(g.dtype), kept, classes)
         of_smoothing = times(_share(z, classes) - given, of_labels).sum(-1)

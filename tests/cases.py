@@ -47,11 +47,21 @@ PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), U
 LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
 # Rows. Targets need not sum to 1.
 SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), ())
+BITS = Domain(lambda rng, shape, scale: rng.integers(2, size=shape).astype(float), ())
 LOG_SHARES = Domain(lambda rng, shape, scale: _log_softmax(rng.normal(size=shape) * scale), ())
 
 
 EXPONENTIAL = (
-    *("softmax", "safe", "sigmoid", "log_cosh", "poisson_nll_loss_with", "gaussian_nll_loss_with"),
+    *(
+        "softmax",
+        "safe",
+        "sigmoid",
+        "poly",
+        "soft_margin",
+        "log_cosh",
+        "poisson_nll_loss_with",
+        "gaussian_nll_loss_with",
+    ),
     *("kl", "generalized_kl", "jensen"),
 )
 
@@ -74,13 +84,14 @@ class Case:
     rows: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     static: dict[str, Any] = field(default_factory=dict)
+    call: Callable[..., jax.Array] | None = None  # of a loss of three arrays, with the third
 
     @property
     def loss(self) -> Callable[..., jax.Array]:
         return getattr(jaxloss, self.name)
 
     def __call__(self, predictions, targets, **kwargs) -> jax.Array:
-        return self.loss(predictions, targets, **{**self.options, **self.static, **kwargs})
+        return (self.call or self.loss)(predictions, targets, **{**self.options, **self.static, **kwargs})
 
     @property
     def exponential(self) -> bool:
@@ -121,12 +132,14 @@ class Case:
 JAX = SimpleNamespace(
     abs=jnp.abs,
     cosh=jnp.cosh,
+    cumsum=lambda x: jnp.cumsum(x, -1),
     exp=jnp.exp,
     log=jnp.log,
     loggamma=jax.scipy.special.gammaln,
     max=lambda x: x.max(-1, keepdims=True),
     maximum=jnp.maximum,
     pi=jnp.pi,
+    sort=lambda x: jnp.sort(x, -1),
     sqrt=jnp.sqrt,
     sum=lambda x: x.sum(-1, keepdims=True),
     tanh=jnp.tanh,
@@ -135,13 +148,23 @@ JAX = SimpleNamespace(
 )
 
 
-def case(formula, predictions, targets, *, name=None, rows=False, static=None, **options):
+def case(formula, predictions, targets, *, name=None, rows=False, static=None, call=None, **options):
     """A row; its name is that of the formula."""
-    return Case(name or formula.__name__, formula, predictions, targets, rows, options, static or {})
+    return Case(name or formula.__name__, formula, predictions, targets, rows, options, static or {}, call)
 
 
 def row_case(formula, predictions, targets, **rest):
     return case(formula, predictions, targets, rows=True, **rest)
+
+
+def _embedded(label):
+    """The cosine embedding loss of pairs with that label."""
+
+    def call(x, t, **kwargs):
+        labels = jnp.full_like(jnp.asarray(x).sum(kwargs.get("axis", -1)), label)
+        return jaxloss.cosine_embedding_loss(x, t, labels, **kwargs)
+
+    return {"name": "cosine_embedding_loss", "call": call}
 
 
 CASES = [
@@ -152,6 +175,14 @@ CASES = [
     row_case(oracles.softmax_cross_entropy, REAL, SHARES, name="safe_softmax_cross_entropy"),
     case(oracles.sigmoid_binary_cross_entropy, REAL, BIT),
     case(oracles.sigmoid_binary_cross_entropy, REAL, BIT, **SIGMOID_OPTIONS),
+    case(oracles.sigmoid_focal_loss, REAL, BIT, gamma=0.7),
+    case(oracles.sigmoid_focal_loss, REAL, BIT, gamma=2.0, alpha=0.3),
+    row_case(oracles.softmax_focal_loss, REAL, SHARES, gamma=2.0),
+    row_case(oracles.softmax_focal_loss, REAL, SHARES, gamma=0.7, static={"alpha": 0.3}),
+    row_case(oracles.softmax_focal_loss, REAL, INDEX, name="softmax_focal_loss_with_integer_labels", gamma=2.0),
+    row_case(oracles.poly_loss_cross_entropy, REAL, SHARES, epsilon=2.0),
+    case(oracles.sparsemax_loss, REAL, BIT),
+    row_case(oracles.multiclass_sparsemax_loss, REAL, INDEX),
     # regression
     case(oracles.squared_error, REAL, REAL),
     case(oracles.l2_loss, REAL, REAL),
@@ -173,12 +204,35 @@ CASES = [
     # margins
     case(oracles.hinge_loss, REAL, SIGN),
     case(oracles.squared_hinge_loss, REAL, SIGN),
+    case(oracles.soft_margin_loss, REAL, SIGN),
     case(oracles.perceptron_loss, REAL, SIGN),
     row_case(oracles.multiclass_hinge_loss, REAL, INDEX),
     row_case(oracles.multiclass_perceptron_loss, REAL, INDEX),
     row_case(oracles.weston_watkins_hinge_loss, REAL, INDEX, margin=0.7),
     row_case(oracles.weston_watkins_hinge_loss, REAL, INDEX, margin=0.7, static={"power": 2}),
+    row_case(oracles.multilabel_hinge_loss, REAL, BITS, margin=0.7),
     row_case(oracles.categorical_hinge_loss_with_zero_class, REAL, SHARES),
+    case(
+        oracles.margin_ranking_loss,
+        REAL,
+        REAL,
+        call=lambda x, t, **kwargs: jaxloss.margin_ranking_loss(x, t, -jnp.ones_like(t), **kwargs),
+        margin=0.7,
+    ),
+    # embeddings
+    case(oracles.hinge_embedding_loss, REAL, SIGN, margin=0.7),
+    row_case(oracles.cosine_embedding_loss_of_others, REAL, REAL, **_embedded(-1), margin=0.1),
+    row_case(oracles.cosine_embedding_loss, REAL, REAL, **_embedded(1), margin=0.1),
+    row_case(
+        oracles.triplet_margin_loss,
+        REAL,
+        REAL,
+        call=lambda x, t, **kwargs: jaxloss.triplet_margin_loss(x, t, -t, **kwargs),
+        margin=0.7,
+        eps=0.01,
+    ),
+    # overlap
+    row_case(oracles.tversky_loss, PROBABILITY, BIT, alpha=0.3, beta=0.6, smooth=0.1, static={"axis": -1}),
     # directions and distributions
     row_case(oracles.cosine_similarity, REAL, REAL),
     row_case(oracles.cosine_distance, REAL, REAL),
@@ -191,6 +245,7 @@ CASES = [
     # from probabilities
     row_case(oracles.categorical_cross_entropy, SHARES, SHARES),
     row_case(oracles.categorical_cross_entropy, SHARES, INDEX, name="categorical_cross_entropy_with_integer_labels"),
+    row_case(oracles.nll_loss, LOG_SHARES, INDEX),
     row_case(oracles.generalized_cross_entropy, SHARES, INDEX, q=0.7),
     case(oracles.binary_cross_entropy, PROBABILITY, BIT),
     case(oracles.binary_cross_entropy, PROBABILITY, BIT, label_smoothing=0.1),
@@ -203,6 +258,10 @@ OF_SEQUENCES = {
 NOT_LOSSES = {
     "reduce",
     "smooth_labels",
+    "make_fenchel_young_loss",  # test_sparsemax.py
+    "ranking_softmax_loss",  # test_ranking.py
+    *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_segmentation.py
+    *("circle_loss", "ntxent"),  # test_contrastive.py
     "LogProbs",
     "TokenMetrics",
     "CTCAlignment",

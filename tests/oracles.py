@@ -20,12 +20,14 @@ def _each(function, arguments=1):
 EXACT = SimpleNamespace(
     abs=np.abs,
     cosh=_each(mp.cosh),
+    cumsum=lambda x: np.cumsum(x, axis=-1),
     exp=_each(mp.exp),
     log=_each(mp.log),
     loggamma=_each(mp.loggamma),
     max=lambda x: np.max(x, axis=-1, keepdims=True),
     maximum=np.maximum,
     pi=mp.mp.pi,
+    sort=lambda x: np.sort(x, axis=-1),
     sqrt=_each(mp.sqrt),
     sum=lambda x: np.sum(x, axis=-1, keepdims=True),
     tanh=_each(mp.tanh),
@@ -51,6 +53,42 @@ def sigmoid_binary_cross_entropy(m, x, t, label_smoothing=0, pos_weight=1, soft_
     z = _to_logits(m, x, soft_cap, logit_scale)
     t = (1 - label_smoothing) * t + label_smoothing / 2
     return [pos_weight * t * m.log(1 + m.exp(-z)), (1 - t) * m.log(1 + m.exp(z))]
+
+
+def _log_softmax(m, x):
+    top = m.max(x)
+    return x - top - m.log(m.sum(m.exp(x - top)))
+
+
+def sigmoid_focal_loss(m, x, t, alpha=None, gamma=2):
+    entropy = t * m.log(1 + m.exp(-x)) + (1 - t) * m.log(1 + m.exp(x))
+    share = 1 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+    wrong = t / (1 + m.exp(x)) + (1 - t) / (1 + m.exp(-x))
+    wrong = m.where(wrong < 0, 1 - wrong, wrong)  # a label nudged beyond 0 and 1 has no power: make that a kink
+    return [share * wrong**gamma * entropy]
+
+
+def softmax_focal_loss(m, x, t, alpha=1, gamma=2):
+    log_p = _log_softmax(m, x)
+    return [-alpha * t * (1 - m.exp(log_p)) ** gamma * log_p]
+
+
+def poly_loss_cross_entropy(m, x, t, epsilon=2):
+    log_p = _log_softmax(m, x)
+    return [-t * log_p, epsilon * t * (1 - m.exp(log_p))]
+
+
+def sparsemax_loss(m, x, t):
+    best = m.where(x > 1, x, m.where(x < -1, 0 * x, (x + 1) ** 2 / 4))
+    return [best - t * x + t**2 - t]
+
+
+def multiclass_sparsemax_loss(m, x, t):
+    """By all supports: the threshold is the largest of (sum of the k best - 1) / k."""
+    best = -m.sort(-x)
+    tau = m.max((m.cumsum(best) - 1) / (m.cumsum(0 * best + 1)))
+    p = m.maximum(x - tau, 0 * x)
+    return [p * x + p * (1 - p) / 2 - t * x]
 
 
 def squared_error(m, x, t):
@@ -115,6 +153,10 @@ def squared_hinge_loss(m, x, t):
     return [m.maximum(1 - t * x, 0 * x) ** 2]
 
 
+def soft_margin_loss(m, x, t):
+    return [m.log(1 + m.exp(-t * x))]
+
+
 def perceptron_loss(m, x, t):
     return [m.maximum(-t * x, 0 * x)]
 
@@ -135,6 +177,12 @@ def weston_watkins_hinge_loss(m, x, t, margin=1, power=1):
     return [m.where(t == 1, 0 * x, m.maximum(margin + _above(m, x, t), 0 * x)) ** power]
 
 
+def multilabel_hinge_loss(m, x, t, margin=1):
+    """One term for each class that is no label."""
+    above = margin + x[..., :, None] - x[..., None, :]
+    return [((1 - t[..., :, None]) * t[..., None, :] * m.maximum(above, 0 * above)).sum(-1)]
+
+
 def categorical_hinge_loss_with_zero_class(m, x, t):
     best = m.max((1 - t) * x)
     violated = 1 + best - m.sum(t * x) > 0
@@ -150,6 +198,36 @@ def cosine_similarity(m, x, t, epsilon=0):
 
 def cosine_distance(m, x, t, epsilon=0):
     return [0 * m.sum(x) + 1, -cosine_similarity(m, x, t, epsilon)[0]]
+
+
+def cosine_embedding_loss(m, x, t, margin):
+    return cosine_distance(m, x, t)
+
+
+def cosine_embedding_loss_of_others(m, x, t, margin):
+    """With the label -1."""
+    cosine = cosine_similarity(m, x, t)[0]
+    return [m.where(m.sum(cosine) > margin, term, 0 * term) for term in (cosine, 0 * m.sum(x) - margin)]
+
+
+def margin_ranking_loss(m, x, t, margin):
+    """With the target -1."""
+    return [m.maximum(x - t + margin, 0 * x)]
+
+
+def hinge_embedding_loss(m, x, t, margin):
+    return [m.where(t == 1, x, m.maximum(margin - x, 0 * x))]
+
+
+def triplet_margin_loss(m, x, t, margin, eps):
+    """With the targets as positives, and their opposites as negatives."""
+    near, far = (m.sqrt(m.sum((x - v) ** 2) + eps) for v in (t, -t))
+    return [m.where(near - far + margin > 0, term, 0 * term) for term in (near, -far, 0 * near + margin)]
+
+
+def tversky_loss(m, x, t, alpha, beta, smooth, axis=None):
+    wrong = m.sum(alpha * x * (1 - t) + beta * t * (1 - x))
+    return [wrong / (wrong + m.sum(x * t) + smooth)]
 
 
 def kl_divergence(m, x, t):
@@ -176,6 +254,10 @@ def total_variation_distance(m, x, t):
 
 def categorical_cross_entropy(m, x, t):
     return [-m.xlogy(t, x)]
+
+
+def nll_loss(m, x, t):
+    return [m.where(t == 1, -x, 0 * x)]
 
 
 def generalized_cross_entropy(m, x, t, q):

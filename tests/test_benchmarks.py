@@ -24,6 +24,7 @@ NOT_MEASURED = {
     *("reduce", "smooth_labels", "TokenMetrics", "LogProbs", "CTCAlignment", "CTCDecoded"),  # no loss
     *("ctc_align", "ctc_beam_decode", "ctc_greedy_decode"),
     "safe_softmax_cross_entropy",  # another name
+    "make_fenchel_young_loss",  # of any maximum
     # from the same core as linear_cross_entropy
     *("linear_cross_entropy_with_metrics", "linear_log_probs"),
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),

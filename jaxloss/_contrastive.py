@@ -1,0 +1,272 @@
+"""Contrastive losses: every example of a batch beside every other."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.nn import relu, softplus
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._cosine import _power
+from ._reduction import finish, merge
+from ._rows import removed_as
+from ._types import Reduction
+
+
+def ntxent(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike = 0.07,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    r"""Normalised temperature-scaled cross entropy (NT-Xent, InfoNCE), over all pairs of examples with the same label.
+
+    .. math::
+        \ell_i = \sum_{j \ne i,\, y_j = y_i} -\log \frac{e^{s_{ij}}}{e^{s_{ij}} + N_i}, \qquad
+        N_i = \sum_{k:\, y_k \ne y_i} e^{s_{ik}}, \qquad s_{ij} = \frac{\cos(x_i, x_j)}{T}
+
+    A pair costs :math:`\mathrm{softplus}(\log N_i - s_{ij})`, and pulls its cosine with
+    :math:`-\mathrm{sigmoid}(\log N_i - s_{ij}) / T`. The denominator of a pair holds no other pair: with two views of
+    each image that is SimCLR's. Only directions count, of vectors as short as 1e-30 and as long as 1e30; one of zeros
+    has the cosine 0 with all, and gradient 0.
+
+    Args:
+      embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.
+      labels: :math:`y`, real, of shape (batch,), only compared: for SimCLR the number of the image.
+      temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
+        Cosines are exact to a few roundings, which are divided by it.
+      where: boolean, broadcast to (batch,): True is kept. What it removes may hold anything and is not there: no
+        example is compared with it.
+      weights: real, broadcast to (batch,): the weight of an example's own :math:`\ell_i`. A weight of 0 excludes the
+        example, as ``where`` does.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
+        (i, j), each of weight :math:`w_i`.
+
+    Returns:
+      A scalar, or of shape (batch,) for ``"none"``; float64 if ``embeddings`` is, else float32. Without any pair it is
+      0, and a pair without a negative example costs 0, with gradient 0.
+
+    Raises:
+      TypeError: ``embeddings`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``embeddings`` is not of two axes, ``labels`` has another length, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> first, second = jnp.array([[1.0, 0.2], [-1.0, 0.3]]), jnp.array([[0.9, 0.1], [-0.8, 0.1]])
+      >>> views, images = jnp.concatenate([first, second]), jnp.array([0, 1, 0, 1])
+      >>> print(f"{jaxloss.ntxent(views, images, 0.5):.4f}")
+      0.0420
+
+    The product of the embeddings has the precision of ``jax.default_matmul_precision``: where that is less than that of
+    float32, take ``"highest"``. In a sharded batch each device has its examples beside all of them.
+
+    optax: at a temperature of 0.02 the gradient of the four views above is NaN, without a pair the loss is; embeddings
+    as short as 1e-4 have other cosines.
+
+    References:
+      Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
+      https://arxiv.org/abs/2002.05709.
+    """
+    name = "ntxent"
+    _inputs.choice(name, "reduction", reduction)
+    x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
+    kept, weight = merge(name, where, weights, y.shape, _inputs.compute_dtype(x))
+    t = _option(name, "temperature", temperature, kept, y.shape, _inputs.compute_dtype(x))
+    x = removed_as(0, x, kept, None)
+    sums, pairs = _over_pairs(_cosines(x, x), y, kept, t)
+    # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
+    return finish(sums / jnp.maximum(pairs, 1), pairs > 0, pairs if weight is None else weight * pairs, reduction)
+
+
+# Of the arrays of a number for each two examples, the derivatives keep the cosines alone.
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _over_pairs(cosines: Array, y: Array, kept: Array | None, t: Array) -> tuple[Array, Array]:
+    """The cost of each example's pairs, and their number."""
+    positives, negatives = _pairs(y, y, kept, kept, True)
+    s = cosines / t[:, None]
+    costs = softplus(_logsumexp(s, negatives)[:, None] - s)
+    costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
+    return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
+
+
+def circle_loss(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reference_embeddings: ArrayLike | None = None,
+    reference_labels: ArrayLike | None = None,
+    remove_diagonal: bool = True,
+    gamma: ArrayLike = 80.0,
+    margin: ArrayLike = 0.4,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Circle loss: all cosines of an example with its own label below, all others above, each with its own weight.
+
+    .. math::
+        \ell_i = \log\Bigl(1 + \sum_{j:\, y_j = y_i} e^{-\gamma \max(0,\, 1 + m - s_{ij}) (s_{ij} - (1 - m))}
+        \sum_{k:\, y_k \ne y_i} e^{\gamma \max(0,\, s_{ik} + m) (s_{ik} - m)}\Bigr), \qquad s_{ij} = \cos(x_i, x_j)
+
+    The gradient is that of this formula; in the paper's code the weights :math:`\max(0, \cdot)` are constants. An
+    example without another one of its label, or without one of another label, costs 0, with gradient 0. Only
+    directions count, and an embedding of zeros has the cosine 0 with all, and gradient 0.
+
+    Args:
+      embeddings: :math:`x`, floating, of shape (batch, features).
+      labels: :math:`y`, real, of shape (batch,), only compared.
+      reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
+        the batch.
+      reference_labels: of shape (references,), of the dtype of ``labels``, which they are if left away.
+      remove_diagonal: whether example i and reference i, which without references is itself, are no pair of one label.
+        With references of their own, which are not the batch once more, take False.
+      gamma: :math:`\gamma`, the scale of the cosines. Like ``margin`` it may be traced, and broadcasts to the loss.
+      margin: :math:`m`: cosines are to be above :math:`1 - m` and below :math:`m`.
+      where: boolean, broadcast to (batch,): True is kept. What it removes may hold anything and is not there: without
+        references no example is compared with it.
+      weights: real, broadcast to (batch,). A weight of 0 excludes the example, as ``where`` does.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: embeddings are not floating, labels are not real or of two dtypes, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes, labels have another length, ``reference_labels`` come without
+        ``reference_embeddings``, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> embeddings, labels = jnp.array([[1.0, 0.2], [0.9, 0.1], [0.6, 0.7]]), jnp.array([0, 0, 1])
+      >>> print(jaxloss.circle_loss(embeddings, labels))
+      [23.9577 17.1099  0.    ]
+
+    Keras: ``circle``, (labels, embeddings), multiplies the embeddings as they are, which are to have length 1. The
+    product has the precision of ``jax.default_matmul_precision``. In a sharded batch each device has its examples
+    beside all of them.
+
+    References:
+      Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, https://arxiv.org/abs/2002.10857.
+    """
+    name = "circle_loss"
+    _inputs.choice(name, "reduction", reduction)
+    x, y = others, y_others = _batch(name, ("embeddings", "labels"), embeddings, labels)
+    if reference_embeddings is not None:
+        labels = y if reference_labels is None else reference_labels
+        names = "reference_embeddings", "reference_labels"
+        others, y_others = _batch(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
+    elif reference_labels is not None:
+        raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
+    dtype = _inputs.compute_dtype(x, others)
+    kept, weight = merge(name, where, weights, y.shape, dtype)
+    g, m = (_option(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin)))
+    x, kept_others = removed_as(0, x, kept, None), None
+    if reference_embeddings is None:
+        others, kept_others = x, kept
+    losses = _circle(_cosines(x, others), y, y_others, kept, kept_others, g, m, remove_diagonal)
+    return finish(losses, kept, weight, reduction)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=7)
+def _circle(
+    s: Array,
+    y: Array,
+    y_others: Array,
+    kept: Array | None,
+    kept_others: Array | None,
+    g: Array,
+    m: Array,
+    remove_diagonal: bool,
+) -> Array:
+    positives, negatives = _pairs(y, y_others, kept, kept_others, remove_diagonal)
+    g, m = g[:, None], m[:, None]
+    too_low = _logsumexp(-g * relu(1 + m - s) * (s - (1 - m)), positives)
+    too_high = _logsumexp(g * relu(s + m) * (s - m), negatives)
+    return jnp.where(positives.any(-1) & negatives.any(-1), softplus(too_low + too_high), 0)
+
+
+def _batch(
+    name: str,
+    arguments: tuple[str, str],
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    features: int | None = None,
+    dtype: np.dtype | None = None,
+) -> tuple[Array, Array]:
+    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
+    x, y = _inputs.floating(name, arguments[0], embeddings), _inputs.real(name, arguments[1], labels)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name}: expected `{arguments[0]}` of shape (batch, features), got {x.shape}.")
+    _inputs.same_shape(name, arguments[0], x, (len(x), features or x.shape[1]))
+    _inputs.same_shape(name, arguments[1], y, x.shape[:1])
+    if dtype is not None and y.dtype != dtype:
+        raise TypeError(f"{name}: expected `{arguments[1]}` of dtype {dtype}, got {y.dtype}.")
+    return x, y
+
+
+def _option(
+    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
+) -> Array:
+    """A number for each example, harmless where it is excluded."""
+    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
+    return number if kept is None else jnp.where(kept, number, 1)
+
+
+def _whole(x: Array, axis: int = 0) -> Array:
+    """x, from that axis on not split over the devices of an explicit mesh."""
+    spec = jax.typeof(x).sharding.spec
+    if not any(spec[axis:]):
+        return x
+    whole: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
+    return whole
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _cosines(x: Array, others: Array) -> Array:
+    """Of each row of x with each of the others."""
+    dtype = _inputs.compute_dtype(x, others)
+    u, v = (_unit(_whole(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
+    return u @ v.T
+
+
+def _unit(x: Array) -> Array:
+    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
+    x = x * (1 / _power(x))
+    squared = jnp.square(x).sum(-1, keepdims=True)
+    zero = squared == 0
+    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
+def _pairs(
+    y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
+) -> tuple[Array, Array]:
+    """Where two have the same label, and where they have not."""
+    same = y[:, None] == _whole(y_others)[None, :]
+    positives, negatives = same, ~same
+    if remove_diagonal:
+        positives &= ~jnp.eye(len(y), len(y_others), dtype=bool)
+    if kept is not None:
+        positives, negatives = positives & kept[:, None], negatives & kept[:, None]
+    if kept_others is not None:
+        there = _whole(kept_others)[None, :]
+        positives, negatives = positives & there, negatives & there
+    return positives, negatives
+
+
+def _logsumexp(x: Array, kept: Array) -> Array:
+    """Over the entries of each row that are kept; of none, 0."""
+    top = lax.stop_gradient(x).max(-1, where=kept, initial=-jnp.inf, keepdims=True)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.where(kept, jnp.exp(jnp.where(kept, x - top, 0)), 0).sum(-1)
+    return top[:, 0] + jnp.log(jnp.where(total == 0, 1, total))

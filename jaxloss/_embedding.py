@@ -1,0 +1,360 @@
+"""Losses of pairs and triplets of embeddings, and of distances between them."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.nn import relu
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._cosine import _compare, _gradients, _power, _vectors
+from ._derivatives import every_mode
+from ._elements import elements, elementwise
+from ._numerics import times
+from ._reduction import finish, merge
+from ._rows import any_left, prologue, removed_as, rows, wide
+from ._types import Axis, Reduction
+
+
+def triplet_margin_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    axis: Axis = -1,
+    norm_degree: ArrayLike = 2,
+    margin: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-6,
+    *,
+    swap: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Triplet loss: the positive is to be nearer to the anchor than the negative, by a margin.
+
+    .. math::
+        \ell = \max(0,\; d(a, p) - d(a, n) + m), \qquad d(a, b) = \Bigl(\sum_c |a_c - b_c|^q + \epsilon\Bigr)^{1/q}
+
+    Distances of 1e-30 and 1e30 neither underflow nor overflow. Where the margin is met exactly the gradient is 0.
+
+    Args:
+      anchors: :math:`a`, floating, the features along ``axis``.
+      positives: :math:`p`, floating, of the shape of ``anchors``.
+      negatives: :math:`n`, floating, of the shape of ``anchors``.
+      axis: the feature axis, or several that together are one, or None for all.
+      norm_degree: :math:`q \ge 1`. It may be traced. ``math.inf`` is the largest difference, without ``eps``.
+      margin: :math:`m`, in the unit of the distance.
+      eps: :math:`\epsilon`, as in optax. With the default a vector is 1e-3 from itself (at q = 2). It may be 0, which
+        is safe: a distance of 0 has gradient 0. Like ``norm_degree`` and ``margin`` it broadcasts to the loss.
+      swap: whether the negative's distance is the lesser one of those to the anchor and to the positive.
+      where: boolean, True is kept. With the rank of ``anchors`` it removes features and broadcasts to that shape; with
+        a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``anchors`` without ``axis``, or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: an embedding is not floating, ``where`` is not boolean.
+      ValueError: embeddings have two shapes, ``axis`` is empty, an option, mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> anchors, positives = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]])
+      >>> negatives = jnp.array([[0.0, 5.5], [0.5, 1.0]])
+      >>> print(jaxloss.triplet_margin_loss(anchors, positives, negatives, eps=0))
+      [0.5 0.5]
+
+    optax forgets the absolute value: at q = 1 anchors of 0, positives of 9 and negatives of -9 cost 0 instead of the
+    margin, at q = 3 NaN. PyTorch: ``triplet_margin_loss``, whose eps is added to each difference.
+    :func:`margin_ranking_loss` is this loss of your own distances.
+
+    References:
+      Balntas et al., Learning local feature descriptors with triplets and shallow convolutional neural networks, 2016.
+      Schroff, Kalenichenko and Philbin, FaceNet, https://arxiv.org/abs/1503.03832.
+    """
+    name = "triplet_margin_loss"
+    _inputs.choice(name, "reduction", reduction)
+    a, features, where, axes = prologue(name, "anchors", anchors, axis, where)
+    others = {"positives": positives, "negatives": negatives}
+    checked = [_inputs.floating(name, argument, value) for argument, value in others.items()]
+    for argument, value in zip(others, checked, strict=True):
+        _inputs.same_shape(name, argument, value, jnp.shape(anchors))
+    p, n = (rows(value, axes) for value in checked)
+    dtype, shape = _inputs.compute_dtype(a, p, n), a.shape[:-1]
+    kept, weight = merge(name, where, weights, shape, dtype)
+    kept = any_left(kept, features)
+    a, p, n = (wide(removed_as(0, x, kept, features), dtype) for x in (a, p, n))
+
+    def option(argument: str, value: ArrayLike) -> Array:
+        number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
+        return number if kept is None else jnp.where(kept, number, 1)
+
+    q, m, epsilon = option("norm_degree", norm_degree), option("margin", margin), option("eps", eps)
+    known = next((degree for degree in (1, 2, np.inf) if _inputs.is_number(norm_degree, degree)), None)
+    to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
+    if swap:
+        to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
+    return finish(relu(to_positive - to_negative + m), kept, weight, reduction)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
+def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
+    """(sum |a - b|^q + eps)^(1/q); ``known`` is a degree that needs no powers.
+
+    It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
+    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
+    """
+    difference = a.astype(eps.dtype) - b.astype(eps.dtype)
+    size = difference * jnp.sign(difference)
+    if known == np.inf:
+        return size.max(-1)
+    if known == 1:
+        return size.sum(-1) + eps
+    q, eps, square = q[..., None], eps[..., None], known == 2
+    power = jnp.square if square else lambda x: _size_to_the(x, q, False)
+    root = jnp.sqrt if square else lambda x: x ** (1 / q)
+    largest = jnp.maximum(size.max(-1, keepdims=True), root(lax.stop_gradient(eps)))
+    finfo = jnp.finfo(eps.dtype)
+    unit = _power(largest) if square else lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
+    total = power(difference / unit).sum(-1, keepdims=True) + times(eps, power(1 / unit))
+    zero = total == 0
+    return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _size_to_the(x: Array, q: Array, signed: bool) -> Array:
+    """|x|^q, or that times sign(x). An infinite derivative at 0 is 0."""
+    zero = x == 0
+    value = jnp.where(zero, (q == 0).astype(x.dtype), jnp.where(zero, 1, jnp.abs(x)) ** q)
+    return jnp.sign(x) * value if signed else value
+
+
+@_size_to_the.defjvp
+def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, q = primals
+    value, slope = _size_to_the(x, q, signed), q * _size_to_the(x, q - 1, not signed)
+    log = jnp.log(jnp.where(x == 0, 1, jnp.abs(x)))
+    return value, slope * tangents[0] + value * log * tangents[1]
+
+
+def cosine_embedding_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cosine loss of pairs that are to agree, with label 1, or not to, with label -1.
+
+    .. math::
+        \ell = \begin{cases} 1 - \cos(x, t) & y = 1 \\ \max(0,\; \cos(x, t) - m) & y = -1 \end{cases}
+
+    The first is :func:`cosine_distance`, exact for near vectors, too. With a vector of zeros the cosine is 0, with
+    gradient 0; where the margin is met exactly the gradient is 0.
+
+    Args:
+      predictions: :math:`x`, floating, the features along ``axis``.
+      targets: :math:`t`, real, of the shape of ``predictions``.
+      labels: :math:`y`, -1 or 1, of the shape of the loss. Any other gives NaN for its example. Booleans and unsigned
+        integers, which cannot hold -1, raise.
+      margin: :math:`m` in [-1, 1]. It may be traced, and may differ from example to example: it broadcasts to the loss.
+      axis: the feature axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in [0, 2] for a margin of at least -1, of the shape of ``predictions`` without ``axis``, or a scalar;
+      float64 if ``predictions`` or ``targets`` are, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``labels`` is not signed, ``where`` is not
+        boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, ``labels`` than the loss, ``axis`` is empty, an
+        option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> predictions, targets = jnp.array([[1.0, 0.0], [3.0, 4.0]]), jnp.array([[0.0, 2.0], [0.0, 1.0]])
+      >>> print(jaxloss.cosine_embedding_loss(predictions, targets, jnp.array([1, -1]), margin=0.3))
+      [1.  0.5]
+
+    PyTorch: ``cosine_embedding_loss``, whose squared norms have 1e-12 added; vectors as long as 1e20 are NaN.
+
+    References:
+      Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, with cosines.
+    """
+    name = "cosine_embedding_loss"
+    x, t, _, (kept, weight, _) = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
+    y = _inputs.signed(name, "labels", labels)
+    _inputs.same_shape(name, "labels", y, x.shape[:-1])
+    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(x, t))
+    m = _inputs.broadcast(name, "margin", m, y.shape)
+    y, m = (a if kept is None else jnp.where(kept, a, 1) for a in (y, m))
+    return finish(_cosine_embedding(x, t, y, m), kept, weight, reduction)
+
+
+def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
+    cosine, distance, saved = _compare(x, t)
+    slope = _by_label(y, 1, -(cosine > m).astype(m.dtype))
+    return _by_label(y, distance, jnp.maximum(cosine - m, 0)), (saved, slope)
+
+
+def _cosine_embedding_backward(saved: tuple[Any, Array], g: Array) -> tuple[Array | None, ...]:
+    vectors, slope = saved  # by the distance
+    return *_gradients(vectors, g * slope), None, g * jnp.minimum(slope, 0)
+
+
+_cosine_embedding = every_mode(_cosine_embedding_forward, _cosine_embedding_backward)
+
+
+def _by_label(y: Array, alike: ArrayLike, apart: Array) -> Array:
+    """The one for the label 1, the other for -1, NaN for any other label."""
+    return jnp.where(y == 1, alike, jnp.where(y == -1, apart, jnp.nan))
+
+
+def margin_ranking_loss(
+    predictions: ArrayLike,
+    others: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Margin ranking loss of two scores, one of which is to be above the other, for each element.
+
+    .. math::
+        \ell = \max(0,\; m - t (x_1 - x_2)), \qquad \frac{\partial \ell}{\partial x_1} = -t \, [t (x_1 - x_2) < m]
+
+    Where the margin is met exactly the gradient is 0: with a margin of 0, do not start from equal scores.
+
+    Args:
+      predictions: the scores :math:`x_1`, floating, of any shape.
+      others: the scores :math:`x_2`, real, of the shape of ``predictions``.
+      targets: :math:`t`, of the shape of ``predictions``: 1 if :math:`x_1` is to be the larger, -1 if :math:`x_2` is.
+        Booleans and unsigned integers, which cannot hold -1, raise.
+      margin: :math:`m`, in the unit of the scores. It may be traced, and broadcasts to the loss.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``others`` is not real, ``targets`` is not signed, ``where`` is not
+        boolean.
+      ValueError: arrays have two shapes, the margin, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.margin_ranking_loss(jnp.array([2.0, 0.5]), jnp.array([1.0, 0.0]), jnp.array([1, -1])))
+      [0.  0.5]
+      >>> # The triplet loss of any distances: those to the negatives are to be larger.
+      >>> to_positives, to_negatives = jnp.array([0.25, 0.75]), jnp.array([0.5, 2.0])
+      >>> print(jaxloss.margin_ranking_loss(to_negatives, to_positives, jnp.ones(2), margin=1.0))
+      [0.75 0.  ]
+
+    The second example is PyTorch's ``triplet_margin_with_distance_loss``.
+
+    References:
+      Herbrich, Graepel and Obermayer, Large Margin Rank Boundaries for Ordinal Regression, 2000.
+    """
+    arrays, mask = elements(
+        "margin_ranking_loss",
+        {"predictions": predictions, "others": others, "targets": targets},
+        {"margin": margin},
+        where,
+        weights,
+        reduction,
+        kinds=(_inputs.floating, _inputs.real, _inputs.signed),
+    )
+    return finish(_margin_ranking(*arrays), *mask)
+
+
+def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
+    violated = t * (x - other) < m
+    slope = -t * violated.astype(x.dtype)
+    return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
+
+
+_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)
+
+
+def hinge_embedding_loss(
+    distances: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Hinge loss of distances that are to be small, with target 1, or at least a margin, with target -1.
+
+    .. math::
+        \ell = \begin{cases} x & t = 1 \\ \max(0,\; m - x) & t = -1 \end{cases}
+
+    Args:
+      distances: :math:`x`, floating, of any shape: of distances and not of embeddings, each element is one pair.
+      targets: :math:`t`, -1 or 1, of the shape of ``distances``. Any other gives NaN. Booleans and unsigned integers,
+        which cannot hold -1, raise.
+      margin: :math:`m`, in the unit of the distances. It may be traced, and broadcasts to the loss.
+      where: boolean, broadcast to the shape of ``distances``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``distances``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``distances``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``distances`` is not floating, ``targets`` is not signed, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``distances``, the margin, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.hinge_embedding_loss(jnp.array([0.25, 0.25, 3.0]), jnp.array([1, -1, -1])))
+      [0.25 0.75 0.  ]
+
+    PyTorch: ``hinge_embedding_loss``, in which a target that is neither costs both: 0.25 costs 1 with a target of 0.
+
+    References:
+      Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, without squares.
+    """
+    arrays, mask = elements(
+        "hinge_embedding_loss",
+        {"distances": distances, "targets": targets},
+        {"margin": margin},
+        where,
+        weights,
+        reduction,
+        kinds=(_inputs.floating, _inputs.signed),
+    )
+    return finish(_hinge_embedding(*arrays), *mask)
+
+
+def _hinge_embedding_slopes(x: Array, t: Array, m: Array) -> tuple[Array | None, ...]:
+    violated = (x < m).astype(x.dtype)
+    return _by_label(t, 1, -violated), None, _by_label(t, 0, violated)
+
+
+_hinge_embedding = elementwise(lambda x, t, m: _by_label(t, x, jnp.maximum(m - x, 0)), _hinge_embedding_slopes)

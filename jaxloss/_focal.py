@@ -1,0 +1,399 @@
+"""Cross entropies that weigh examples by how hard they are: focal losses and the poly loss."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._derivatives import every_mode
+from ._elements import elements, elementwise
+from ._numerics import times, times_bounded
+from ._reduction import finish
+from ._rows import apart, labelled, paired, pick, removed_as, table
+from ._softmax_rows import Row, against, indexed, summary, surprise
+from ._types import Axis, Reduction
+
+
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Focal loss of a sigmoid, for each element: a cross entropy that forgets what is already right.
+
+    .. math::
+        \ell = a\, (1 - p_t)^\gamma \left(-t \log \sigma(x) - (1 - t) \log \sigma(-x)\right), \qquad
+        1 - p_t = t\, \sigma(-x) + (1 - t)\, \sigma(x), \quad a = \alpha t + (1 - \alpha)(1 - t)
+
+    Args:
+      logits: :math:`x`, floating, of any shape. ``-inf`` and ``inf`` are the probabilities 0 and 1.
+      labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
+      alpha: :math:`\alpha` in [0, 1], the weight of yes beside :math:`1 - \alpha` of no. None, the default, weighs both
+        by 1.
+      gamma: :math:`\gamma \ge 0`, 0 for the cross entropy.
+      where: boolean, broadcast to the shape of ``logits``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    ``alpha`` and ``gamma`` may be traced, and may differ between elements: they broadcast to the loss.
+
+    Returns:
+      The loss in nats, of the shape of ``logits``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jaxloss.sigmoid_focal_loss(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])))
+      [0.0018 0.7019]
+
+    optax has another gradient by hard labels: -0.0248 of logit 2 and label 1, instead of -0.0515. Keras:
+    ``binary_focal_crossentropy``, (labels, predictions), which clips probabilities also if it is given logits: at a
+    logit of -20 and label 1 its gradient is -7e-8 instead of -1. torchvision: ``alpha=0.25`` is its default.
+
+    References:
+      Lin et al., https://arxiv.org/abs/1708.02002, equation 5.
+    """
+    numbers = {"gamma": gamma} if alpha is None else {"gamma": gamma, "alpha": alpha}
+    arrays, mask = elements(
+        "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
+    )
+    return finish(_sigmoid_focal(*arrays), *mask)
+
+
+# With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
+# c = a |x| + log1p(e), and 1 - p_t = q = (a + b e) / (1 + e). By |x| they have the slopes (a - b e) / (1 + e) and
+# q e (a - b) / ((a + b e) (1 + e)), of the same sign unless the label lies between p and 1/2.
+
+
+class _Element(NamedTuple):
+    size: Array  # |x|
+    e: Array
+    a: Array
+    b: Array
+    entropy: Array  # c
+    log_q: Array
+
+
+def _element(x: Array, t: Array) -> _Element:
+    size = jnp.abs(x)
+    e = jnp.exp(-size)
+    a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
+    tail = jnp.log1p(e)
+    some = jnp.where(a == 0, 1, a + b * e)
+    log_q = jnp.where(a == 0, -size, jnp.log(some)) - tail
+    return _Element(size, e, a, b, times_bounded(a, size) + tail, log_q)
+
+
+def _share(t: Array, alpha: Array | None) -> Array | float:
+    return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+
+
+def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
+    own = _element(x, t)
+    return _share(t, alpha) * times(jnp.exp(times(gamma, own.log_q)), own.entropy)
+
+
+def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
+    size, e, a, b, entropy, log_q = _element(x, t)
+    focus = jnp.exp(times(gamma, log_q))
+    share = _share(t, alpha)
+    inside = jnp.where(a == 0, b, a + b * e)  # without the e that a numerator has, too, where a is 0
+    bend = jnp.where(a == 0, -b, e * (a - b)) / (inside * (1 + e))  # of log q
+    by_size = (a - b * e) / (1 + e) + times(times(gamma, bend), entropy)
+    # By b, where a + b = 1: -|x| of c and (e - 1) / (a + b e) of log q, where e^(gamma - 1) may be left of q^gamma / e.
+    turn = jnp.expm1(-size) / inside
+    steep = jnp.exp(times(gamma, log_q) + jnp.where(a == 0, size, 0))
+    by_b = times(focus, -size) + times(times(gamma * turn, steep), entropy)
+    by_t = share * jnp.where(x >= 0, by_b, -by_b)
+    loss = times(focus, entropy)
+    by_gamma = share * jnp.where(loss == 0, 0, times(log_q, loss))
+    slopes = share * times(focus, by_size)
+    slopes = jnp.where(x >= 0, slopes, -slopes)
+    if alpha is None:
+        return slopes, by_t, by_gamma
+    return slopes, by_t + (2 * alpha - 1) * loss, by_gamma, (2 * t - 1) * loss
+
+
+_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
+
+
+def softmax_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike = 1.0,
+    gamma: ArrayLike = 2.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Focal loss of a softmax with a probability for each class.
+
+    .. math::
+        \ell = -\sum_c \alpha_c\, t_c\, (1 - p_c)^\gamma \log p_c, \quad p = \mathrm{softmax}(x)
+
+    Args:
+      logits: :math:`x`, floating, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of
+        probability 0.
+      labels: target probabilities :math:`t`, real, of the shape of ``logits``.
+      alpha: :math:`\alpha`, a number, or an array of shape (classes,).
+      gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+      >>> labels = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+      >>> print(jaxloss.softmax_focal_loss(logits, labels))
+      [0.0008 2.821 ]
+
+    Keras: ``categorical_focal_crossentropy``, (labels, probabilities), which multiplies by 0.25 unless told otherwise,
+    and clips probabilities also if it is given logits. Labels are smoothed by :func:`smooth_labels`.
+
+    References:
+      Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for each class.
+    """
+    name = "softmax_focal_loss"
+    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    dtype = _inputs.compute_dtype(x, t)
+    gamma, share = _option(name, "gamma", gamma, x, dtype), _of_classes(name, alpha, x, dtype)
+    if share.ndim:
+        t, share = share * removed_as(0, t.astype(dtype), kept, classes), jnp.ones((), dtype)
+    return finish(times(share, _focal_rows(x, t, gamma, kept, classes)), kept, weight, reduction)
+
+
+def softmax_focal_loss_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike = 1.0,
+    gamma: ArrayLike = 2.0,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Focal loss of a softmax with the index of the right class.
+
+    .. math::
+        \ell = -\alpha_y\, (1 - p_y)^\gamma \log p_y, \quad p = \mathrm{softmax}(x)
+
+    The same as :func:`softmax_focal_loss` with one-hot labels, without ever building them.
+
+    Args:
+      logits: :math:`x`, floating, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of
+        probability 0.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``logits`` without ``axis``; for several axes, an
+        index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      alpha: :math:`\alpha`, a number, or an array of shape (classes,).
+      gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
+      axis: the class axis, or several that together are one.
+      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape; with a
+        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
+        label in a removed class costs infinity.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``logits`` is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+      >>> print(jaxloss.softmax_focal_loss_with_integer_labels(logits, jnp.array([0, 0])))
+      [0.0008 2.821 ]
+
+    References:
+      Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for the right class.
+    """
+    name = "softmax_focal_loss_with_integer_labels"
+    x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    dtype = _inputs.compute_dtype(x)
+    gamma = _option(name, "gamma", gamma, x, dtype)
+    share = _of_classes(name, alpha, x, dtype)
+    losses = _focal(indexed(x, y, kept, classes, None, None, None, None), gamma)
+    return finish(times(pick(share, y) if share.ndim else share, losses), kept, weight, reduction)
+
+
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Poly-1 loss: the cross entropy of a softmax, and its first term once more.
+
+    .. math::
+        \ell = \sum_c t_c \left(-\log p_c + \epsilon (1 - p_c)\right), \quad p = \mathrm{softmax}(x)
+
+    Args:
+      logits: :math:`x`, floating, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of
+        probability 0.
+      labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
+      epsilon: :math:`\epsilon`, -1 or more. It may be traced, and may differ from row to row.
+      axis: the class axis, or several that together are one, or None for all.
+      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
+        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
+        anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> loss = jaxloss.poly_loss_cross_entropy(jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0]))
+      >>> print(f"{loss:.4f}")
+      0.3653
+
+    optax rounds a confident row to 0 ([20, 0] with the first class costs 6.2e-9), and is NaN beside a logit of -inf.
+
+    References:
+      Leng et al., https://arxiv.org/abs/2204.12511, equation 7.
+    """
+    name = "poly_loss_cross_entropy"
+    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    _inputs.choice(name, "reduction", reduction)
+    epsilon = _option(name, "epsilon", epsilon, x, _inputs.compute_dtype(x, t))
+    return finish(_poly_rows(x, t, epsilon, kept, classes), kept, weight, reduction)
+
+
+def _option(name: str, argument: str, value: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """A number for each row."""
+    return _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), x.shape[:-1])
+
+
+def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """A number for all classes, or a table of one for each."""
+    one = _inputs.real(name, "alpha", alpha)
+    return table(name, "alpha", one, x, dtype) if one.ndim else one.astype(dtype)
+
+
+# All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes
+# of u_c are those of a cross entropy, and so the gradient is that of a cross entropy with the labels t_c f'(u_c).
+
+
+class _Saved(NamedTuple):
+    x: Array
+    t: Array
+    option: Array
+    kept: Array | None
+    classes: Array | None
+    row: Row
+
+
+def _parts(x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None) -> tuple[Array, Array, Array]:
+    """The logits and the labels without what is excluded, and the option of each row."""
+    z = removed_as(-np.inf, removed_as(0, x.astype(option.dtype), kept, None), None, classes)
+    option = option if kept is None else jnp.where(kept, option, 1)
+    return z, removed_as(0, t.astype(option.dtype), kept, classes), option[..., None]
+
+
+def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    """The sum."""
+
+    def forward(x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None) -> tuple[Array, _Saved]:
+        (x,) = apart(x)
+        z, labels, number = _parts(x, t, option, kept, classes)
+        row = summary(z)
+        losses = times_bounded(labels, bend(surprise(z, row), number)).sum(-1)
+        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, row)
+
+    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+        x, t, option, kept, classes, row = saved
+        z, labels, number = _parts(x, t, option, kept, classes)
+        u = surprise(z, row)
+        g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
+        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(number, u.shape))
+        slopes, by_option = pull(jnp.ones_like(u))
+        (mass,) = apart((labels * slopes).sum(-1))
+        gradient, _ = against(z, row, labels * slopes, mass)
+        gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
+        of_labels = removed_as(0, times(g, losses), kept, classes)
+        return gradient, of_labels, (g * times(labels, by_option)).sum(-1), None, None
+
+    return every_mode(forward, backward)
+
+
+@jax.custom_jvp
+def _power(u: Array, gamma: Array) -> Array:
+    """(1 - exp(-u))^gamma."""
+    return jnp.exp(times(gamma, jnp.log(-jnp.expm1(-u))))
+
+
+@_power.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    u, gamma = primals
+    power = _power(u, gamma)
+    by_u = gamma * jnp.exp(-u) * _power(u, gamma - 1)
+    by_u = jnp.where(by_u == jnp.inf, 0, by_u)  # at p = 1, where u does not move
+    return power, by_u * tangents[0] + times(power, jnp.log(-jnp.expm1(-u))) * tangents[1]
+
+
+@jax.custom_jvp
+def _focal(u: Array, gamma: Array) -> Array:
+    """u (1 - exp(-u))^gamma, with the slope (1 - exp(-u))^gamma (1 + gamma u / expm1(u)) by u."""
+    return u * _power(u, gamma)
+
+
+@_focal.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    u, gamma = primals
+    inside = (u != 0) & (u < 80)  # beyond, u / expm1(u) is below all digits of 1
+    some = jnp.where(inside, u, 1)
+    bend = jnp.where(inside, some / jnp.expm1(some), (u == 0).astype(u.dtype))
+    loss = _focal(u, gamma)
+    by_gamma = jnp.where(inside, _focal(some, gamma) * jnp.log(-jnp.expm1(-some)), 0 * loss)
+    return loss, _power(u, gamma) * (1 + gamma * bend) * tangents[0] + by_gamma * tangents[1]
+
+
+_focal_rows = _over_classes(_focal)
+_poly_rows = _over_classes(lambda u, epsilon: u - epsilon * jnp.expm1(-u))

@@ -1,0 +1,77 @@
+"""Losses of ranked lists."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._numerics import times
+from ._reduction import reduce
+from ._softmax_rows import dense
+
+
+def ranking_softmax_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduce_fn: Callable[..., Array] | None = jnp.mean,
+) -> Array:
+    r"""Softmax loss of ranked lists (ListNet): each item's relevance as the label of a softmax over its list.
+
+    .. math::
+        \ell = -\sum_i w_i\, y_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}
+
+    Here ``where`` and ``weights`` are of items, and ``reduce_fn`` reduces the lists, as in optax.
+
+    Args:
+      logits: the scores :math:`s`, floating, of shape (..., items).
+      labels: the relevances :math:`y`, real, of the shape of ``logits``. They need not sum to 1.
+      where: boolean, broadcast to the shape of ``logits``: True is an item, False fills up the list, and may hold
+        anything. A list without items does not count.
+      weights: :math:`w`, real, broadcast to the shape of ``logits``. An item of weight 0 remains in its list, as one of
+        relevance 0.
+      reduce_fn: ``jnp.mean`` is the mean over the lists that count, and 0 if none does; None returns the loss of each
+        list. Any other is called with the losses and ``where=`` the lists that count, such as ``jnp.sum``. To weigh
+        lists, take None, and :func:`jaxloss.reduce`.
+
+    Returns:
+      A scalar, or the loss of each list, in nats; float64 if ``logits`` or ``labels`` is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits, labels = jnp.array([[2.0, 1.0, 0.0], [1.0, 0.5, 1.5]]), jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+      >>> where = jnp.array([[True, True, False], [True, True, True]])
+      >>> print(f"{jaxloss.ranking_softmax_loss(logits, labels, where=where):.4f}")
+      0.4968
+
+    References:
+      Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, 2007.
+    """
+    name = "ranking_softmax_loss"
+    x, y = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
+    _inputs.same_shape(name, "labels", y, x.shape)
+    _inputs.class_axes(name, -1, x.shape)
+    items = lists = None
+    if where is not None:
+        items = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
+        lists = items.any(-1)
+    if weights is not None:
+        weight = _inputs.broadcast(name, "weights", _inputs.real(name, "weights", weights), x.shape)
+        y = times(*(a.astype(_inputs.compute_dtype(x, y)) for a in (weight, y)))
+    losses = dense(x, y, lists, items, None, None, None, None)
+    if lists is not None:
+        losses = jnp.where(lists, losses, 0)
+    if reduce_fn is None:
+        return losses
+    if reduce_fn is jnp.mean:
+        return reduce(losses, where=lists)
+    return reduce_fn(losses, where=lists)

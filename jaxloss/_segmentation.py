@@ -1,0 +1,420 @@
+"""Losses of the overlap of a predicted and a true mask: Tversky, of which dice and Jaccard are special cases."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import _inputs
+from ._elements import summands, total
+from ._numerics import over
+from ._reduction import finish
+from ._rows import apart
+from ._softmax_rows import exp_below, summary
+from ._types import Axis, Reduction
+
+
+def tversky_loss(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    *,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    smooth: ArrayLike = 0.0,
+    axis: Axis = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Tversky loss of a mask of probabilities: the share of the errors, false positives and negatives weighed apart.
+
+    .. math::
+        \ell = 1 - \frac{I + s}{I + \alpha F_p + \beta F_n + s}
+             = \frac{\alpha F_p + \beta F_n}{I + \alpha F_p + \beta F_n + s}, \qquad
+        I = \sum_i p_i t_i, \quad F_p = \sum_i p_i (1 - t_i), \quad F_n = \sum_i (1 - p_i)\, t_i
+
+    With :math:`\alpha = \beta = 1/2` it is the dice loss, with :math:`\alpha = \beta = 1` the Jaccard loss, one minus
+    the intersection over the union. It is computed as the share on the right, never as 1 minus a ratio, so that a
+    nearly perfect mask keeps its digits. Nothing predicted where nothing is, without ``smooth`` 0 / 0, is perfect: 0,
+    with zero gradient.
+
+    Args:
+      probabilities: :math:`p` in [0, 1], real: for each pixel, that it is in the mask.
+      targets: :math:`t` in [0, 1], real, of the shape of ``probabilities``.
+      alpha: :math:`\alpha \ge 0`, the weight of false positives.
+      beta: :math:`\beta \ge 0`, the weight of false negatives.
+      smooth: :math:`s \ge 0`, in pixels.
+      axis: the axis of the pixels of one mask, or several, or None for all: one mask.
+      where: boolean, True is kept. With the rank of ``targets`` it removes pixels and broadcasts to that shape; with a
+        lower rank it removes masks and broadcasts to the shape of the loss. What it removes may hold anything.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    ``alpha``, ``beta`` and ``smooth`` may be traced, and may differ between masks: they broadcast to the loss.
+
+    Returns:
+      The loss in [0, 1], of the shape of ``targets`` without ``axis``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: an array is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``probabilities``, ``axis`` is empty, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> probabilities, targets = jnp.array([0.75, 1.0, 0.25, 0.0]), jnp.array([1, 1, 0, 0])
+      >>> print(jaxloss.tversky_loss(probabilities, targets))
+      0.125
+      >>> # one minus the soft IoU of each class, over the whole batch
+      >>> p, t = jnp.array([[[0.5, 0.5], [0.25, 0.75]]]), jnp.array([[[1, 0], [0, 1]]])
+      >>> print(jaxloss.tversky_loss(p, t, alpha=1, beta=1, axis=(0, 1)))
+      [0.6 0.5]
+
+    Keras: ``dice`` and ``tversky``, (targets, probabilities), which add 1e-7 below, so that nothing predicted where
+    nothing is costs 1. The ``alpha`` of its ``tversky`` weighs false negatives, whatever its documentation says: of
+    probabilities [0.9, 0.8, 0.1, 0.7] and targets [1, 1, 0, 0], ``alpha=1, beta=0`` costs 0.15 there and 0.32 here.
+
+    References:
+      Salehi, Erdogmus and Gholipour, https://arxiv.org/abs/1706.05721.
+    """
+    (p, t, *options), (entries, axes), mask = summands(
+        "tversky_loss",
+        {"probabilities": probabilities, "targets": targets},
+        {"alpha": alpha, "beta": beta, "smooth": smooth},
+        axis,
+        where,
+        weights,
+        reduction,
+        kinds=(_inputs.real, _inputs.real),
+    )
+    options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
+    return finish(_loss(_overlap(_given, p, t, entries, axes, 0), *options), *mask)
+
+
+def dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    apply_softmax: bool = True,
+    reduction: Reduction = "mean",
+    ignore_background: bool = False,
+    axis: int | tuple[int, ...] | None = None,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Dice loss of a segmentation, from logits: for each image, the mean of its classes.
+
+    .. math::
+        \ell_c = \frac{\alpha F_p + \beta F_n}{I + \alpha F_p + \beta F_n + s}, \qquad
+        I = \sum_i p_{ic}\, t_{ic}, \quad F_p = \sum_i p_{ic} (1 - t_{ic}), \quad F_n = \sum_i (1 - p_{ic})\, t_{ic}
+
+    over the pixels :math:`i` of an image, with :math:`p` the softmax of a pixel's logits, or the sigmoid of a single
+    one. The softmax and :math:`1 - p` are exact both in the tails and near 1, and so are the loss of a nearly perfect
+    segmentation and the gradient of a confident pixel, right or wrong.
+
+    ``reduction`` is optax's, over the classes of an image: the batch is left, for :func:`jaxloss.reduce`.
+
+    Args:
+      predictions: logits, floating, of shape (batch, ..., classes). One class means a sigmoid.
+      targets: :math:`t` in [0, 1], such as one-hot labels, real, of the shape of ``predictions``. Where one of both has
+        one axis less, it gets a class axis of 1; where both have no class axis, take :func:`binary_dice_loss`.
+      class_weights: shape (classes,): the loss of each class is multiplied by its weight; the mean still divides by the
+        number of classes.
+      smooth: :math:`s \ge 0`, in pixels. At 0, a class neither predicted nor there costs 0.
+      alpha: :math:`\alpha \ge 0`, the weight of false positives.
+      beta: :math:`\beta \ge 0`, the weight of false negatives.
+      apply_softmax: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, over the classes.
+      ignore_background: leaves class 0, of several, out of the loss.
+      axis: the axis of the pixels, or several; None for all but the first and the last. So of shape (N, classes) each
+        row is an image of one pixel; ``axis=0`` sums over them.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
+        removes may hold anything. An image without any costs 0.
+
+    ``smooth``, ``alpha`` and ``beta`` may be traced, and broadcast to the loss of each class.
+
+    Returns:
+      The loss of shape (batch,), or (batch, classes) for ``"none"``: that of ``predictions`` without ``axis``; float64
+      if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, there is no class, ``axis`` names the class axis, ``class_weights`` is
+        not of shape (classes,), an option does not broadcast.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.array([[[0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 9.0]]])
+      >>> labels = jnp.array([[1, 0, -100]])
+      >>> targets = jax.nn.one_hot(labels, 3)
+      >>> losses = jaxloss.dice_loss(logits, targets, where=labels != -100)
+      >>> print(f"{jaxloss.reduce(losses):.4f}")
+      0.1566
+
+    optax: ``dice_loss``, whose ``apply_softmax=False`` raises under ``jit``, which is NaN where a class is empty
+    and ``smooth`` is 0, and of 70000 pixels in float16. Keras: ``dice``, (targets, probabilities), over all images and
+    classes together: :func:`tversky_loss`.
+
+    References:
+      Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
+    """
+    name = "dice_loss"
+    _inputs.choice(name, "reduction", reduction)
+    maps = _pixels(name, *_same_rank(*_maps(name, predictions, targets, apply_softmax)), where)
+    if class_weights is not None:
+        class_weights = _inputs.real(name, "class_weights", class_weights)
+        _inputs.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
+    losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
+    if reduction == "none":
+        return losses
+    return losses.mean(-1) if reduction == "mean" else losses.sum(-1)
+
+
+def binary_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_sigmoid: bool = True,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Dice loss of a mask, from the logits of its pixels: :func:`dice_loss` of one class.
+
+    .. math::
+        \ell = \frac{F}{I + F + s}, \qquad
+        I = \sum_i p_i t_i, \quad F = \tfrac{1}{2} \sum_i p_i (1 - t_i) + (1 - p_i)\, t_i, \quad p_i = \sigma(x_i)
+
+    Args:
+      predictions: the logits :math:`x`, floating, of shape (batch, ...) or (batch, ..., 1): an axis of 1 at the end is
+        the class axis. A single image of shape (H, W) is a batch of H: give it as ``image[None]``.
+      targets: :math:`t` in [0, 1], real, of the shape of ``predictions``, or with or without the axis of 1.
+      smooth: :math:`s \ge 0`, in pixels. At 0, a mask neither predicted nor there costs 0.
+      apply_sigmoid: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
+        removes may hold anything. An image without any costs 0.
+
+    Returns:
+      The loss in [0, 1], of shape (batch,); float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, ``smooth`` or ``where`` does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> logits, targets = jnp.array([[2.0, 1.0, -3.0], [0.0, 0.0, 0.0]]), jnp.array([[1, 1, 0], [1, 0, 0]])
+      >>> print(jaxloss.binary_dice_loss(logits, targets))
+      [0.077  0.3333]
+
+    optax: ``binary_dice_loss``, whose ``apply_sigmoid=False`` raises whatever it is given.
+
+    References:
+      Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
+    """
+    name = "binary_dice_loss"
+    x, t = _maps(name, predictions, targets, apply_sigmoid)
+    if x.ndim == t.ndim and x.shape[-1:] != (1,):
+        x, t = x[..., None], t[..., None]
+    maps = _pixels(name, *_same_rank(x, t), where)
+    return _of_classes(name, maps, apply_sigmoid, smooth=smooth).mean(-1)
+
+
+def multiclass_generalized_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_softmax: bool = True,
+    ignore_background: bool = False,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Dice loss in which rare classes weigh more: a class of :math:`n_c` pixels :math:`1 / n_c^2`.
+
+    .. math::
+        \ell = \frac{1}{B} \sum_{b} \frac{\sum_c w_c\, \ell_{bc}}{\sum_c w_c}, \qquad
+        w_c = \frac{[n_c > 0]}{n_c^2 + 10^{-7}}, \quad n_c = \sum_{b, i} t_{bic}
+
+    with :math:`\ell_{bc}` the :func:`dice_loss` of class :math:`c` in image :math:`b`. A class that is nowhere in the
+    targets has weight 0; without any class the loss is 0.
+
+    Args:
+      predictions: logits, floating, of shape (batch, ..., classes). One class means a sigmoid.
+      targets: :math:`t` in [0, 1], such as one-hot labels, real, of the shape of ``predictions``.
+      smooth: :math:`s \ge 0`, in pixels. It may be traced, and broadcasts to (batch, classes).
+      apply_softmax: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
+      ignore_background: leaves class 0, of several, out of the sum of the losses, not out of that of the weights; the
+        sum is multiplied by classes / (classes - 1), as in optax.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
+        removes may hold anything. An image without any does not count.
+
+    Returns:
+      A scalar, of the whole batch; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape, there is no class, ``smooth`` or ``where`` does not broadcast.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> targets = jax.nn.one_hot(jnp.array([[0, 0, 0, 1]]), 3)
+      >>> wrong = 40 * jax.nn.one_hot(jnp.array([[1, 1, 1, 0]]), 3)
+      >>> print(f"{jaxloss.multiclass_generalized_dice_loss(wrong, targets):.4f}")
+      0.6667
+
+    optax: ``multiclass_generalized_dice_loss``, where a class that is nowhere takes all the weight: the example,
+    every pixel of which is wrong, costs 7.4e-8, hardly more than a perfect one. The paper takes the ratio of the
+    weighted sums instead of the mean of the ratios, as optax and this function do.
+
+    References:
+      Sudre et al., https://arxiv.org/abs/1707.03237.
+    """
+    name = "multiclass_generalized_dice_loss"
+    maps = x, t, kept = _pixels(name, *_maps(name, predictions, targets, apply_softmax), where)
+    pixels = tuple(range(x.ndim - 1))
+    n = t.astype(_inputs.compute_dtype(x, t)).sum(pixels)
+    weights = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
+    weights = over(weights, weights.sum()) * len(weights)
+    losses = _of_classes(name, maps, apply_softmax, None, ignore_background, smooth, class_weights=weights)
+    images = None if kept is None else jnp.broadcast_to(kept.any(pixels[1:]), losses.shape)
+    return finish(losses, images, None, "mean")
+
+
+def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
+    kind = _inputs.floating if logits else _inputs.real
+    return kind(name, "predictions", predictions), _inputs.real(name, "targets", targets)
+
+
+def _same_rank(x: Array, t: Array) -> tuple[Array, Array]:
+    """Both, of which the one with an axis less has got a class axis."""
+    return x[..., None] if x.ndim == t.ndim - 1 else x, t[..., None] if t.ndim == x.ndim - 1 else t
+
+
+def _pixels(name: str, x: Array, t: Array, where: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    """Both, 0 where a pixel is removed, and the mask."""
+    _inputs.same_shape(name, "targets", t, x.shape)
+    _inputs.class_axes(name, -1, x.shape)
+    if where is None:
+        return x, t, None
+    kept = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape[:-1])[..., None]
+    return jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
+
+
+def _of_classes(
+    name: str,
+    maps: tuple[Array, Array, Array | None],
+    logits: bool,
+    axis: int | tuple[int, ...] | None = None,
+    ignore_background: bool = False,
+    smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    class_weights: ArrayLike | None = None,
+) -> Array:
+    """The weighted loss of each class of each image, of what `_pixels` returns."""
+    x, t, kept = maps
+    axes = tuple(range(1, x.ndim - 1)) if axis is None else axis
+    if axes != ():  # which sums over nothing
+        axes = _inputs.class_axes(name, axes, (1,) * x.ndim)  # there may be no pixel along one
+    if x.ndim - 1 in axes:
+        raise ValueError(f"{name}: expected `axis` without the class axis, got {axis!r}.")
+    dtype, shape = _inputs.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
+    options = {"alpha": alpha, "beta": beta, "smooth": smooth}
+    options["class_weights"] = 1.0 if class_weights is None else class_weights
+    arrays = {argument: _inputs.real(name, argument, value).astype(dtype) for argument, value in options.items()}
+    first = int(ignore_background and x.shape[-1] > 1)
+    a, b, s, w = (_inputs.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
+    probabilities = _given if not logits else _sigmoid if x.shape[-1] == 1 else _softmax
+    return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
+
+
+@partial(jax.checkpoint, static_argnums=(0, 4, 5), prevent_cse=False)
+def _overlap(
+    probabilities: Callable[[Array], tuple[Array, ...]],
+    x: Array,
+    t: Array,
+    kept: Array | None,
+    axes: tuple[int, ...],
+    first: int,
+) -> tuple[Array, ...]:
+    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
+    dtype = _inputs.compute_dtype(x, t)
+    p, rest = probabilities(x.astype(dtype))
+    p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
+    return tuple(total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
+
+
+def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
+    intersection, false_positives, false_negatives = overlap
+    return _share(alpha * false_positives + beta * false_negatives, intersection + smooth)
+
+
+@jax.custom_jvp
+def _share(a: Array, b: Array) -> Array:
+    """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
+    return over(a, a + b)
+
+
+@_share.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    whole = jnp.where((a == 0) & (b == 0), 1, a + b)
+    return _share(a, b), (_share(b, a) * tangents[0] - _share(a, b) * tangents[1]) / whole
+
+
+# What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
+
+
+def _given(p: Array) -> tuple[Array, ...]:
+    return p, 1 - p
+
+
+@jax.custom_jvp
+def _sigmoid(z: Array) -> tuple[Array, ...]:
+    return apart(jax.nn.sigmoid(z), jax.nn.sigmoid(-z))
+
+
+@_sigmoid.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    p, rest = _sigmoid(*primals)
+    tangent = p * rest * tangents[0]
+    return (p, rest), (tangent, -tangent)
+
+
+# With e_j = exp(z_j - m) and r the sum of all e but one maximum's 1, p_j = e_j / (1 + r) and 1 - p_j = (1 - e_j + r) /
+# (1 + r), where 1 - e_j is 0 or r contains e_j: nothing cancels. A row of -inf gets r = 0, and so p = 0.
+#
+# The tangent is dp_j = p_j ((1 - p_j) dz_j - sum over the others of p_c dz_c). With k the class above 1/2, if there is
+# one, and c running over the others, that is p_j (dz_j - p_k dz_k - sum_c p_c dz_c) for the others, and
+# p_k ((1 - p_k) dz_k - sum_c p_c dz_c) for k itself, where 1 - p_k and that sum are small.
+
+
+@jax.custom_jvp
+def _softmax(z: Array) -> tuple[Array, ...]:
+    (z,) = apart(z)
+    row = summary(z)
+    e, r = exp_below(z, row.top[..., None]), jnp.where(row.empty, 0, row.rest)[..., None]
+    return apart(e / (1 + r), ((1 - e) + r) / (1 + r))
+
+
+@_softmax.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    (dz,) = tangents
+    p, rest = _softmax(*primals)
+    above = p > 0.5
+    others = jnp.where(above, 0, p)
+    of_others, of_k = ((a * dz).sum(-1, keepdims=True) for a in (others, p - others))
+    tangent = p * (jnp.where(above, rest, 1) * dz - of_others) - others * of_k
+    return (p, rest), (tangent, -tangent)

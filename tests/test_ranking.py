@@ -1,0 +1,137 @@
+"""The softmax of ranked lists: items that fill up, weights of items, and reductions as optax has them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import oracles
+import pytest
+from tolerances import close, same
+
+import jaxloss
+
+LOSS = jaxloss.ranking_softmax_loss
+
+
+@pytest.fixture
+def lists(rng):
+    """Scores, relevances, weights of items, and which are items: in one list none is."""
+    shape = (2, 3, 5)
+    scores, labels = rng.normal(size=shape) * 3, rng.integers(4, size=shape)
+    where = rng.random(shape) < 0.6
+    where[0, 1] = False
+    where[1, 2] = True
+    arrays = (jnp.asarray(a, np.float32) for a in (scores, labels, rng.random(shape)))
+    return *arrays, jnp.asarray(where)
+
+
+def by_hand(scores, labels, weights, where):
+    """Value, terms, gradient of one list, in which the items stand alone."""
+    some = np.flatnonzero(where)
+    s, y = (np.asarray(a, np.float64)[some] for a in (scores, labels * weights))
+    value, terms = oracles.exact_row(oracles.softmax_cross_entropy, s, y)
+    gradient, sizes = oracles.softmax_cross_entropy_gradient(s, y)
+    full = np.zeros((2, len(where)))
+    full[:, some] = np.array([gradient, sizes], float)
+    return float(value), float(terms), *full
+
+
+def test_lists_are_their_items(lists):
+    scores, labels, weights, where = lists
+    dirty = [jnp.where(where, a, bad) for a, bad in zip(lists[:3], (jnp.nan, jnp.inf, jnp.nan), strict=True)]
+
+    def losses(scores, reduce_fn=None):
+        return LOSS(scores, dirty[1], where=where, weights=dirty[2], reduce_fn=reduce_fn)
+
+    ours, gradient = losses(dirty[0]), jax.grad(lambda s: losses(s).sum())(dirty[0])
+    tangent = jax.jvp(losses, (dirty[0],), (jnp.ones_like(scores).at[..., 0].set(3),))[1]
+    with mp.workdps(60):
+        for i in np.ndindex(2, 3):
+            if not where[i].any():
+                assert ours[i] == 0
+                assert not gradient[i].any()
+                continue
+            value, terms, slopes, sizes = by_hand(*(np.asarray(a)[i] for a in lists))
+            close(ours[i], value, terms, span=20)
+            close(gradient[i], slopes, sizes, span=20)
+    same(tangent, (gradient * jnp.ones_like(scores).at[..., 0].set(3)).sum(-1), span=10)
+    assert np.isfinite(jax.hessian(lambda s: losses(s).sum())(dirty[0])).all()
+    same(losses(dirty[0], jnp.sum), ours.sum(), span=10)
+    same(losses(dirty[0], jnp.mean), ours.sum() / int(where.any(-1).sum()), span=10)
+    same(losses(dirty[0], lambda a, where: jnp.max(a, where=where, initial=0)), ours.max())
+
+
+def test_no_list_and_no_relevance_is_zero(lists):
+    scores, labels, *_ = lists
+    none = jnp.zeros(scores.shape, bool)
+    for options in ({"where": none}, {"weights": jnp.zeros_like(scores)}):
+        value, gradient = jax.value_and_grad(lambda s, o=options: LOSS(s, labels, **o))(scores)
+        assert value == 0
+        assert not gradient.any()
+    assert LOSS(scores[:0], labels[:0]) == 0
+    assert LOSS(scores[0, 0], labels[0, 0]).shape == ()  # one list
+    assert LOSS(scores.astype(jnp.bfloat16), labels.astype(np.int32)).dtype == np.float32
+
+
+def test_it_says_what_it_expected(lists):
+    scores, labels, _, where = lists
+    for args, options, error, sentence in [
+        ((scores, labels[..., :4]), {}, ValueError, "expected `labels` of shape (2, 3, 5), got (2, 3, 4)."),
+        ((labels.astype(np.int32), labels), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
+        ((scores, labels), {"where": labels}, TypeError, "expected `where` of dtype bool, got float32."),
+        ((scores, labels), {"weights": jnp.ones((2, 4))}, ValueError, "expected `weights` of a shape that broadcasts"),
+    ]:
+        with pytest.raises(error, match=re.escape(f"ranking_softmax_loss: {sentence}")):
+            LOSS(*args, **options)
+
+
+# Fenchel-Young losses.
+
+
+def test_fenchel_young_losses_are_those_of_their_maximum(lists):
+    scores, labels, weights, _ = lists
+    targets = weights / weights.sum(-1, keepdims=True)
+    entropy = jaxloss.make_fenchel_young_loss(jax.nn.logsumexp)
+    plain = jaxloss.softmax_cross_entropy(scores, targets)
+    same(entropy(scores, targets), plain, span=20)
+    same(
+        jax.grad(lambda s: entropy(s, targets).sum())(scores),
+        jax.grad(lambda s: jaxloss.softmax_cross_entropy(s, targets).sum())(scores),
+        span=20,
+    )
+    same(entropy(scores[0, 0], targets[0, 0]), plain[0, 0], span=20)
+    same(jax.vmap(entropy)(scores, targets), plain, span=20)
+
+    def at_temperature(row, temperature):
+        return temperature * jax.nn.logsumexp(row / temperature)
+
+    scaled = jaxloss.make_fenchel_young_loss(at_temperature)
+    for loss in (scaled(scores, targets, 2.0), scaled(scores, targets, temperature=2.0)):
+        same(loss, 2 * jaxloss.softmax_cross_entropy(scores / 2, targets), span=20)
+    masked = entropy(jnp.array([1.0, -jnp.inf]), jnp.array([1.0, 0.0]))
+    assert masked == 0  # NaN in optax
+    with pytest.raises(ValueError, match=re.escape("expected `targets` of shape (2, 3, 5), got (2, 3, 4).")):
+        entropy(scores, targets[..., :4])
+
+
+# The sparsemax, on classes that tie, and many.
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 1000])
+def test_sparsemax_of_scores_far_from_zero(classes, rng):
+    """Large scores lose no digits, and ties share."""
+    s = jnp.asarray(np.round(rng.normal(size=(4, classes)), 2) + 1e5, np.float32)
+    y = jnp.asarray(rng.integers(classes, size=4))
+    loss, pull = jax.vjp(lambda s: jaxloss.multiclass_sparsemax_loss(s, y), s)
+    (gradient,) = pull(jnp.ones(4))
+    given, hot = np.asarray(s, np.float64), np.eye(classes)[np.asarray(y)]
+    with mp.workdps(60):
+        truth, _ = oracles.exact_row(oracles.multiclass_sparsemax_loss, given, hot)
+    truth = np.array(truth, float)
+    close(loss, truth, 1 + truth)
+    best = -np.sort(-given, -1)
+    tau = ((np.cumsum(best, -1) - 1) / np.arange(1, classes + 1)).max(-1, keepdims=True)
+    close(gradient, np.maximum(given - tau, 0) - hot, 1)
+    assert jaxloss.multiclass_sparsemax_loss(jnp.zeros((4, classes)), y)[0] == pytest.approx((1 - 1 / classes) / 2)

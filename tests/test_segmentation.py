@@ -1,0 +1,306 @@
+"""The losses of overlapping masks: against the textbook at many digits, beside optax and Keras, and their masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from oracles import EXACT, numbers
+from tolerances import close, same
+
+import jaxloss
+from jaxloss import _softmax_rows
+
+DICE, BINARY, TVERSKY = jaxloss.dice_loss, jaxloss.binary_dice_loss, jaxloss.tversky_loss
+GENERALIZED = jaxloss.multiclass_generalized_dice_loss
+ALPHA, BETA = 0.25, 0.75
+STEP = mp.mpf(10) ** -40
+inf, nan = np.inf, np.nan
+
+
+def probabilities(x):
+    """The textbook's, of one image of shape (pixels, classes); of one class, beside a logit of 0."""
+    x = np.concatenate([x, 0 * x], -1) if (binary := x.shape[-1] == 1) else x
+    e = EXACT.exp(x - EXACT.max(x))
+    return (e / EXACT.sum(e))[:, : 1 if binary else None]
+
+
+def per_class(p, t, smooth, alpha=ALPHA, beta=BETA):
+    """The textbook's loss of each class, its errors and its intersection."""
+    intersection = (p * t).sum(0) + smooth
+    errors = alpha * (p * (1 - t)).sum(0) + beta * ((1 - p) * t).sum(0)
+    return 1 - intersection / (intersection + errors), errors, intersection
+
+
+def exact_loss(x, t, smooth):
+    return per_class(probabilities(x), t, smooth)[0].sum()
+
+
+def exact_gradients(x, t, smooth):
+    """By x and by t, and the sums of the absolute values of their terms: a class each, and what it adds and takes."""
+    p = probabilities(x)
+    _, n, r = per_class(p, t, smooth)
+    by_p = ((ALPHA * (1 - t) + BETA * t) * r + n * t) / (n + r) ** 2
+    by_t = ((ALPHA * p + BETA * (1 - p)) * r + n * p) / (n + r) ** 2
+    softmax = np.abs((np.eye(p.shape[1], dtype=int) - p[:, None]) * p[..., None])  # of class c by logit j
+
+    def slope(by, i):
+        step = STEP * (np.arange(x.size) == i).reshape(x.shape)
+        above, below = ((x + h, t) if by == 0 else (x, t + h) for h in (step, -step))
+        return (exact_loss(*above, smooth) - exact_loss(*below, smooth)) / (2 * STEP)
+
+    truths = [np.reshape([slope(by, i) for i in range(x.size)], x.shape) for by in (0, 1)]
+    return [np.asarray(a, float) for a in (*truths, (by_p[..., None] * softmax).sum(1), by_t)]
+
+
+def images(rng, classes, pixels=4):
+    """Moderate, tiny, huge, nearly right and nearly wrong ones; beside each, one-hot and soft targets."""
+    shape = (pixels, classes)
+    hard = rng.random(shape) < 0.5 if classes == 1 else np.eye(classes)[rng.integers(classes, size=pixels)]
+    soft, sign = rng.random(shape), 2.0 * hard - 1
+    draw = [rng.normal(size=shape) * scale for scale in (2, 1e-3, 5e3)]
+    draw += [15 * sign + rng.normal(size=shape), -15 * sign + rng.normal(size=shape), np.zeros(shape)]
+    return np.stack(draw * 2), np.stack([hard] * len(draw) + [soft] * len(draw))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16, np.float16], ids=lambda d: np.dtype(d).name)
+def test_value_and_gradient(dtype, classes, rng):
+    with jax.enable_x64(dtype == np.float64), mp.workdps(360):
+        x, t = (jnp.asarray(a, dtype) for a in images(rng, classes))
+        x, t = jnp.concatenate([x, x]), jnp.concatenate([t, t])
+        smooth = jnp.where(jnp.arange(len(x)) < len(x) // 2, 0, 0.5)
+        wide = np.float64 if dtype == np.float64 else np.float32
+        options = {"smooth": smooth[:, None], "alpha": ALPHA, "beta": BETA, "reduction": "sum"}
+        losses, pull = jax.jit(lambda x, t: jax.vjp(lambda x, t: DICE(x, t, **options), x, t))(x, t)
+        gradients = pull(jnp.ones_like(losses))
+        assert (losses.dtype, gradients[0].dtype, gradients[1].dtype) == (wide, dtype, dtype)
+        for i in range(len(x)):
+            given = *(numbers(np.asarray(a[i], np.float64)) for a in (x, t)), float(smooth[i])
+            span = np.ptp(np.asarray(x[i], np.float64)) * (classes > 1)  # of one class, nothing is subtracted
+            truth = float(exact_loss(*given))
+            close(losses[i], truth, truth, span=span, dtype=wide, of=f"loss {i}")
+            *truths, of_x, of_t = exact_gradients(*given)
+            close(gradients[0][i], truths[0], of_x, span=span, dtype=dtype, of=f"by predictions {i}")
+            close(gradients[1][i], truths[1], of_t, span=span, dtype=dtype, of=f"by targets {i}")
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_nearly_perfect_mask_keeps_its_digits(classes):
+    """Logits of -30 and 30, whose differences are exact: nothing is allowed for the exponential's argument."""
+    hard = np.arange(6)[:, None] % 2 if classes == 1 else np.eye(classes)[np.arange(6) % classes]
+    x, t = jnp.asarray(60.0 * hard - 30, np.float32)[None], jnp.asarray(hard, np.float32)[None]
+    loss, gradient = jax.jit(jax.value_and_grad(lambda x: DICE(x, t, alpha=ALPHA, beta=BETA, reduction="sum").sum()))(x)
+    with mp.workdps(120):
+        given = numbers(x[0]), numbers(t[0]), 1
+        truth = float(exact_loss(*given))
+        assert 0 < truth < 1e-12
+        close(loss, truth, truth)
+        by_x, _, size, _ = exact_gradients(*given)
+        assert (np.abs(by_x) > 0.3 * size).all()
+        close(gradient[0], by_x, size)
+
+
+CLASS_WEIGHTS = np.array([1.0, 0.5, 3.0], np.float32)
+OPTAX = [
+    *[(DICE, s, s, {}) for s in [(3,), (5, 3), (2, 5, 3), (2, 3, 4, 3), (4, 1)]],
+    *[(DICE, (2, 5), (2, 5, 1), {}), (DICE, (2, 5, 1), (2, 5), {"ignore_background": True})],
+    *[(DICE, (2, 5, 4, 3), (2, 5, 4, 3), {"axis": axis}) for axis in (1, (0, 1, 2), (-3, -2))],
+    (DICE, (2, 5, 3), (2, 5, 3), {"alpha": 0.3, "beta": 0.9, "smooth": 0.1, "reduction": "sum"}),
+    (DICE, (2, 5, 3), (2, 5, 3), {"class_weights": CLASS_WEIGHTS, "ignore_background": True, "reduction": "none"}),
+    *[(BINARY, s, s, {"smooth": 0.5}) for s in [(4,), (2, 5), (2, 5, 4), (2, 5, 1)]],
+    *[(GENERALIZED, s, s, {"smooth": 0.5}) for s in [(5, 3), (2, 5, 1)]],
+    (GENERALIZED, (2, 5, 3), (2, 5, 3), {"ignore_background": True}),
+]
+
+
+def test_optax_takes_the_same_call(rng):
+    theirs = pytest.importorskip("optax").losses
+    inputs = [[jnp.asarray(rng.random(s) * 2, np.float32) for s in shapes] for _, *shapes, _ in OPTAX]
+
+    def every(inputs, ours):
+        for (x, t), (loss, *_, options) in zip(inputs, OPTAX, strict=True):
+            f = loss if ours else getattr(theirs, loss.__name__)
+            losses, pull = jax.vjp(functools.partial(f, **options), x, t)
+            yield losses, *pull(jnp.cos(jnp.arange(losses.size, dtype=np.float32)).reshape(losses.shape))
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        pairs = [jax.jit(lambda i, ours=ours: list(every(i, ours)))(inputs) for ours in (True, False)]
+    for of, a, b in zip(OPTAX, *pairs, strict=True):
+        for ours, expected in zip(a, b, strict=True):
+            same(ours, expected, span=4, of=str(of))
+
+
+def test_keras_weighs_false_negatives_by_alpha():
+    keras = pytest.importorskip("keras")
+    p, t = jnp.array([0.9, 0.8, 0.1, 0.7]), jnp.array([1.0, 1.0, 0.0, 0.0])
+    close(keras.losses.tversky(t, p, alpha=1.0, beta=0.0), 0.15, 1)
+    close(TVERSKY(p, t, alpha=1, beta=0), 0.32, 1)
+    close(keras.losses.tversky(t, p, alpha=0.2, beta=0.7), TVERSKY(p, t, alpha=0.7, beta=0.2), 1)
+    close(keras.losses.dice(t, p), TVERSKY(p, t), 1)
+    assert keras.losses.dice(0 * t, 0 * t) == 1
+    assert TVERSKY(0 * t, 0 * t) == 0
+
+
+def test_what_peers_get_wrong(rng):
+    targets = jax.nn.one_hot(jnp.array([[0, 0, 0, 1]]), 3)
+    wrong = 40 * jax.nn.one_hot(jnp.array([[1, 1, 1, 0]]), 3)
+    close(GENERALIZED(wrong, targets), 2 / 3, 1)  # optax: 7.4e-8
+    close(GENERALIZED(wrong, targets, smooth=0), 1, 1)
+    x, t = jnp.zeros((1, 70000, 1), np.float16), jnp.ones((1, 70000, 1), np.float16)
+    loss, gradient = jax.value_and_grad(lambda x: DICE(x, t, smooth=0)[0])(x)  # optax: NaN, 0
+    np.testing.assert_allclose(loss, 1 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(gradient, np.float16(-2 / 9 / 70000))
+    p = jnp.asarray(rng.random((2, 5, 1)), np.float32)
+    ours = jax.jit(lambda p: BINARY(p, p, apply_sigmoid=False))(p)  # optax: raises
+    same(ours, TVERSKY(p, p, smooth=1, axis=(1, 2)))
+    p = jnp.concatenate([p, 1 - p], -1)
+    ours = jax.jit(lambda p: DICE(p, p[::-1], apply_softmax=False, reduction="none"))(p)  # optax: raises under jit
+    same(ours, TVERSKY(p, p[::-1], smooth=1, axis=1))
+    t = jnp.array([[[1.0, 0.0], [1.0, 0.0]]])  # a class neither predicted nor there; optax: NaN
+    law = jax.value_and_grad(lambda p, t: DICE(p, t, apply_softmax=False, smooth=0, reduction="sum")[0], (0, 1))
+    loss, gradients = law(t, t)
+    assert loss == 0
+    np.testing.assert_allclose(gradients, 0 * np.stack([t, t]) - [0.25, 0], rtol=1e-6)
+
+
+def test_generalized_weighs_by_the_batch_and_leaves_out_what_is_not_there(rng):
+    x = jnp.asarray(rng.normal(size=(2, 5, 4)), np.float32)
+    t = jax.nn.one_hot(jnp.asarray(rng.integers(3, size=(2, 5))), 4)
+    n = np.asarray(t, np.float64).sum((0, 1))
+    w = np.where(n == 0, 0, 1 / (np.maximum(n, 1) ** 2 + 1e-7))
+    losses = np.asarray(DICE(x, t, reduction="none"), np.float64)
+    law = jax.jit(jax.value_and_grad(GENERALIZED, (0, 1)))
+    value, gradients = law(x, t)
+    close(value, (losses @ w / w.sum()).mean(), 1)
+    assert all(np.isfinite(g).all() for g in gradients)
+    close(GENERALIZED(x, t, ignore_background=True), (losses * w)[:, 1:].mean() * 4 / w.sum(), 1)
+    value, gradients = law(x, jnp.zeros_like(t))
+    assert value == 0
+    np.testing.assert_array_equal(gradients[0], 0)
+
+
+MASKED = {
+    "dice": (functools.partial(DICE, smooth=0, alpha=ALPHA, reduction="none"), (2, 6, 3)),
+    "dice of all": (functools.partial(DICE, axis=(0, 1), ignore_background=True), (2, 6, 3)),
+    "of probabilities": (functools.partial(DICE, apply_softmax=False), (2, 6, 3)),
+    "generalized": (GENERALIZED, (2, 6, 3)),
+    "binary": (BINARY, (2, 6)),
+    "tversky": (functools.partial(TVERSKY, axis=1), (2, 6)),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_where_is_slicing_whatever_it_hides(name, rng):
+    """Pixels of one image, and the whole of another."""
+    f, shape = MASKED[name]
+    x, t = (jnp.asarray(a, np.float32) for a in (rng.normal(size=shape), rng.random(shape)))
+    law = jax.jit(jax.value_and_grad(lambda x, t, **masks: f(x, t, **masks).sum(), (0, 1)))
+    kept = np.array([[1, 0, 1, 1, 0, 1], [0] * 6], bool)
+    expected, gradients = law(x[:1, kept[0]], t[:1, kept[0]])
+    bad = np.resize([nan, inf, -inf], shape).astype(np.float32)
+    hidden = [jnp.where(kept if len(shape) == 2 else kept[..., None], a, bad) for a in (x, t)]
+    ours, masked = law(*hidden, where=kept)
+    same(ours, expected)
+    for a, b in zip(masked, gradients, strict=True):
+        same(a[kept], b[0])
+        np.testing.assert_array_equal(a[~kept], 0)
+    ours, masked = law(*hidden, where=kept & False)
+    assert ours == 0
+    np.testing.assert_array_equal(masked, 0)
+
+
+@pytest.mark.parametrize("rest", [_softmax_rows._rest, _softmax_rows._rest_by_select])
+def test_infinite_logits_are_probabilities_of_0_and_1(rest, monkeypatch):
+    """On a CPU, and elsewhere."""
+    monkeypatch.setattr(_softmax_rows, "_rest", rest)
+    jax.clear_caches()  # of traces with the other
+    t = jnp.array([[[1.0, 0.0, 0.0]]])
+    law = jax.jit(jax.value_and_grad(lambda x: DICE(x, t, reduction="none").sum()))
+    for row, expected, slope in [
+        ([0.5, 0.5, -inf], 1 / 7 + 1 / 5, [-198 / 1225, 198 / 1225, 0]),
+        ([inf, 0.0, -inf], 0, [0, 0, 0]),
+        ([1.0, inf, 2.0], 2 / 3, [0, 0, 0]),
+        ([-inf, -inf, -inf], 1 / 3, [0, 0, 0]),  # nothing predicted
+        ([-inf, 3e38, -3e38], 2 / 3, [0, 0, 0]),
+        *(([nan, *others], nan, [nan] * 3) for others in ([0.0, 0.0], [nan, nan], [-inf, inf])),
+    ]:
+        value, gradient = law(jnp.array([[row]]))
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradient, [[slope]], rtol=1e-6)
+    ours = BINARY(jnp.array([[inf], [-inf], [nan]])[..., None], jnp.ones((3, 1, 1), int))
+    np.testing.assert_allclose(ours, [0, 1 / 3, nan], rtol=1e-6)
+
+
+def test_every_transformation(rng):
+    x, t = (jnp.asarray(a, np.float32) for a in (rng.normal(size=(2, 3, 3)), rng.random((2, 3, 3))))
+
+    def plain(x, t, smooth=1.0, alpha=0.5, beta=0.5):
+        return per_class(jax.nn.softmax(x), t, smooth, alpha, beta)[0].mean()
+
+    def ours(x, t, smooth=1.0, alpha=0.5, beta=0.5):
+        return DICE(x[None], t[None], smooth=smooth, alpha=alpha, beta=beta)[0]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def every(f):
+        return jax.hessian(f)(x[0], t[0]), jax.jacfwd(f, (1, 2, 3, 4))(x[0], t[0], 0.3, ALPHA, BETA)
+
+    for a, b in zip(*(jax.tree.leaves(every(f)) for f in (ours, plain)), strict=True):
+        same(a, b, span=10)
+    batch = jax.value_and_grad(lambda x: DICE(x, t).sum())(x)
+    step = jax.checkpoint(lambda s, xt: (s + ours(*xt), None))
+    for f in (lambda x: jax.vmap(ours)(x, t).sum(), lambda x: jax.lax.scan(step, 0.0, (x, t))[0]):
+        for a, b in zip(jax.jit(jax.value_and_grad(f))(x), batch, strict=True):
+            same(a, b)
+
+
+def test_tversky(rng):
+    p, t = (jnp.asarray(a, np.float32) for a in (rng.random((3, 4, 5)), rng.random((3, 4, 5)) < 0.5))
+    wide = [np.asarray(a, np.float64) for a in (p, t)]
+    truth = np.stack([per_class(*(a[i] for a in wide), 0.5, 0.3, 0.9)[0] for i in range(3)])
+    options = {"axis": 1, "smooth": 0.5, "alpha": jnp.full((3, 1), 0.3), "beta": 0.9}
+    close(TVERSKY(p, t.astype(bool), **options), truth, truth)
+    weights = np.arange(3)[:, None]  # that of the first is 0
+    ours = TVERSKY(p.at[0].set(nan), t, weights=weights, reduction="mean", **options)
+    close(ours, (truth * weights).sum() / 15, 1)
+    both, either = (wide[0] * wide[1]).sum(), (wide[0] + wide[1] - wide[0] * wide[1]).sum()
+    close(TVERSKY(p, t, alpha=1, beta=1), 1 - both / either, 1)
+    close(TVERSKY(p, t), 1 - 2 * both / (wide[0].sum() + wide[1].sum()), 1)
+    law = jax.jit(jax.value_and_grad(TVERSKY))
+    close(law(jnp.array([1 - 2.0**-24, 2.0**-60]), jnp.array([1.0, 0.0]))[0], 2.0**-25, 2.0**-25)  # nearly perfect
+    far = law(jnp.array([1e-30, 1.0]), jnp.array([1.0, 0.0]))  # all wrong: 1, rounded, with slopes by 2 I / (1 + 1)
+    np.testing.assert_allclose(far[1], [-1, 5e-31], rtol=1e-6)
+    nothing = law(jnp.zeros(2), jnp.zeros(2))
+    assert nothing[0] == 0
+    np.testing.assert_array_equal(nothing[1], 0)
+
+
+def test_nothing_and_whole_numbers():
+    for x in (jnp.zeros((0, 4, 3)), jnp.zeros((2, 0, 3))):
+        np.testing.assert_array_equal(DICE(x, x), np.zeros(len(x)))
+        assert GENERALIZED(x, x) == 0
+        assert BINARY(x, x).shape == (len(x),)
+    for kind in (np.uint8, bool):
+        hard = jnp.asarray([[[1, 0], [0, 1]]], kind)
+        assert DICE(hard, hard, apply_softmax=False) == 0
+        same(DICE(jnp.zeros((1, 2, 2), np.float16), hard, where=jnp.ones((1, 2), bool)), [1 / 4])
+
+
+X = jnp.zeros((2, 4, 3))
+SENTENCES = [
+    (DICE, (X.astype(int), X), {}, TypeError, "`predictions` of a floating dtype, got int32."),
+    (DICE, (X, X), {"axis": -1}, ValueError, "`axis` without the class axis, got -1."),
+    (DICE, (X, X), {"class_weights": X[0, 0, :2]}, ValueError, "`class_weights` of shape (3,), got (2,)."),
+    (BINARY, (X, X), {"smooth": X}, ValueError, "`smooth` of a shape that broadcasts to (2, 1), got (2, 4, 3)."),
+    (GENERALIZED, (X, X[..., 0]), {}, ValueError, "`targets` of shape (2, 4, 3), got (2, 4)."),
+    (TVERSKY, (X, X[0]), {}, ValueError, "`targets` of shape (2, 4, 3), got (4, 3)."),
+]
+
+
+@pytest.mark.parametrize(("loss", "args", "options", "kind", "sentence"), SENTENCES)
+def test_bad_input_gets_one_sentence(loss, args, options, kind, sentence):
+    with pytest.raises(kind) as error:
+        loss(*args, **options)
+    assert str(error.value) == f"{loss.__name__}: expected {sentence}"
