@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._cosine import _power
+from ._embedding import _option
 from ._reduction import finish, merge
 from ._rows import removed_as
 from ._types import Reduction
@@ -111,7 +112,7 @@ def circle_loss(
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
 ) -> Array:
-    r"""Circle loss: all cosines of an example with its own label below, all others above, each with its own weight.
+    r"""Circle loss: cosines are to be high within a label and low between labels, each weighed by how far it is off.
 
     .. math::
         \ell_i = \log\Bigl(1 + \sum_{j:\, y_j = y_i} e^{-\gamma \max(0,\, 1 + m - s_{ij}) (s_{ij} - (1 - m))}
@@ -213,14 +214,6 @@ def _batch(
     if dtype is not None and y.dtype != dtype:
         raise TypeError(f"{name}: expected `{arguments[1]}` of dtype {dtype}, got {y.dtype}.")
     return x, y
-
-
-def _option(
-    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
-) -> Array:
-    """A number for each example, harmless where it is excluded."""
-    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
-    return number if kept is None else jnp.where(kept, number, 1)
 
 
 def _whole(x: Array, axis: int = 0) -> Array:

@@ -92,16 +92,21 @@ def triplet_margin_loss(
     kept = any_left(kept, features)
     a, p, n = (wide(removed_as(0, x, kept, features), dtype) for x in (a, p, n))
 
-    def option(argument: str, value: ArrayLike) -> Array:
-        number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
-        return number if kept is None else jnp.where(kept, number, 1)
-
-    q, m, epsilon = option("norm_degree", norm_degree), option("margin", margin), option("eps", eps)
+    options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
+    q, m, epsilon = (_option(name, argument, value, kept, shape, dtype) for argument, value in options.items())
     known = next((degree for degree in (1, 2, np.inf) if _inputs.is_number(norm_degree, degree)), None)
     to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
     return finish(relu(to_positive - to_negative + m), kept, weight, reduction)
+
+
+def _option(
+    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
+) -> Array:
+    """A number for each example, harmless where it is excluded."""
+    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
+    return number if kept is None else jnp.where(kept, number, 1)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
@@ -203,9 +208,8 @@ def cosine_embedding_loss(
     x, t, _, (kept, weight, _) = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
     y = _inputs.signed(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, x.shape[:-1])
-    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(x, t))
-    m = _inputs.broadcast(name, "margin", m, y.shape)
-    y, m = (a if kept is None else jnp.where(kept, a, 1) for a in (y, m))
+    y = y if kept is None else jnp.where(kept, y, 1)
+    m = _option(name, "margin", margin, kept, y.shape, _inputs.compute_dtype(x, t))
     return finish(_cosine_embedding(x, t, y, m), kept, weight, reduction)
 
 

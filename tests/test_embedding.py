@@ -61,10 +61,12 @@ def everything(a, p, n, m, eps, traced, q, swap):
     return loss, pull(jnp.ones_like(loss))
 
 
-WIDE = [(dtype, q) for dtype in (np.float32, np.float64) for q in (1, 1.5, 2, 3, None)]
+DEGREES = [(np.float32, q) for q in (1, 1.5, 2, 3, None)]
 
 
-@pytest.mark.parametrize(("dtype", "q"), [*WIDE, (jnp.bfloat16, 2), (np.float16, 1.5)])
+@pytest.mark.parametrize(
+    ("dtype", "q"), [*DEGREES, (np.float64, 2), (np.float64, 1.5), (jnp.bfloat16, 2), (np.float16, 1.5)]
+)
 def test_triplets_are_the_textbook(dtype, q, rng):
     huge = {np.float16: 100.0, np.float64: 1e150}.get(dtype, 1e30)
     wide = np.float64 if dtype == np.float64 else np.float32
@@ -286,17 +288,13 @@ def test_elements_at_infinity_with_other_targets_and_masked():
         assert slope.tolist() == [sign, 0, 0]
 
 
-LOSSES = {
-    "triplet": lambda a, p, n: TRIPLET(a, p, n, -1, 3, swap=True),
-    "squares": lambda a, p, n: TRIPLET(a, p, n, eps=0),
-    "cosine": lambda a, p, n: COSINE(a, p, jnp.sign(n[..., 0]), margin=-0.3),
-    "elements": lambda a, p, n: (RANKING(a, p, jnp.sign(n), margin=0.3) + HINGE(n - a, jnp.sign(p))).sum(-1),
-}
+def test_transformations(rng):
+    """Of what the table of cases does not have: powers, and the lesser of two distances."""
+    x, by = triplets(rng), (0, 1, 2)
+    d = tuple(np.cos(v) for v in x)
 
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_transformations(name, rng):
-    x, by, f = triplets(rng), (0, 1, 2), LOSSES[name]
+    def f(a, p, n):
+        return TRIPLET(a, p, n, -1, 3, swap=True)
 
     def scanned(*x):
         return jax.lax.scan(lambda carry, row: (carry + jax.checkpoint(f)(*row), None), 0.0, x)[0]
@@ -313,7 +311,6 @@ def test_transformations(name, rng):
             jax.hessian(f)(*(v[0] for v in x)),
         )
 
-    d = tuple(jnp.cos(v) for v in x)
     ours, mapped, by_scan, tangent, curvature, hessian = every(tuple(x), d)
     for a, b in zip(jax.tree.leaves((mapped, by_scan)), jax.tree.leaves((ours, ours[1])), strict=True):
         same(a, b, span=3)
@@ -321,13 +318,6 @@ def test_transformations(name, rng):
     close(tangent, sum(v.sum(-1) for v in products), sum(np.abs(v).sum(-1) for v in products), span=3)
     close(curvature[0], (hessian * d[0][:1]).sum(-1), np.abs(hessian * d[0][:1]).sum(-1), span=3)
     assert np.isfinite(curvature).all()
-
-
-@pytest.mark.parametrize("name", ["triplet", "squares", "cosine"])
-def test_saved_are_the_embeddings(name, rng):
-    x = triplets(rng, jnp.bfloat16)
-    saved = jax.tree.leaves(jax.vjp(LOSSES[name], *x)[1])
-    assert not any(a.size >= x[0].size and a.dtype == np.float32 for a in saved)
 
 
 # Beside others, where they are right, and where they are not.

@@ -69,7 +69,9 @@ def test_values_and_gradients(case, scale, rng):
         compare(found, truth, span=20 + 2 * scale)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 127, 1000, 2049, 50257])
+@pytest.mark.parametrize(
+    "classes", [1, 127, 2049, 50257, *(pytest.param(n, marks=pytest.mark.sweep) for n in (2, 1000))]
+)
 @pytest.mark.parametrize("tokens", [0, 1, 3, 1000])
 @cross_entropies
 def test_no_size_need_be_a_multiple_of_anything(case, tokens, classes, rng):

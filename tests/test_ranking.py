@@ -39,7 +39,7 @@ def by_hand(scores, labels, weights, where):
 
 
 def test_lists_are_their_items(lists):
-    scores, labels, weights, where = lists
+    scores, _, _, where = lists
     dirty = [jnp.where(where, a, bad) for a, bad in zip(lists[:3], (jnp.nan, jnp.inf, jnp.nan), strict=True)]
 
     def losses(scores, reduce_fn=None):
@@ -76,7 +76,7 @@ def test_no_list_and_no_relevance_is_zero(lists):
 
 
 def test_it_says_what_it_expected(lists):
-    scores, labels, _, where = lists
+    scores, labels, *_ = lists
     for args, options, error, sentence in [
         ((scores, labels[..., :4]), {}, ValueError, "expected `labels` of shape (2, 3, 5), got (2, 3, 4)."),
         ((labels.astype(np.int32), labels), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
@@ -91,7 +91,7 @@ def test_it_says_what_it_expected(lists):
 
 
 def test_fenchel_young_losses_are_those_of_their_maximum(lists):
-    scores, labels, weights, _ = lists
+    scores, _, weights, _ = lists
     targets = weights / weights.sum(-1, keepdims=True)
     entropy = jaxloss.make_fenchel_young_loss(jax.nn.logsumexp)
     plain = jaxloss.softmax_cross_entropy(scores, targets)

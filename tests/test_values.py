@@ -53,7 +53,7 @@ def hard_rows(dtype, classes):
     return np.concatenate([few, far]).astype(dtype).astype(np.float64)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 48, 101])
+@pytest.mark.parametrize("classes", [2, 101, *(pytest.param(n, marks=pytest.mark.sweep) for n in (3, 48))])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
     """By an index and by one-hot labels, over the whole domain."""
