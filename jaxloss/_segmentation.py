@@ -160,9 +160,9 @@ def dice_loss(
       >>> print(f"{jaxloss.reduce(losses):.4f}")
       0.1566
 
-    optax: ``dice_loss``, whose ``apply_softmax=False`` raises under ``jit``, which is NaN where a class is empty
-    and ``smooth`` is 0, and of 70000 pixels in float16. Keras: ``dice``, (targets, probabilities), over all images and
-    classes together: :func:`tversky_loss`.
+    optax: ``dice_loss``, whose ``apply_softmax=False`` raises under ``jit``, and which is NaN where a class is empty
+    and ``smooth`` is 0. Keras: ``dice``, (targets, probabilities), over all images and classes together:
+    :func:`tversky_loss`.
 
     References:
       Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
