@@ -66,7 +66,8 @@ def ntxent(
       0.0420
 
     The product of the embeddings has the precision of ``jax.default_matmul_precision``: where that is less than that of
-    float32, take ``"highest"``. In a sharded batch each device has its examples beside all of them.
+    float32, take ``"highest"``. In a sharded batch each device has its examples beside all of them; inside
+    ``shard_map`` only beside its own, unless ``jax.lax.all_gather`` has brought the others.
 
     optax: at a temperature of 0.02 the gradient of the four views above is NaN, without a pair the loss is; embeddings
     as short as 1e-4 have other cosines.
@@ -155,7 +156,7 @@ def circle_loss(
 
     Keras: ``circle``, (labels, embeddings), multiplies the embeddings as they are, which are to have length 1. The
     product has the precision of ``jax.default_matmul_precision``. In a sharded batch each device has its examples
-    beside all of them.
+    beside all of them; inside ``shard_map`` the others have to be gathered, as references.
 
     References:
       Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, https://arxiv.org/abs/2002.10857.

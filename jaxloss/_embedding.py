@@ -137,7 +137,7 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
 def _size_to_the(x: Array, q: Array, signed: bool) -> Array:
     """|x|^q, or that times sign(x). An infinite derivative at 0 is 0."""
     zero = x == 0
-    value = jnp.where(zero, (q == 0).astype(x.dtype), jnp.where(zero, 1, jnp.abs(x)) ** q)
+    value = jnp.where(zero, (q == 0).astype(x.dtype) + jnp.zeros_like(x), jnp.where(zero, 1, jnp.abs(x)) ** q)
     return jnp.sign(x) * value if signed else value
 
 
@@ -229,6 +229,7 @@ _cosine_embedding = every_mode(_cosine_embedding_forward, _cosine_embedding_back
 
 def _by_label(y: Array, alike: ArrayLike, apart: Array) -> Array:
     """The one for the label 1, the other for -1, NaN for any other label."""
+    y = y.astype(apart.dtype) + jnp.zeros_like(apart)  # an explicit mesh wants them split alike
     return jnp.where(y == 1, alike, jnp.where(y == -1, apart, jnp.nan))
 
 

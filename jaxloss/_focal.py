@@ -96,7 +96,7 @@ def _element(x: Array, t: Array) -> _Element:
     tail = jnp.log1p(e)
     some = jnp.where(a == 0, 1, a + b * e)
     log_q = jnp.where(a == 0, -size, jnp.log(some)) - tail
-    return _Element(size, e, a, b, times_bounded(a, size) + tail, log_q)
+    return _Element(size, e, a, b, times(a, size) + tail, log_q)
 
 
 def _share(t: Array, alpha: Array | None) -> Array | float:
@@ -152,7 +152,8 @@ def softmax_focal_loss(
       logits: :math:`x`, floating, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of
         probability 0.
       labels: target probabilities :math:`t`, real, of the shape of ``logits``.
-      alpha: :math:`\alpha`, a number, or an array of shape (classes,).
+      alpha: :math:`\alpha`, a number, or an array of shape (classes,). It multiplies the loss, and is not in the
+        mean's divisor.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
       axis: the class axis, or several that together are one, or None for all.
       where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
@@ -188,9 +189,8 @@ def softmax_focal_loss(
     _inputs.choice(name, "reduction", reduction)
     dtype = _inputs.compute_dtype(x, t)
     gamma, share = _option(name, "gamma", gamma, x, dtype), _of_classes(name, alpha, x, dtype)
-    if share.ndim:
-        t, share = share * removed_as(0, t.astype(dtype), kept, classes), jnp.ones((), dtype)
-    return finish(times(share, _focal_rows(x, t, gamma, kept, classes)), kept, weight, reduction)
+    of_class, of_all = (share, jnp.ones((), dtype)) if share.ndim else (None, share)
+    return finish(times(of_all, _focal_rows(x, t, gamma, kept, classes, of_class)), kept, weight, reduction)
 
 
 def softmax_focal_loss_with_integer_labels(
@@ -216,7 +216,8 @@ def softmax_focal_loss_with_integer_labels(
         probability 0.
       labels: :math:`y`, integers in [0, classes), of the shape of ``logits`` without ``axis``; for several axes, an
         index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      alpha: :math:`\alpha`, a number, or an array of shape (classes,).
+      alpha: :math:`\alpha`, a number, or an array of shape (classes,). It multiplies the loss, and is not in the
+        mean's divisor.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
       axis: the class axis, or several that together are one.
       where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape; with a
@@ -303,7 +304,7 @@ def poly_loss_cross_entropy(
     x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     _inputs.choice(name, "reduction", reduction)
     epsilon = _option(name, "epsilon", epsilon, x, _inputs.compute_dtype(x, t))
-    return finish(_poly_rows(x, t, epsilon, kept, classes), kept, weight, reduction)
+    return finish(_poly_rows(x, t, epsilon, kept, classes, None), kept, weight, reduction)
 
 
 def _option(name: str, argument: str, value: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -327,55 +328,95 @@ class _Saved(NamedTuple):
     option: Array
     kept: Array | None
     classes: Array | None
+    share: Array | None  # alpha_c
     row: Row
 
 
-def _parts(x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None) -> tuple[Array, Array, Array]:
-    """The logits and the labels without what is excluded, and the option of each row."""
-    z = removed_as(-np.inf, removed_as(0, x.astype(option.dtype), kept, None), None, classes)
-    option = option if kept is None else jnp.where(kept, option, 1)
-    return z, removed_as(0, t.astype(option.dtype), kept, classes), option[..., None]
+def _logits(x: Array, kept: Array | None, classes: Array | None, dtype: np.dtype) -> Array:
+    return removed_as(-np.inf, removed_as(0, x.astype(dtype), kept, None), None, classes)
 
 
 def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    """The sum."""
+    """The sum of share_c t_c f(u_c), of f(u, option)."""
 
-    def forward(x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None) -> tuple[Array, _Saved]:
+    def forward(
+        x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None, share: Array | None
+    ) -> tuple[Array, _Saved]:
         (x,) = apart(x)
-        z, labels, number = _parts(x, t, option, kept, classes)
+        z = _logits(x, kept, classes, option.dtype)
         row = summary(z)
-        losses = times_bounded(labels, bend(surprise(z, row), number)).sum(-1)
-        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, row)
+        labels = removed_as(0, t.astype(option.dtype), kept, classes)
+        labels = labels if share is None else share * labels
+        number = option if kept is None else jnp.where(kept, option, 1)
+        losses = times_bounded(labels, bend(surprise(z, row), number[..., None])).sum(-1)
+        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, share, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, t, option, kept, classes, row = saved
-        z, labels, number = _parts(x, t, option, kept, classes)
+        x, t, option, kept, classes, share, row = saved
+        z = _logits(x, kept, classes, g.dtype)
+        given = removed_as(0, t.astype(g.dtype), kept, classes)
+        labels = given if share is None else share * given
+        number = option if kept is None else jnp.where(kept, option, 1)
         u = surprise(z, row)
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(number, u.shape))
+        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(number[..., None], u.shape))
         slopes, by_option = pull(jnp.ones_like(u))
-        (mass,) = apart((labels * slopes).sum(-1))
-        gradient, _ = against(z, row, labels * slopes, mass)
+        # A product may be rounded in two ways in two places: the label of a sure row has exactly 0 beside it.
+        pulls, best = labels * slopes, z == row.top[..., None]
+        at_best, others = apart(jnp.where(best, pulls, 0).sum(-1), jnp.where(best, 0, pulls).sum(-1))
+        ties = jnp.where(best.sum(-1, keepdims=True) > 1, at_best[..., None] - pulls, 0)
+        gradient, _ = against(z, row, pulls, at_best + others, others[..., None] + ties)
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
-        of_labels = removed_as(0, times(g, losses), kept, classes)
-        return gradient, of_labels, (g * times(labels, by_option)).sum(-1), None, None
+        of_t = removed_as(0, times(g if share is None else g * share, losses), kept, classes)
+        of_share = None if share is None else times(g * given, losses)
+        return gradient, of_t, (g * times(labels, by_option)).sum(-1), None, None, of_share
 
     return every_mode(forward, backward)
 
 
 @jax.custom_jvp
+def _log_wrong(u: Array) -> Array:
+    """log(1 - exp(-u))."""
+    return jnp.where(u < np.log(2), jnp.log(-jnp.expm1(-u)), jnp.log1p(-jnp.exp(-u)))
+
+
+@_log_wrong.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _log_wrong(*primals), tangents[0] / jnp.expm1(primals[0])
+
+
+@jax.custom_jvp
 def _power(u: Array, gamma: Array) -> Array:
-    """(1 - exp(-u))^gamma."""
-    return jnp.exp(times(gamma, jnp.log(-jnp.expm1(-u))))
+    """(1 - exp(-u))^gamma. At u = 0, where no logit moves u, an infinite derivative is 0."""
+    return jnp.exp(times(gamma, _log_wrong(u)))
 
 
 @_power.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     u, gamma = primals
     power = _power(u, gamma)
-    by_u = gamma * jnp.exp(-u) * _power(u, gamma - 1)
-    by_u = jnp.where(by_u == jnp.inf, 0, by_u)  # at p = 1, where u does not move
-    return power, by_u * tangents[0] + times(power, jnp.log(-jnp.expm1(-u))) * tangents[1]
+    by_u = times(gamma, jnp.exp(-u) * _power(u, gamma - 1))
+    by_gamma = times(power, _log_wrong(u))
+    by_u, by_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (by_u, by_gamma))
+    return power, by_u * tangents[0] + by_gamma * tangents[1]
+
+
+@jax.custom_jvp
+def _fading(u: Array) -> Array:
+    """u / expm1(u)."""
+    some = jnp.where((u == 0) | (u > 80), 1, u)
+    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, some / jnp.expm1(some)))
+
+
+@_fading.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """(1 - u / (1 - exp(-u))) / expm1(u), by its series where that cancels, and without squares."""
+    (u,) = primals
+    near = u < 0.3
+    v, far = jnp.where(near, u, 0), jnp.where(near | (u > 80), 1, u)
+    series = -1 / 2 + v / 6 * (1 - jnp.square(v) / 30 * (1 - jnp.square(v) / 28 * (1 - jnp.square(v) / 30)))
+    direct = (1 + far / jnp.expm1(-far)) / jnp.expm1(far)
+    return _fading(u), jnp.where(near, series, jnp.where(u > 80, 0, direct)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -387,12 +428,11 @@ def _focal(u: Array, gamma: Array) -> Array:
 @_focal.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     u, gamma = primals
-    inside = (u != 0) & (u < 80)  # beyond, u / expm1(u) is below all digits of 1
-    some = jnp.where(inside, u, 1)
-    bend = jnp.where(inside, some / jnp.expm1(some), (u == 0).astype(u.dtype))
     loss = _focal(u, gamma)
-    by_gamma = jnp.where(inside, _focal(some, gamma) * jnp.log(-jnp.expm1(-some)), 0 * loss)
-    return loss, _power(u, gamma) * (1 + gamma * bend) * tangents[0] + by_gamma * tangents[1]
+    inside = (u != 0) & (u != jnp.inf)
+    some = jnp.where(inside, u, 1)
+    by_gamma = jnp.where(inside, _focal(some, gamma) * _log_wrong(some), 0)
+    return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
 
 
 _focal_rows = _over_classes(_focal)

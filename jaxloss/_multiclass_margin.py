@@ -278,8 +278,8 @@ def multilabel_hinge_loss(
       >>> print(jaxloss.multilabel_hinge_loss(jnp.array([2.0, 1.5, 0.0]), jnp.array([1, 0, 1])))
       3.0
 
-    PyTorch: ``multilabel_margin_loss``, which divides by the number of classes, and takes for labels their indices,
-    filled up with -1: ``jax.nn.one_hot(indices, classes).sum(-2)``.
+    PyTorch: ``multilabel_margin_loss``, which divides by the number of classes, and takes for labels their indices
+    (once each), filled up with -1: ``jax.nn.one_hot(indices, classes).max(-2)``.
 
     References:
       Elisseeff and Weston, A kernel method for multi-labelled classification, 2001.

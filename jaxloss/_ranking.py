@@ -7,8 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._numerics import times
-from ._reduction import reduce
+from ._reduction import merge, reduce
 from ._softmax_rows import dense
 
 
@@ -64,9 +63,9 @@ def ranking_softmax_loss(
     if where is not None:
         items = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
         lists = items.any(-1)
-    if weights is not None:
-        weight = _inputs.broadcast(name, "weights", _inputs.real(name, "weights", weights), x.shape)
-        y = times(*(a.astype(_inputs.compute_dtype(x, y)) for a in (weight, y)))
+    relevant, weight = merge(name, items, weights, x.shape, _inputs.compute_dtype(x, y))
+    if relevant is not None and weight is not None:
+        y = weight * jnp.where(relevant, y.astype(weight.dtype), 0)
     losses = dense(x, y, lists, items, None, None, None, None)
     if lists is not None:
         losses = jnp.where(lists, losses, 0)

@@ -136,7 +136,8 @@ def dice_loss(
       axis: the axis of the pixels, or several; None for all but the first and the last. So of shape (N, classes) each
         row is an image of one pixel; ``axis=0`` sums over them.
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any costs 0.
+        removes may hold anything. An image without any costs 0, and counts in a mean over the
+        batch, unless :func:`jaxloss.reduce` is told to leave it out.
 
     ``smooth``, ``alpha`` and ``beta`` may be traced, and broadcast to the loss of each class.
 
@@ -200,7 +201,8 @@ def binary_dice_loss(
       smooth: :math:`s \ge 0`, in pixels. At 0, a mask neither predicted nor there costs 0.
       apply_sigmoid: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any costs 0.
+        removes may hold anything. An image without any costs 0, and counts in a mean over the
+        batch, unless :func:`jaxloss.reduce` is told to leave it out.
 
     Returns:
       The loss in [0, 1], of shape (batch,); float64 if an input is, else float32.
@@ -299,7 +301,9 @@ def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -
 
 def _same_rank(x: Array, t: Array) -> tuple[Array, Array]:
     """Both, of which the one with an axis less has got a class axis."""
-    return x[..., None] if x.ndim == t.ndim - 1 else x, t[..., None] if t.ndim == x.ndim - 1 else t
+    if t.ndim == x.ndim - 1 and x.shape[-1] == 1:
+        return x, t[..., None]
+    return (x[..., None], t) if x.ndim == t.ndim - 1 and t.shape[-1] == 1 else (x, t)
 
 
 def _pixels(name: str, x: Array, t: Array, where: ArrayLike | None) -> tuple[Array, Array, Array | None]:

@@ -14,6 +14,7 @@ row sums to, or a maximum, is that of all devices.
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -111,9 +112,22 @@ def gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
+@jax.custom_jvp
 def surprise(z: Array, row: Row) -> Array:
     """-log p_c = m - z_c + log1p(rest), of two terms that are not negative."""
     return gap(z, row.top[..., None]) + row.log_total[..., None]
+
+
+@surprise.defjvp
+def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
+    """Of a tangent v it is sum_j p_j v_j - v_c, and so of v less that of the maximum, whose entry then is no difference
+    of its p near 1."""
+    z, row = primals
+    u, v = surprise(z, row), tangents[0].astype(row.top.dtype)
+    top = z.astype(u.dtype) == row.top[..., None]
+    v -= jnp.where(top, v, 0).sum(-1, keepdims=True) / jnp.maximum(top.sum(-1, keepdims=True), 1).astype(v.dtype)
+    v = jnp.where(z == -jnp.inf, 0, v)
+    return u, (jnp.exp(-u) * v).sum(-1, keepdims=True) - v
 
 
 def summary(z: Array, options: Options = _NO_OPTIONS, across: AxisName | None = None) -> Row:
@@ -333,16 +347,16 @@ def _dense_forward(
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
-def against(z: Array, row: Row, labels: Array, mass: Array) -> tuple[Array, Array]:
-    """s p - t, with s the sum of the labels t, and p.
+def against(z: Array, row: Row, labels: Array, mass: Array, others: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, of which ``others`` leave out one each, and p.
 
     It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p); there s - t
-    is exact if the label is hard, and 1 - exp is 0.
+    has to be exact if the label is hard, and 1 - exp is 0.
     """
     top, rest, mass = row.top[..., None], row.rest[..., None], mass[..., None]
     exp = exp_below(z, top)
     p = exp / (1 + rest)
-    at_top = (mass - labels) * p - labels * ((rest + (1 - exp)) / (1 + rest))
+    at_top = others * p - labels * ((rest + (1 - exp)) / (1 + rest))
     return jnp.where(z == top, at_top, mass * p - labels), p
 
 
@@ -351,7 +365,7 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-    gradient, p = against(z, row, labels, mass)
+    gradient, p = against(z, row, labels, mass, mass[..., None] - labels)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))

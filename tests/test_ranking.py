@@ -75,6 +75,15 @@ def test_no_list_and_no_relevance_is_zero(lists):
     assert LOSS(scores.astype(jnp.bfloat16), labels.astype(np.int32)).dtype == np.float32
 
 
+def test_what_fills_up_is_not_seen_by_any_gradient():
+    scores, labels, where = jnp.array([[1.0, 2, 3]]), jnp.array([[1.0, 0, 1]]), jnp.array([[True, True, False]])
+    bad = labels.at[0, 2].set(jnp.nan)
+    by_weights = jax.grad(lambda w: LOSS(scores, bad, where=where, weights=w))(jnp.ones((1, 3)))
+    by_labels = jax.grad(lambda y: LOSS(scores, y, where=where, weights=bad))(labels)
+    assert np.isfinite([by_weights, by_labels]).all()
+    assert by_weights[0, 2] == by_labels[0, 2] == 0
+
+
 def test_it_says_what_it_expected(lists):
     scores, labels, *_ = lists
     for args, options, error, sentence in [
