@@ -377,7 +377,7 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
 @jax.custom_jvp
 def _log_wrong(u: Array) -> Array:
     """log(1 - exp(-u))."""
-    return jnp.where(u < np.log(2), jnp.log(-jnp.expm1(-u)), jnp.log1p(-jnp.exp(-u)))
+    return jnp.where(u < 0.7, jnp.log(-jnp.expm1(-u)), jnp.log1p(-jnp.exp(-u)))
 
 
 @_log_wrong.defjvp
