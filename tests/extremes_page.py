@@ -1,0 +1,121 @@
+"""The tables of the sweep over extremes, printed and as docs/extremes.md."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+
+import numpy as np
+
+NAMES = {"jaxloss": "jaxloss", "optax": "optax", "keras": "Keras", "torch": "PyTorch"}
+FAILED = ("wrong", "NaN")
+TRIED = ("right", *FAILED)
+
+HEAD = """# Extremes
+
+Every loss is tried where formulas break: zeros of both signs, denormal numbers, 1e-30, 1e4, 1e30, 3e38 and infinities,
+each beside each; rows of one to five classes with one entry far above or below the others, all alike, all moved by 1e6;
+equal, nearly equal, short and long vectors; hard, soft and zero targets; in float32, float16 and bfloat16. Its value,
+its gradient by the predictions, its tangent along a direction (forward mode) and the derivative of the gradient along
+it (second order) stand beside the textbook's formula at 420 digits.
+
+- **NaN** is a NaN where the truth is a number, or infinite.
+- **Wrong** is an infinity that is none or is missed, or an error above a thousandth of the truth that is also above
+  what rounding may cost: 4 eps of the dtype that the library returns, times the sum of the absolute terms of the
+  formula, and as much again for each e-fold of its exponentials. So what is lost counts, and not what is rounded.
+- An infinite input is a limit. Where there is none, nothing is asked, unless jaxloss has a convention; where there are
+  both, either is right. At a kink any number is right. 0 does for a denormal number, as in XLA on a CPU.
+- **Masks** are the same inputs beside others that hold NaN, infinities and labels of -100, and that `where`, a weight
+  of 0 or PyTorch's `ignore_index` removes. **Empty** are batches of nothing, and their sums and means.
+- **Refused** is what raises an error, such as a second derivative that is not there.
+
+A peer is called for the same formula only, as raw losses, with logits where it takes logits. Keras clips probabilities
+to [1e-7, 1 - 1e-7] and adds 1e-7 here and there by design: that counts, as it is what its users get.
+
+`python tests/extremes.py --peers` has written this page, with {versions}, on a CPU.
+"""
+
+
+def counted(tally, verdicts: Iterable[str], library: str, loss: str | None = None, column: str | None = None) -> int:
+    return sum(
+        n
+        for (who, of, where, verdict), n in tally.counts.items()
+        if who == library and verdict in verdicts and loss in (None, of) and column in (None, where)
+    )
+
+
+def summary(tally, libraries: list[str]) -> list[list]:
+    found = []
+    for library in libraries:
+        losses = len({of for who, of, *_ in tally.counts if who == library})
+        columns = [TRIED, ("wrong",), ("NaN",), ("refused",), ("undefined",)]
+        found.append([NAMES[library], losses, *(counted(tally, verdicts, library) for verdicts in columns)])
+    return found
+
+
+def by_loss(tally, libraries: list[str], columns: Iterable[str]) -> list[list]:
+    def cell(library, loss, column):
+        wrong, missing = (counted(tally, [v], library, loss, column) for v in FAILED)
+        if counted(tally, TRIED, library, loss, column):
+            return f"{wrong} / {missing}" if wrong or missing else "0"
+        return "refused" if counted(tally, ["refused"], library, loss, column) else ""
+
+    order = dict.fromkeys(loss for _, loss, *_ in tally.counts)
+    return [
+        [f"`{loss}`", NAMES[library], counted(tally, TRIED, library, loss)]
+        + [cell(library, loss, column) for column in columns]
+        for loss in order
+        for library in libraries
+        if any(key[:2] == (library, loss) for key in tally.counts)
+    ]
+
+
+def shown(a: np.ndarray) -> str:
+    text = ", ".join(f"{v:.6g}" for v in np.atleast_1d(a).tolist())
+    return f"[{text}]" if np.ndim(a) else text
+
+
+def plainness(example, columns: list[str]) -> tuple:
+    """What is shown of many: float32, finite, of ordinary size, values before derivatives, of two classes."""
+    numbers = np.concatenate([np.ravel(a).astype(float) for a in (example.x, example.t)])
+    sizes = np.abs(np.log10(np.abs(numbers[(numbers != 0) & np.isfinite(numbers)]))).max(initial=0)
+    strange = example.dtype != "float32", not np.isfinite(numbers).all(), sizes > 6
+    return *strange, columns.index(example.column), np.size(example.x) != 2, sizes
+
+
+def examples(tally, libraries: list[str], columns: list[str]) -> list[list]:
+    first = {}
+    for e in sorted(tally.examples, key=lambda e: plainness(e, columns)):
+        first.setdefault((e.loss, e.library), e)
+    order = dict.fromkeys(loss for _, loss, *_ in tally.counts)
+    return [
+        [f"`{e.loss}`", NAMES[e.library], f"{e.mode}, {e.dtype}", *(shown(a) for a in (e.x, e.t, e.got, e.truth))]
+        for loss in order
+        for library in libraries
+        if (e := first.get((loss, library)))
+    ]
+
+
+def tables(tally, libraries: list[str], columns: list[str]) -> list[str]:
+    from tabulate import tabulate
+
+    def table(rows, *headers):
+        return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+    return [
+        table(summary(tally, libraries), "library", "losses", "tried", "wrong", "NaN", "refused", "without a truth"),
+        "Of each loss, 0 where nothing is wrong, else wrong / NaN:",
+        table(by_loss(tally, libraries, columns), "loss", "library", "tried", *columns),
+        "Of each loss that is wrong somewhere, one input:",
+        table(
+            examples(tally, libraries, columns), "loss", "library", "result", "predictions", "targets", "gives", "truth"
+        ),
+    ]
+
+
+def page(tally, libraries: list[str], columns: list[str]) -> str:
+    found = [*(f"{NAMES[each]} {importlib.metadata.version(each)}" for each in libraries)]
+    versions = ", ".join([*found, f"JAX {importlib.metadata.version('jax')}", f"Python {platform.python_version()}"])
+    return (
+        "\n\n".join(part.strip() for part in [HEAD.format(versions=versions), *tables(tally, libraries, columns)])
+        + "\n"
+    )
