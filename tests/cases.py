@@ -299,5 +299,12 @@ def every_case_with(few, **columns):
     return pytest.mark.parametrize(("case", *columns), combinations)
 
 
+def every_loss(test):
+    """A test over all cases; but for the smoke subset, further ways of calling a loss stand in the sweep."""
+    first = {case.name: case for case in reversed(CASES)}
+    cases = [_parameters(c, others=() if c is first[c.name] else pytest.mark.sweep) for c in CASES]
+    return pytest.mark.parametrize("case", cases)(test)
+
+
 every_case = over(CASES)
 every_row_case = over([case for case in CASES if case.rows])

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import every_case, every_case_with
+from cases import every_case_with, every_loss
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerances import same
@@ -112,7 +112,7 @@ def remat_under_scan_under_jit(f, x):
     return jax.jit(jax.grad(total))(x)
 
 
-@every_case
+@every_loss
 def test_transformations(case, rng):
     x, t = case.draw(rng, 2, classes=32)
 
@@ -208,7 +208,7 @@ def test_shard_map(case, check_vma, replicated):
         same(a, b, span=50)
 
 
-@every_case
+@every_loss
 def test_export_for_three_platforms(case, rng):
     x, t = case.draw(rng, 4)
     f = jax.jit(jax.value_and_grad(lambda x, t: case(x, t, reduction="mean")))
