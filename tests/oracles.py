@@ -226,8 +226,9 @@ def triplet_margin_loss(m, x, t, margin, eps):
 
 
 def tversky_loss(m, x, t, alpha, beta, smooth, axis=None):
-    wrong = m.sum(alpha * x * (1 - t) + beta * t * (1 - x))
-    return [wrong / (wrong + m.sum(x * t) + smooth)]
+    errors = alpha * x * (1 - t), beta * t * (1 - x)
+    whole = m.sum(errors[0] + errors[1] + x * t) + smooth
+    return [error / whole for error in errors]
 
 
 def kl_divergence(m, x, t):

@@ -360,5 +360,6 @@ def test_targets_may_be_left_away_only_where_the_signature_says_so():
 
 
 def required(name):
-    parameters = inspect.signature(getattr(jaxloss, name)).parameters.values()
-    return {p.name: 0.5 for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    """What else has no default: options, and a third array."""
+    parameters = list(inspect.signature(getattr(jaxloss, name)).parameters.values())[2:]
+    return {p.name: 0.5 if p.kind is p.KEYWORD_ONLY else jnp.ones(3) for p in parameters if p.default is p.empty}
