@@ -215,6 +215,7 @@ def cosine_embedding_loss(
 
 def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
     cosine, distance, saved = _compare(x, t)
+    y = y.astype(distance.dtype) + jnp.zeros_like(distance)  # an explicit mesh wants them split alike
     slope = _by_label(y, 1, -(cosine > m).astype(m.dtype))
     return _by_label(y, distance, jnp.maximum(cosine - m, 0)), (saved, slope)
 
@@ -229,7 +230,6 @@ _cosine_embedding = every_mode(_cosine_embedding_forward, _cosine_embedding_back
 
 def _by_label(y: Array, alike: ArrayLike, apart: Array) -> Array:
     """The one for the label 1, the other for -1, NaN for any other label."""
-    y = y.astype(apart.dtype) + jnp.zeros_like(apart)  # an explicit mesh wants them split alike
     return jnp.where(y == 1, alike, jnp.where(y == -1, apart, jnp.nan))
 
 
