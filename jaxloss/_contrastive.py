@@ -11,9 +11,8 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._cosine import _power
-from ._embedding import _option
 from ._reduction import finish, merge
-from ._rows import removed_as
+from ._rows import of_each, removed_as, whole
 from ._types import Reduction
 
 
@@ -80,7 +79,7 @@ def ntxent(
     _inputs.choice(name, "reduction", reduction)
     x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
     kept, weight = merge(name, where, weights, y.shape, _inputs.compute_dtype(x))
-    t = _option(name, "temperature", temperature, kept, y.shape, _inputs.compute_dtype(x))
+    t = of_each(name, "temperature", temperature, kept, y.shape, _inputs.compute_dtype(x))
     x = removed_as(0, x, kept, None)
     sums, pairs = _over_pairs(_cosines(x, x), y, kept, t)
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
@@ -172,7 +171,7 @@ def circle_loss(
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
     dtype = _inputs.compute_dtype(x, others)
     kept, weight = merge(name, where, weights, y.shape, dtype)
-    g, m = (_option(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin)))
+    g, m = (of_each(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin)))
     x, kept_others = removed_as(0, x, kept, None), None
     if reference_embeddings is None:
         others, kept_others = x, kept
@@ -217,20 +216,11 @@ def _batch(
     return x, y
 
 
-def _whole(x: Array, axis: int = 0) -> Array:
-    """x, from that axis on not split over the devices of an explicit mesh."""
-    spec = jax.typeof(x).sharding.spec
-    if not any(spec[axis:]):
-        return x
-    whole: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
-    return whole
-
-
 @partial(jax.checkpoint, prevent_cse=False)
 def _cosines(x: Array, others: Array) -> Array:
     """Of each row of x with each of the others."""
     dtype = _inputs.compute_dtype(x, others)
-    u, v = (_unit(_whole(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
+    u, v = (_unit(whole(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
     return u @ v.T
 
 
@@ -246,14 +236,14 @@ def _pairs(
     y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
 ) -> tuple[Array, Array]:
     """Where two have the same label, and where they have not."""
-    same = y[:, None] == _whole(y_others)[None, :]
+    same = y[:, None] == whole(y_others)[None, :]
     positives, negatives = same, ~same
     if remove_diagonal:
         positives &= ~jnp.eye(len(y), len(y_others), dtype=bool)
     if kept is not None:
         positives, negatives = positives & kept[:, None], negatives & kept[:, None]
     if kept_others is not None:
-        there = _whole(kept_others)[None, :]
+        there = whole(kept_others)[None, :]
         positives, negatives = positives & there, negatives & there
     return positives, negatives
 

@@ -263,11 +263,17 @@ def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
     """The cosine with norms of at least that, and whether one is below."""
     dtype = _inputs.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
-    (xx, tt, xt), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt)
-    of_x, of_t = ((smallest[..., None] * scale).clip(jnp.finfo(dtype).tiny) for scale in scales)
-    below = (xx < jnp.square(of_x)) | (tt < jnp.square(of_t))
-    x_norm, t_norm = (jnp.where(a == 0, 0, jnp.sqrt(jnp.where(a == 0, 1, a))) for a in (xx, tt))
-    return (xt / (jnp.maximum(x_norm, of_x) * jnp.maximum(t_norm, of_t)))[..., 0], below[..., 0]
+    (xx, tt), scales = _sums(x, t, _scales(x, t), _xx, _tt)
+    smallest = smallest[..., None]
+    some = jnp.where(smallest == 0, 1, smallest)
+
+    def directed(a: Array, squared: Array, scale: Array) -> tuple[Array, Array]:
+        below = squared < jnp.square((smallest * scale).clip(jnp.finfo(dtype).tiny))
+        norm = jnp.sqrt(jnp.where(squared == 0, 1, squared))
+        return jnp.where(below, a / some, a * scale / norm), below
+
+    (u, x_below), (v, t_below) = map(directed, (x, t), (xx, tt), scales)
+    return (u * v).sum(-1), (x_below | t_below)[..., 0]
 
 
 _clipped_cosine = jax.checkpoint(_clipped, prevent_cse=False)

@@ -203,9 +203,17 @@ def _emitted(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
 
 
 def _add(a: Array, b: Array) -> tuple[Array, Array]:
-    """log(exp a + exp b), and the share of exp a."""
+    """log(exp a + exp b), and the lesser one's share, which is negative if that is exp b."""
     total, d, ratio = log_add(a, b)
-    return total, jnp.where(d < 0, ratio, 1) / (1 + ratio)
+    lesser = ratio / (1 + ratio)
+    return total, jnp.where(d < 0, lesser, -lesser)
+
+
+def _shares(lesser: Array) -> tuple[Array, Array]:
+    """Of exp a and exp b, from what `_add` returns: neither is the rounded difference of the other."""
+    size = jnp.abs(lesser)
+    of_b = jnp.signbit(lesser)
+    return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
 
 
 def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -269,21 +277,23 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     x, y, frames, counts, row, shares, share, impossible = saved
     repeated = _repeated(y)
     last = at(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
-    end = last * share[..., None], last * (1 - share)[..., None]
+    blank, label = _shares(share[..., None])
+    end = last * blank, last * label
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
 
     def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
-        (blank, label), (of_blank, of_label, there) = posteriors, frame
-        entering = _shifted_back((1 - of_label) * label)
+        (blank, label), (of_either, of_entered, there) = posteriors, frame
+        (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
+        entering = _shifted_back(entering * label)
         either = jnp.where(repeated, blank, blank + entering)
-        old = of_blank * either + jnp.where(repeated, entering, 0), (1 - of_blank) * either + of_label * label
+        old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
         emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
         return _if(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    p = exp_below(x, row.top[..., None]) / (1 + row.rest)[..., None]
+    p = exp_below(x, row) / (1 + row.rest)[..., None]
     there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
     gradient = jnp.where(there[..., None], p, 0) - spread(jnp.moveaxis(emitted, 0, -2), y, x.shape[-1])
     return g[..., None, None] * gradient, None, None, None

@@ -16,7 +16,7 @@ from ._derivatives import every_mode
 from ._elements import elements, elementwise
 from ._numerics import times
 from ._reduction import finish, merge
-from ._rows import any_left, prologue, removed_as, rows, wide
+from ._rows import any_left, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
 
 
@@ -93,42 +93,41 @@ def triplet_margin_loss(
     a, p, n = (wide(removed_as(0, x, kept, features), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
-    q, m, epsilon = (_option(name, argument, value, kept, shape, dtype) for argument, value in options.items())
+    q, m, epsilon = (of_each(name, argument, value, kept, shape, dtype) for argument, value in options.items())
     known = next((degree for degree in (1, 2, np.inf) if _inputs.is_number(norm_degree, degree)), None)
     to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
-    return finish(relu(to_positive - to_negative + m), kept, weight, reduction)
+    losses = relu(to_positive - to_negative + _SHRUNK * m) / _SHRUNK
+    return finish(losses, kept, weight, reduction)
 
 
-def _option(
-    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
-) -> Array:
-    """A number for each example, harmless where it is excluded."""
-    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
-    return number if kept is None else jnp.where(kept, number, 1)
+_SHRUNK = 2.0**-6  # exact, and long enough for the largest numbers in 1024 features
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
 def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
-    """(sum |a - b|^q + eps)^(1/q); ``known`` is a degree that needs no powers.
+    """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers.
 
     It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
-    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
+    derivatives: no power leaves the range. For squares u is a power of two, which is exact, well below that root.
     """
-    difference = a.astype(eps.dtype) - b.astype(eps.dtype)
+    difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
     size = difference * jnp.sign(difference)
     if known == np.inf:
         return size.max(-1)
     if known == 1:
-        return size.sum(-1) + eps
+        return size.sum(-1) + _SHRUNK * eps
     q, eps, square = q[..., None], eps[..., None], known == 2
     power = jnp.square if square else lambda x: _size_to_the(x, q, False)
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
-    largest = jnp.maximum(size.max(-1, keepdims=True), root(lax.stop_gradient(eps)))
+    largest = jnp.maximum(size.max(-1, keepdims=True), _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
-    unit = _power(largest) if square else lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    total = power(difference / unit).sum(-1, keepdims=True) + times(eps, power(1 / unit))
+    if square:  # small, for tangents are divided by it, and cotangents multiplied
+        unit = jnp.maximum(2.0**-20 * _power(largest), 8 * finfo.tiny)
+    else:
+        unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
+    total = power(difference / unit).sum(-1, keepdims=True) + times(eps, power(_SHRUNK / unit))
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 
@@ -209,7 +208,7 @@ def cosine_embedding_loss(
     y = _inputs.signed(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, x.shape[:-1])
     y = y if kept is None else jnp.where(kept, y, 1)
-    m = _option(name, "margin", margin, kept, y.shape, _inputs.compute_dtype(x, t))
+    m = of_each(name, "margin", margin, kept, y.shape, _inputs.compute_dtype(x, t))
     return finish(_cosine_embedding(x, t, y, m), kept, weight, reduction)
 
 

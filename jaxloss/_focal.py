@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._numerics import times, times_bounded
+from ._numerics import expm1, times, times_bounded
 from ._reduction import finish
-from ._rows import apart, labelled, paired, pick, removed_as, table
-from ._softmax_rows import Row, against, indexed, summary, surprise
+from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
+from ._softmax_rows import Row, against, gap, indexed, summary, surprise
 from ._types import Axis, Reduction
 
 
@@ -94,9 +94,11 @@ def _element(x: Array, t: Array) -> _Element:
     e = jnp.exp(-size)
     a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
     tail = jnp.log1p(e)
-    some = jnp.where(a == 0, 1, a + b * e)
-    log_q = jnp.where(a == 0, -size, jnp.log(some)) - tail
-    return _Element(size, e, a, b, times(a, size) + tail, log_q)
+    none = a == 0
+    log_q = (
+        jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(jnp.where(none, 1, a + b * e))) - tail
+    )
+    return _Element(size, e, a, b, jnp.where(none, 0, a * size) + tail, log_q)
 
 
 def _share(t: Array, alpha: Array | None) -> Array | float:
@@ -105,24 +107,24 @@ def _share(t: Array, alpha: Array | None) -> Array | float:
 
 def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
     own = _element(x, t)
-    return _share(t, alpha) * times(jnp.exp(times(gamma, own.log_q)), own.entropy)
+    return _share(t, alpha) * times(jnp.exp(gamma * own.log_q), own.entropy)
 
 
 def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
     size, e, a, b, entropy, log_q = _element(x, t)
-    focus = jnp.exp(times(gamma, log_q))
+    focus = jnp.exp(gamma * log_q)
     share = _share(t, alpha)
     inside = jnp.where(a == 0, b, a + b * e)  # without the e that a numerator has, too, where a is 0
     bend = jnp.where(a == 0, -b, e * (a - b)) / (inside * (1 + e))  # of log q
-    by_size = (a - b * e) / (1 + e) + times(times(gamma, bend), entropy)
+    by_size = (a - b * e) / (1 + e) + gamma * bend * jnp.where(e == 0, 0, entropy)
     # By b, where a + b = 1: -|x| of c and (e - 1) / (a + b e) of log q, where e^(gamma - 1) may be left of q^gamma / e.
-    turn = jnp.expm1(-size) / inside
+    turn = expm1(-size) / inside
     steep = jnp.exp(times(gamma, log_q) + jnp.where(a == 0, size, 0))
     by_b = times(focus, -size) + times(times(gamma * turn, steep), entropy)
     by_t = share * jnp.where(x >= 0, by_b, -by_b)
     loss = times(focus, entropy)
     by_gamma = share * jnp.where(loss == 0, 0, times(log_q, loss))
-    slopes = share * times(focus, by_size)
+    slopes = share * focus * by_size
     slopes = jnp.where(x >= 0, slopes, -slopes)
     if alpha is None:
         return slopes, by_t, by_gamma
@@ -188,9 +190,11 @@ def softmax_focal_loss(
     x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     _inputs.choice(name, "reduction", reduction)
     dtype = _inputs.compute_dtype(x, t)
-    gamma, share = _option(name, "gamma", gamma, x, dtype), _of_classes(name, alpha, x, dtype)
-    of_class, of_all = (share, jnp.ones((), dtype)) if share.ndim else (None, share)
-    return finish(times(of_all, _focal_rows(x, t, gamma, kept, classes, of_class)), kept, weight, reduction)
+    gamma, share = of_each(name, "gamma", gamma, kept, x.shape[:-1], dtype), None
+    if not _inputs.is_number(alpha, 1):
+        share = _of_classes(name, alpha, x, dtype)
+        share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
+    return finish(_focal_rows(x, t, gamma, kept, classes, share), kept, weight, reduction)
 
 
 def softmax_focal_loss_with_integer_labels(
@@ -248,7 +252,7 @@ def softmax_focal_loss_with_integer_labels(
     x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights)
     _inputs.choice(name, "reduction", reduction)
     dtype = _inputs.compute_dtype(x)
-    gamma = _option(name, "gamma", gamma, x, dtype)
+    gamma = of_each(name, "gamma", gamma, kept, y.shape, dtype)
     share = _of_classes(name, alpha, x, dtype)
     losses = _focal(indexed(x, y, kept, classes, None, None, None, None), gamma)
     return finish(times(pick(share, y) if share.ndim else share, losses), kept, weight, reduction)
@@ -303,13 +307,8 @@ def poly_loss_cross_entropy(
     name = "poly_loss_cross_entropy"
     x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     _inputs.choice(name, "reduction", reduction)
-    epsilon = _option(name, "epsilon", epsilon, x, _inputs.compute_dtype(x, t))
+    epsilon = of_each(name, "epsilon", epsilon, kept, x.shape[:-1], _inputs.compute_dtype(x, t))
     return finish(_poly_rows(x, t, epsilon, kept, classes, None), kept, weight, reduction)
-
-
-def _option(name: str, argument: str, value: ArrayLike, x: Array, dtype: np.dtype) -> Array:
-    """A number for each row."""
-    return _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), x.shape[:-1])
 
 
 def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -328,7 +327,7 @@ class _Saved(NamedTuple):
     option: Array
     kept: Array | None
     classes: Array | None
-    share: Array | None  # alpha_c
+    share: Array | None  # alpha_c, or one for all
     row: Row
 
 
@@ -347,8 +346,10 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         row = summary(z)
         labels = removed_as(0, t.astype(option.dtype), kept, classes)
         labels = labels if share is None else share * labels
-        number = option if kept is None else jnp.where(kept, option, 1)
-        losses = times_bounded(labels, bend(surprise(z, row), number[..., None])).sum(-1)
+        u = surprise(z, row)
+        losses = times_bounded(labels, bend(u, option[..., None]))
+        far = 2 * times_bounded(labels, gap(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
+        losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
         return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, share, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
@@ -356,19 +357,17 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         z = _logits(x, kept, classes, g.dtype)
         given = removed_as(0, t.astype(g.dtype), kept, classes)
         labels = given if share is None else share * given
-        number = option if kept is None else jnp.where(kept, option, 1)
         u = surprise(z, row)
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(number[..., None], u.shape))
+        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(option[..., None], u.shape))
         slopes, by_option = pull(jnp.ones_like(u))
-        # A product may be rounded in two ways in two places: the label of a sure row has exactly 0 beside it.
-        pulls, best = labels * slopes, z == row.top[..., None]
-        at_best, others = apart(jnp.where(best, pulls, 0).sum(-1), jnp.where(best, 0, pulls).sum(-1))
-        ties = jnp.where(best.sum(-1, keepdims=True) > 1, at_best[..., None] - pulls, 0)
-        gradient, _ = against(z, row, pulls, at_best + others, others[..., None] + ties)
+        gradient, _ = against(z, row, labels * slopes, (labels * slopes).sum(-1))
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
         of_t = removed_as(0, times(g if share is None else g * share, losses), kept, classes)
-        of_share = None if share is None else times(g * given, losses)
+        of_share = None
+        if share is not None:
+            of_share = times(g * given, losses)
+            of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
         return gradient, of_t, (g * times(labels, by_option)).sum(-1), None, None, of_share
 
     return every_mode(forward, backward)
@@ -377,7 +376,7 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
 @jax.custom_jvp
 def _log_wrong(u: Array) -> Array:
     """log(1 - exp(-u))."""
-    return jnp.where(u < 0.7, jnp.log(-jnp.expm1(-u)), jnp.log1p(-jnp.exp(-u)))
+    return jnp.where(u < 0.7, jnp.log(-expm1(-u)), jnp.log1p(-jnp.exp(-u)))
 
 
 @_log_wrong.defjvp
@@ -415,7 +414,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     near = u < 0.3
     v, far = jnp.where(near, u, 0), jnp.where(near | (u > 80), 1, u)
     series = -1 / 2 + v / 6 * (1 - jnp.square(v) / 30 * (1 - jnp.square(v) / 28 * (1 - jnp.square(v) / 30)))
-    direct = (1 + far / jnp.expm1(-far)) / jnp.expm1(far)
+    direct = (1 + far / expm1(-far)) / expm1(far)
     return _fading(u), jnp.where(near, series, jnp.where(u > 80, 0, direct)) * tangents[0]
 
 
@@ -436,4 +435,4 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 _focal_rows = _over_classes(_focal)
-_poly_rows = _over_classes(lambda u, epsilon: u - epsilon * jnp.expm1(-u))
+_poly_rows = _over_classes(lambda u, epsilon: u - epsilon * expm1(-u))

@@ -71,6 +71,11 @@ def _rate_slope(r: Array, t: Array) -> Array:
     return jnp.where(near, over(r - t, jnp.where(near, r, 1)), 1 - over(t, r))
 
 
+def _of_rate(r: Array, loss: Array) -> Array:
+    """The loss, of which an infinite rate is the greatest term."""
+    return jnp.where(r == jnp.inf, r, loss)
+
+
 # With u = log(r / t), r - t log r + log t! = t (exp(u) - 1 - u) + (log t! - t log t + t): the first is 0 at r = t and
 # positive elsewhere, the second Stirling's remainder. Nothing cancels, while r and log t! are large.
 
@@ -82,14 +87,16 @@ def _log_of_ratio(r: Array, t: Array) -> Array:
 
 
 def _full_of_rate(r: Array, t: Array) -> Array:
-    return excess(t, r, _log_of_ratio(r, t)) + stirling(t)
+    return _of_rate(r, excess(t, r, _log_of_ratio(r, t)) + stirling(t))
 
 
 def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
     return _rate_slope(r, t), stirling_slope(t) - _log_of_ratio(r, t)
 
 
-_poisson = elementwise(lambda r, t: r - times(t, jnp.log(r)), lambda r, t: (_rate_slope(r, t), -jnp.log(r)))
+_poisson = elementwise(
+    lambda r, t: _of_rate(r, r - times(t, jnp.log(r))), lambda r, t: (_rate_slope(r, t), -jnp.log(r))
+)
 _poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate)
 
 
@@ -147,14 +154,17 @@ def poisson_nll_loss_with_log_rates(
 
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
-    return excess(t, jnp.exp(x), x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t)
+    r = jnp.exp(x)
+    return _of_rate(r, excess(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
 
 
 def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
     return jnp.exp(x) - t, stirling_slope(t) - (x - jnp.log(jnp.where(t == 0, 1, t)))
 
 
-_poisson_log = elementwise(lambda x, t: jnp.exp(x) - times(t, x), lambda x, t: (jnp.exp(x) - t, -x))
+_poisson_log = elementwise(
+    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - times(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
+)
 _poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
 
 
@@ -280,9 +290,23 @@ def gaussian_nll_loss_with_log_variance(
     return finish(_gaussian_log(*arrays) + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
 
 
+def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
+    """(x - t) exp(-s / 2) / 2, of halves, whose difference is finite; and exp(-s / 4).
+
+    That is taken twice, as exp(-s / 2) overflows where its product with a small error does not.
+    """
+    root = jnp.exp(-0.25 * s)
+    return (x / 2 - t / 2) * root * root, root
+
+
 def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
-    root = jnp.exp(-0.25 * s)  # twice, as exp(-s / 2) overflows where its product with a small error does not
-    return 0.5 * (s + jnp.square((x - t) * root * root))
+    return 0.5 * s + 2 * jnp.square(_half_score(x, t, s)[0])
 
 
-_gaussian_log = elementwise(_log_gaussian)
+def _log_gaussian_slopes(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
+    half, root = _half_score(x, t, s)
+    slope = 2 * (half * root * root)
+    return slope, -slope, 0.5 - 2 * jnp.square(half)
+
+
+_gaussian_log = elementwise(_log_gaussian, _log_gaussian_slopes)

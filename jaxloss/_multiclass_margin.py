@@ -14,7 +14,7 @@ from ._derivatives import every_mode
 from ._elements import Mask
 from ._numerics import minus, times
 from ._reduction import finish
-from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, of_type, paired, pick, removed_as
+from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, of_each, of_type, paired, pick, removed_as
 from ._types import Axis, Reduction
 
 
@@ -175,7 +175,7 @@ def weston_watkins_hinge_loss(
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
     row, mask = scored(name, scores, labels, axis, where, weights, reduction, class_weights)
-    m = _margin(name, margin, mask[0], row[0])
+    m = of_each(name, "margin", margin, mask[0], row[0].shape[:-1], _inputs.compute_dtype(row[0]))
     losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m)
     return finish(infinite_if_removed(losses, *row[1:]), *mask)
 
@@ -288,15 +288,8 @@ def multilabel_hinge_loss(
     _inputs.choice(name, "reduction", reduction)
     s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
     s, t = (removed_as(0, a, kept, classes) for a in (s, t))
-    m = _margin(name, margin, kept, s, t)
+    m = of_each(name, "margin", margin, kept, s.shape[:-1], _inputs.compute_dtype(s, t))
     return finish(_multilabel(s, t, m, classes), kept, weight, reduction)
-
-
-def _margin(name: str, margin: ArrayLike, kept: Array | None, s: Array, *others: Array) -> Array:
-    """A margin for each row, harmless in an excluded one."""
-    m = _inputs.real(name, "margin", margin).astype(_inputs.compute_dtype(s, *others))
-    m = _inputs.broadcast(name, "margin", m, s.shape[:-1])
-    return m if kept is None else jnp.where(kept, m, 1)
 
 
 # One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.

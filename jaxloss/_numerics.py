@@ -49,6 +49,17 @@ def log1p(x: Array) -> Array:
 
 
 @jax.custom_jvp
+def expm1(x: Array) -> Array:
+    """exp(x) - 1, whose derivative is exp(x), where that of JAX is expm1(x) + 1."""
+    return jnp.expm1(x)
+
+
+@expm1.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return expm1(*primals), jnp.exp(*primals) * tangents[0]
+
+
+@jax.custom_jvp
 def log_ratio(a: Array, b: Array, difference: Array) -> Array:
     """log(a / b) for a, b >= 0, given a - b: sign(a - b) log1p(|a - b| / min(a, b)), exact where they are near."""
     least, size = jnp.minimum(a, b), jnp.abs(difference)
@@ -90,13 +101,14 @@ def excess(p: Array, m: Array, u: Array) -> Array:
 def stirling(t: Array) -> Array:
     """log(t!) - t log(t) + t for t >= 0, by the series of Stirling where that cancels."""
     far = t >= 8
-    near, r = jnp.where(far, 1, t), 1 / jnp.where(far, t, 8)
+    near, large = jnp.where(far, 1, t), jnp.where(far, t, 8)
+    r = 1 / large
     log_factorial = jnp.where((near == 0) | (near == 1), 0, jax.scipy.special.gammaln(near + 1))
     direct = log_factorial - near * jnp.log(jnp.where(near == 0, 1, near)) + near
     series = jnp.zeros_like(r)
     for b in reversed(_STIRLING):
         series = b + jnp.square(r) * series
-    return jnp.where(far, (jnp.log(2 * jnp.pi) - jnp.log(r)) / 2 + r * series, direct)
+    return jnp.where(far, (jnp.log(2 * jnp.pi) + jnp.log(large)) / 2 + r * series, direct)
 
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
@@ -117,6 +129,19 @@ def stirling_slope(t: Array) -> Array:
 @stirling.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return stirling(*primals), stirling_slope(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def sigmoids(x: Array) -> tuple[Array, Array]:
+    """sigmoid(x) and sigmoid(-x), of which neither is the rounded difference of the other to 1; nor in derivatives."""
+    return jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
+
+
+@sigmoids.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    p, rest = sigmoids(*primals)
+    tangent = p * rest * tangents[0]
+    return (p, rest), (tangent, -tangent)
 
 
 @jax.custom_jvp

@@ -6,9 +6,9 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._elements import elements, elementwise, summands, total
-from ._numerics import log1p, over, times, times_bounded
+from ._numerics import expm1, log1p, over, times, times_bounded
 from ._reduction import finish
-from ._rows import in_range, infinite_if_removed, labelled, nan_unless, pick, removed_as
+from ._rows import in_range, infinite_if_removed, labelled, nan_unless, of_each, pick, removed_as
 from ._types import Axis, Reduction
 
 
@@ -263,9 +263,7 @@ def generalized_cross_entropy(
     name = "generalized_cross_entropy"
     _inputs.choice(name, "reduction", reduction)
     p, y, classes, kept, weight = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, 1)
-    q = _inputs.real(name, "q", q).astype(_inputs.compute_dtype(p))
-    q = _inputs.broadcast(name, "q", q, p.shape)
-    losses = _generalized(p, q if kept is None else jnp.where(kept, q, 1))
+    losses = _generalized(p, of_each(name, "q", q, kept, p.shape, _inputs.compute_dtype(p)))
     return finish(infinite_if_removed(losses, y, classes), kept, weight, reduction)
 
 
@@ -278,7 +276,7 @@ def _generalized_of_label(p: Array, q: Array) -> Array:
     quotient = jnp.ones_like(v)
     for k in range(16, 1, -1):
         quotient = 1 + small / k * quotient
-    return -jnp.where(near, times(quotient, log_p), jnp.expm1(v) / jnp.where(near, 1, q))
+    return -jnp.where(near, times(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
 
 
 def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
@@ -291,7 +289,7 @@ def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
     for k in range(16):
         h += term / (k + 2)
         term = term * small / (k + 1)
-    far = (times(jnp.exp(v), v) - jnp.expm1(v)) / jnp.square(jnp.where(near, 1, q))
+    far = (times(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
     by_q = -jnp.where(near, times(h, jnp.square(log_p)), far)
     return -jnp.exp(times(q - 1, log_p)), by_q
 

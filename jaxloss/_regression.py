@@ -5,7 +5,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._elements import OPTIONAL, elements, elementwise, of_error, summands, total
-from ._numerics import log_ratio, times
+from ._numerics import log_ratio, over, times
 from ._reduction import finish
 from ._types import Axis, Reduction
 
@@ -268,7 +268,8 @@ def absolute_percentage_error(
 def _relative_element(p: Array, t: Array, unit: Array) -> Array:
     # A divisor that is |t|, but not 0 at an exact hit, in a form that XLA fuses into the sum of the losses.
     error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
-    return unit * (error / jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error))
+    divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
+    return unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1)  # never less, and finite where p - t is not
 
 
 def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:
@@ -328,7 +329,21 @@ def squared_logarithmic_error(
     return finish(_squared_logarithmic(*arrays), *mask)
 
 
-_squared_logarithmic = elementwise(lambda p, t: jnp.square(log_ratio(1 + p, 1 + t, p - t)))  # 1 + p rounds
+def _log_ratio(p: Array, t: Array) -> Array:
+    return log_ratio(1 + p, 1 + t, p - t)  # 1 + p rounds
+
+
+def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
+    log = _log_ratio(p, t)
+
+    def over_one_plus(x: Array) -> Array:  # 0 at infinity, where log(x) is infinite, too
+        infinite = x == jnp.inf
+        return jnp.where(infinite, 0, over(2 * log, jnp.where(infinite, 0, x) + 1))
+
+    return over_one_plus(p), -over_one_plus(t)
+
+
+_squared_logarithmic = elementwise(lambda p, t: jnp.square(_log_ratio(p, t)), _squared_logarithmic_slopes)
 
 
 def quantile_loss(
@@ -392,10 +407,10 @@ def quantile_loss(
     return finish(_quantile(*arrays), *mask)
 
 
-def _quantile_of_error(error: Array, quantile: Array) -> Array:
+def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
     quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
-    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
-    return times(slope, error)
+    slope = jnp.where(p > t, 1 - quantile, jnp.where(p < t, -quantile, 0))
+    return 2 * times(slope, p / 2 - t / 2)  # of halves, whose difference is finite
 
 
-_quantile = of_error(_quantile_of_error)
+_quantile = elementwise(_quantile_element)

@@ -49,6 +49,23 @@ def table(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: n
     return jnp.broadcast_to(weights, x.shape)
 
 
+def of_each(
+    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
+) -> Array:
+    """An option for each example, harmless where that is excluded."""
+    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
+    return number if kept is None else jnp.where(kept, number, 1)
+
+
+def whole(x: Array, axis: int = 0) -> Array:
+    """x, from that axis on not split over the devices of an explicit mesh."""
+    spec = jax.typeof(x).sharding.spec
+    if not any(spec[axis:]):
+        return x
+    gathered: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
+    return gathered
+
+
 def class_weight(
     name: str, class_weights: ArrayLike, labels: Array, classes: int, dtype: np.dtype, across: AxisName | None
 ) -> Array:
@@ -59,8 +76,7 @@ def class_weight(
     valid = in_range(mine, classes)
     sharding = jax.typeof(labels).sharding
     if any(sharding.spec):  # an explicit mesh wants to know
-        weights = jax.sharding.reshard(weights, jax.sharding.PartitionSpec(None))
-        found = weights.at[jnp.where(valid, mine, 0)].get(out_sharding=sharding)
+        found = whole(weights).at[jnp.where(valid, mine, 0)].get(out_sharding=sharding)
     else:
         found = weights[jnp.where(valid, mine, 0)]
     if across is not None:

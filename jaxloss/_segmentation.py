@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._elements import summands, total
-from ._numerics import over
+from ._numerics import over, sigmoids
 from ._reduction import finish
 from ._rows import apart
 from ._softmax_rows import exp_below, summary
@@ -357,7 +357,8 @@ def _overlap(
     dtype = _inputs.compute_dtype(x, t)
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    return tuple(total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
+    # Where nothing is there, p t is 0 by a select: the second derivative by it may be infinite.
+    return tuple(total(term, kept, axes) for term in (jnp.where(t == 0, 0, p * t), p * (1 - t), rest * t))
 
 
 def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
@@ -375,7 +376,9 @@ def _share(a: Array, b: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     a, b = primals
     whole = jnp.where((a == 0) & (b == 0), 1, a + b)
-    return _share(a, b), (_share(b, a) * tangents[0] - _share(a, b) * tangents[1]) / whole
+    inverse = over(jnp.ones_like(whole), whole)  # two divisions XLA makes one, by a square that may underflow
+    by_a, by_b = _share(b, a) * inverse, _share(a, b) * inverse
+    return _share(a, b), by_a * tangents[0] - by_b * tangents[1]
 
 
 # What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
@@ -385,16 +388,8 @@ def _given(p: Array) -> tuple[Array, ...]:
     return p, 1 - p
 
 
-@jax.custom_jvp
 def _sigmoid(z: Array) -> tuple[Array, ...]:
-    return apart(jax.nn.sigmoid(z), jax.nn.sigmoid(-z))
-
-
-@_sigmoid.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    p, rest = _sigmoid(*primals)
-    tangent = p * rest * tangents[0]
-    return (p, rest), (tangent, -tangent)
+    return apart(*sigmoids(z))
 
 
 # With e_j = exp(z_j - m) and r the sum of all e but one maximum's 1, p_j = e_j / (1 + r) and 1 - p_j = (1 - e_j + r) /
@@ -409,7 +404,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...],
 def _softmax(z: Array) -> tuple[Array, ...]:
     (z,) = apart(z)
     row = summary(z)
-    e, r = exp_below(z, row.top[..., None]), jnp.where(row.empty, 0, row.rest)[..., None]
+    e, r = exp_below(z, row), jnp.where(row.empty, 0, row.rest)[..., None]
     return apart(e / (1 + r), ((1 - e) + r) / (1 + r))
 
 

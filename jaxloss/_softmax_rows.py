@@ -12,7 +12,7 @@ row sums to, or a maximum, is that of all devices.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
-from ._numerics import soft_cap, soft_cap_partials, times, times_bounded
+from ._numerics import expm1, soft_cap, soft_cap_partials, times, times_bounded
 from ._rows import apart, at, count, here, in_range, largest, pick_across, removed_as, summed
 from ._types import AxisName
 
@@ -33,8 +33,10 @@ class Options(NamedTuple):
     soft_cap: Array | None = None
     logit_scale: Array | None = None
 
-
-_NO_OPTIONS = Options()
+    @property
+    def compute(self) -> bool:
+        """Whether the logits are not those that are given."""
+        return self.soft_cap is not None or self.logit_scale is not None
 
 
 class Row(NamedTuple):
@@ -99,12 +101,6 @@ def _finite_logsumexp(row: Row) -> Array:
     return jnp.where(row.empty, 0, row.top) + row.log_total
 
 
-def exp_below(z: Array, top: Array) -> Array:
-    """exp(z - m), 1 at an infinite maximum too."""
-    largest = jnp.finfo(top.dtype).max
-    return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
-
-
 def gap(z: Array, top: Array) -> Array:
     """m - z, 0 at an infinite maximum too."""
     z = z.astype(top.dtype)
@@ -112,35 +108,22 @@ def gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
-@jax.custom_jvp
-def surprise(z: Array, row: Row) -> Array:
-    """-log p_c = m - z_c + log1p(rest), of two terms that are not negative."""
-    return gap(z, row.top[..., None]) + row.log_total[..., None]
+def _exp(z: Array, top: Array) -> Array:
+    largest = jnp.finfo(top.dtype).max
+    return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
 
 
-@surprise.defjvp
-def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    """Of a tangent v it is sum_j p_j v_j - v_c, and so of v less that of the maximum, whose entry then is no difference
-    of its p near 1."""
-    z, row = primals
-    u, v = surprise(z, row), tangents[0].astype(row.top.dtype)
-    top = z.astype(u.dtype) == row.top[..., None]
-    v -= jnp.where(top, v, 0).sum(-1, keepdims=True) / jnp.maximum(top.sum(-1, keepdims=True), 1).astype(v.dtype)
-    v = jnp.where(z == -jnp.inf, 0, v)
-    return u, (jnp.exp(-u) * v).sum(-1, keepdims=True) - v
-
-
-def summary(z: Array, options: Options = _NO_OPTIONS, across: AxisName | None = None) -> Row:
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def summary(z: Array, computed: bool = False, across: AxisName | None = None) -> Row:
     top = largest(z, across).astype(np.promote_types(z.dtype, np.float32))
-    computed = options.soft_cap is not None or options.logit_scale is not None
     rest = _rest_by_select(z, top, across) if computed else _rest(z, top, across)
     return Row(top, rest, jnp.log1p(rest))
 
 
 def _rest_by_select(z: Array, top: Array, across: AxisName | None) -> Array:
-    """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1 and yet has a derivative."""
+    """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1."""
     z, m = z.astype(top.dtype), top[..., None]
-    exp = exp_below(z, m)
+    exp = _exp(z, m)
     return summed(jnp.where(z < m, exp, 0), across) + (summed(jnp.where(z == m, exp, 0), across) - 1)
 
 
@@ -151,16 +134,76 @@ def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
     else 1 may be subtracted. That takes logits that are in memory: those that a fusion computes again, once for m and
     once for exp, may differ in the last digit.
     """
-    exp = exp_below(z, top[..., None])
+    exp = _exp(z, top[..., None])
     every, below = summed(exp, across), summed(jnp.minimum(exp, 1 - exp), across)
-    constant = lax.stop_gradient
-    return jnp.where(every < 1.5, constant(below) + (every - constant(every)), every - 1)  # the derivative of `every`
+    return jnp.where(every < 1.5, below, every - 1)
 
 
 def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
     by_bound, by_select = (partial(rest, across=across) for rest in (_rest_by_bound, _rest_by_select))
     rest: Array = lax.platform_dependent(z, top, cpu=by_bound, default=by_select)
     return rest
+
+
+# A derivative of all this takes m for a constant, as any number does in its place. But where one class has most of the
+# probability, the terms of that class would be large and cancel, and hide what the others say: there m moves with it,
+# and its own z - m does not move at all. Which class that is, rounding cannot change: all others are 0.9 below.
+
+
+def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> tuple[Array, Array]:
+    """The tangents of z - m and of m, from v of z."""
+    v = jnp.where(jnp.isinf(z), 0, v.astype(row.top.dtype))
+    sure = (row.rest < 0.4)[..., None] & (gap(z, row.top[..., None]) < 0.5)
+    of_top = summed(jnp.where(sure, v, 0), across)
+    return jnp.where(sure, 0, v - of_top[..., None]), of_top
+
+
+@summary.defjvp
+def _(computed: bool, across: AxisName | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Row, Row]:
+    row = summary(*primals, computed, across)
+    moves, of_top = _moving(*primals, row, *tangents, across)
+    of_rest = summed(_exp(primals[0], row.top[..., None]) * moves, across)
+    return row, Row(of_top, of_rest, of_rest / (1 + row.rest))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def exp_below(z: Array, row: Row, across: AxisName | None = None) -> Array:
+    """exp(z - m), 1 at an infinite maximum too."""
+    return _exp(z, row.top[..., None])
+
+
+@exp_below.defjvp
+def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
+    exp = exp_below(*primals, across)
+    return exp, exp * _moving(*primals, tangents[0], across)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def gaps(z: Array, row: Row, across: AxisName | None = None) -> Array:
+    """m - z of each class."""
+    return gap(z, row.top[..., None])
+
+
+@gaps.defjvp
+def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
+    return gaps(*primals, across), -_moving(*primals, tangents[0], across)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _gap_of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | None) -> Array:
+    """m - z of the label y, whose z is known."""
+    return gap(label, row.top)
+
+
+@_gap_of_label.defjvp
+def _(across: AxisName | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    _, y, z, row = primals
+    return _gap_of_label(*primals, across), -pick_across(_moving(z, row, tangents[2], across)[0], y, across)
+
+
+def surprise(z: Array, row: Row) -> Array:
+    """-log p_c = m - z_c + log1p(rest), of two terms that are not negative."""
+    return gaps(z, row) + row.log_total[..., None]
 
 
 def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
@@ -198,15 +241,15 @@ def indexed_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = summary(z, options, across)
+    row = summary(z, options.compute, across)
     label = pick_across(z, y, across).astype(row.top.dtype)
     valid = in_range(y, count(x, across))
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
     loss = gap(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
-        gaps = gap(z, row.top[..., None])
-        mean_gap = summed(removed_as(0, gaps, None, classes) * _share(gaps, classes, across), across)
+        each = gaps(z, row, across)
+        mean_gap = summed(removed_as(0, each, None, classes) * _share(each, classes, across), across)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
@@ -224,13 +267,13 @@ def indexed_backward(
     g = g if kept is None else jnp.where(kept, g, 0)
     # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
     slope = 1 / (1 + row.rest)
-    distance = gap(label, row.top)
-    at_label = (jnp.expm1(-distance) - row.rest) * slope
+    distance = _gap_of_label(label, y, z, row, across)
+    at_label = (expm1(-distance) - row.rest) * slope
     share = of_smoothing = of_z_loss = None
     if options.label_smoothing is not None and mean_gap is not None:
         p_y = jnp.exp(-distance) * slope
-        at_label = (1 - options.label_smoothing) * at_label + options.label_smoothing * p_y
         share = options.label_smoothing[..., None] * _share(z, classes, across)
+        at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
         of_smoothing = times(g, mean_gap - distance)
     if options.z_loss is not None:
         of_z_loss = times(g, jnp.square(_finite_logsumexp(row)))
@@ -238,10 +281,10 @@ def indexed_backward(
         at_label += push * jnp.exp(-distance)
         slope += push
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
-    gradient = (g * slope)[..., None] * exp_below(z, row.top[..., None])
-    gradient = jnp.where(at(here(y, z, across), z), (g * at_label)[..., None], gradient)
+    gradient = (g * slope)[..., None] * exp_below(z, row, across)
     if share is not None:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
+    gradient = jnp.where(at(here(y, z, across), z), (g * at_label)[..., None], gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options, across)
     return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
 
@@ -258,9 +301,9 @@ def log_probabilities(
     """From logits, of which ``numbers`` are the soft_cap and the logit_scale. A row of -inf alone has none: NaN."""
     options = _options((None, None, *numbers), kept)
     z = _transform(x, kept, None, options)
-    row = summary(z, options, across)
+    row = summary(z, options.compute, across)
     log_total = jnp.where(row.empty, jnp.nan, row.log_total)
-    return -(gap(z, row.top[..., None]) + log_total[..., None])
+    return -(gaps(z, row, across) + log_total[..., None])
 
 
 def log_probabilities_backward(
@@ -279,7 +322,7 @@ def log_probabilities_backward(
 def entropy(saved: _Saved, across: AxisName | None) -> Array:
     """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
     z, row = _logits(saved), saved.row
-    mean_gap = summed(_weighted_gaps(z, row), across) / (1 + row.rest)
+    mean_gap = summed(_weighted_gaps(z, row, across), across) / (1 + row.rest)
     return jnp.where(row.empty, 0, mean_gap + row.log_total)
 
 
@@ -289,8 +332,8 @@ def entropy_backward(
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
     g = jnp.where(row.empty, 0, g) / (1 + row.rest)
-    excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
-    gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
+    excess = (row.log_total - value)[..., None] * exp_below(z, row, across)
+    gradient = g[..., None] * (_weighted_gaps(z, row, across) + excess)
     return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
 
 
@@ -307,10 +350,9 @@ def _logits(saved: _Saved) -> Array:
     return _transform(saved.x, saved.kept, saved.classes, saved.options)
 
 
-def _weighted_gaps(z: Array, row: Row) -> Array:
+def _weighted_gaps(z: Array, row: Row, across: AxisName | None) -> Array:
     """exp(z_c - m) (m - z_c), 0 for a class of probability 0."""
-    top = row.top[..., None]
-    return times(exp_below(z, top), gap(z, top))
+    return times(exp_below(z, row, across), gaps(z, row, across))
 
 
 # With a probability for each class.
@@ -322,11 +364,11 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
 
 
 def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
-    """The sum of t_c (m - z_c)."""
+    """The sum of t_c (m - z_c), of halves, which are finite."""
     largest = jnp.finfo(top.dtype).max
-    m = jnp.clip(top, -largest, largest)[..., None]
-    gaps = times_bounded(labels, m - jnp.minimum(z.astype(m.dtype), m)).sum(-1)
-    return times(gaps, jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
+    half = jnp.clip(top, -largest, largest)[..., None] / 2
+    each = times_bounded(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half))
+    return times(2 * each.sum(-1), jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
 
 
 def _dense_forward(
@@ -335,27 +377,28 @@ def _dense_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = summary(z, options)
+    row = summary(z, options.compute)
     (each,) = apart(t)  # lest labels of half precision be widened in memory
     mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
-    gaps = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top)
-    loss = gaps + times(mass, row.log_total)
+    loss = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top) + times(mass, row.log_total)
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
-def against(z: Array, row: Row, labels: Array, mass: Array, others: Array) -> tuple[Array, Array]:
-    """s p - t, with s the sum of the labels t, of which ``others`` leave out one each, and p.
+def against(z: Array, row: Row, labels: Array, mass: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, and p.
 
-    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p); there s - t
-    has to be exact if the label is hard, and 1 - exp is 0.
+    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p). There s - t
+    has to be the sum of the other labels, all of whose logits are at least log(2) below (and 1 - exp is 0).
     """
     top, rest, mass = row.top[..., None], row.rest[..., None], mass[..., None]
-    exp = exp_below(z, top)
+    exp = exp_below(z, row)
     p = exp / (1 + rest)
+    others = (labels * jnp.minimum(1.5 * gaps(z, row), 1)).sum(-1, keepdims=True)
+    others = jnp.where(rest < 0.5, others, mass - labels)
     at_top = others * p - labels * ((rest + (1 - exp)) / (1 + rest))
     return jnp.where(z == top, at_top, mass * p - labels), p
 
@@ -365,7 +408,7 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
     z = _transform(x.astype(g.dtype), kept, classes, options)
     labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-    gradient, p = against(z, row, labels, mass, mass[..., None] - labels)
+    gradient, p = against(z, row, labels, mass)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))

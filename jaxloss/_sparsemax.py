@@ -65,13 +65,20 @@ def sparsemax_loss(
     return finish(_binary(*arrays), *mask)
 
 
+def _binary_distance(x: Array, t: Array) -> Array:
+    """(clip(x) + 1) / 2 - t, from the end to which both may be near."""
+    p = jnp.clip(x, -1, 1)
+    return jnp.where(p > 0, (p - 1) / 2 + (1 - t), (p + 1) / 2 - t)
+
+
 def _binary_element(x: Array, t: Array) -> Array:
-    distance = (jnp.clip(x, -1, 1) - (2 * t - 1)) / 2
+    distance = _binary_distance(x, t)
     return jnp.square(distance) + times_bounded(1 - t, relu(x - 1)) + times_bounded(t, relu(-1 - x))
 
 
 def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
-    return (jnp.clip(x, -1, 1) - (2 * t - 1)) / 2, (2 * t - 1) - x
+    distance = _binary_distance(x, t)
+    return distance, jnp.clip(x, -1, 1) - x - 2 * distance
 
 
 _binary = elementwise(_binary_element, _binary_slopes)

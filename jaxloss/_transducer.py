@@ -27,10 +27,11 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._derivatives import every_mode
+from ._numerics import expm1, sigmoids
 from ._reduction import finish
 from ._rows import apart, at, nan_unless, of_type, pick, removed_as
 from ._sequences import Sequences, log_add, prologue
-from ._softmax_rows import exp_below, gap, summary
+from ._softmax_rows import Row, exp_below, gap, summary
 from ._types import Reduction
 
 
@@ -300,15 +301,15 @@ def _log_probabilities(x: Array, y: Array, nodes: Array | None, blank: int) -> t
     return _row_by_row(x, y, nodes, blank)[:2]
 
 
-def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Array, Array]:
-    """The same, and the maximum and the sum of exponentials below it, of which one term is 1."""
+def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Row]:
+    """The same, and what else there is to know of the rows."""
     (x,) = apart(x)
     x = removed_as(0, x, nodes, None)
     row = summary(x)
     label = pick(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
     log_p = (-(gap(z, row.top) + row.log_total) for z in (x[..., blank], label))
     of_blank, of_label = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
-    return of_blank, of_label, row.top, jnp.where(row.empty, 1, 1 + row.rest)
+    return of_blank, of_label, row
 
 
 @_log_probabilities.defjvp
@@ -316,15 +317,15 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
     # The derivative of log p_c by the logit c is 1 - p_c, exact as -expm1(log p_c), and by another one j it is -p_j.
     x, y, nodes = primals
     log_p = _log_probabilities(x, y, nodes, blank)  # of which a derivative meets this rule again
-    saved = *log_p, *_row_by_row(x, y, nodes, blank)[2:]
+    saved = log_p, _row_by_row(x, y, nodes, blank)[2]
 
-    def linear(x: Array, y: Array, nodes: Array | None, saved: tuple[Array, ...], t: Array) -> tuple[Array, Array]:
-        of_blank, of_label, top, total = saved
-        p = exp_below(removed_as(0, x, nodes, None), top[..., None]) / total[..., None]
+    def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array]:
+        log_p, row = saved
+        p = exp_below(removed_as(0, x, nodes, None), row) / jnp.where(row.empty, 1, 1 + row.rest)[..., None]
         t = removed_as(0, t, nodes, None).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
         here = classes == blank, classes == y[..., None, :, None]
-        factors = (jnp.where(c, -jnp.expm1(e)[..., None], -p) for c, e in zip(here, (of_blank, of_label), strict=True))
+        factors = (jnp.where(c, -expm1(e)[..., None], -p) for c, e in zip(here, log_p, strict=True))
         by_blank, by_label = ((factor * t).sum(-1) for factor in factors)
         return by_blank, by_label
 
@@ -376,7 +377,7 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, None, None]:
         return blank + label, (blank, label)
 
     end = last.astype(differences.dtype) * jnp.where(impossible, 0, 1)[..., None]
-    _, arcs = lax.scan(step, end, (jax.nn.sigmoid(differences), jax.nn.sigmoid(-differences)), reverse=True)
+    _, arcs = lax.scan(step, end, sigmoids(differences), reverse=True)
     blank, label = (-g[..., None, None] * jnp.moveaxis(arc, 0, -1) for arc in arcs)
     label = label if fastemit is None else (1 + fastemit)[..., None, None] * label
     return blank, label, None, None

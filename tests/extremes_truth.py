@@ -258,13 +258,21 @@ def _readings(case: Case, given: Inputs) -> list[dict[str, Truth]]:
 
 
 def _limit(found: list[Truth]) -> Truth:
-    """Of a row whose entries all have one. Of terms beyond all numbers, nothing is said of their rounding."""
+    """Of a row whose entries all have one. Of terms beyond all numbers, nothing is said of their rounding.
+
+    What vanishes does so by tens, as its stand-ins; what is small and changes less has their logarithm, without end.
+    """
     first = found[0]
-    agree = np.logical_and.reduce([np.isclose(o.truth, first.truth, rtol=1e-6, atol=TINY) for o in found])
+    agree = np.logical_and.reduce([_agree(o.truth, first.truth) for o in found])
     agree = agree.all(-1, keepdims=True) if agree.ndim > 1 else agree
     terms = np.min([o.terms for o in found], 0)
     smooth = np.logical_and.reduce([o.smooth for o in found])
     return Truth(np.where(agree, first.truth, nan), np.where(terms < LARGEST, terms, 0), smooth)
+
+
+def _agree(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    least, most = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
+    return np.isclose(a, b, rtol=1e-6, atol=1e-100) | ((most < TINY) & (least < most / 2))
 
 
 def _evaluated(case: Case, given: Inputs, tens: tuple[int, ...]) -> dict[str, Truth]:
