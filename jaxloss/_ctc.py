@@ -25,7 +25,7 @@ from ._derivatives import every_mode
 from ._reduction import finish
 from ._rows import at, nan_unless, of_type
 from ._sequences import Sequences, beside, log_add, pick_several, prologue, spread
-from ._softmax_rows import Row, exp_below, gap, summary
+from ._softmax_rows import Row, gap, probabilities, summary
 from ._types import Reduction
 
 
@@ -293,7 +293,7 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    p = exp_below(x, row) / (1 + row.rest)[..., None]
+    p, _ = probabilities(x, row)
     there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
     gradient = jnp.where(there[..., None], p, 0) - spread(jnp.moveaxis(emitted, 0, -2), y, x.shape[-1])
     return g[..., None, None] * gradient, None, None, None

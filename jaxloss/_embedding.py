@@ -110,7 +110,7 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers.
 
     It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
-    derivatives: no power leaves the range. For squares u is a power of two, which is exact, well below that root.
+    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
     """
     difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
     size = difference * jnp.sign(difference)
@@ -123,8 +123,9 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
     largest = jnp.maximum(size.max(-1, keepdims=True), _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
-    if square:  # small, for tangents are divided by it, and cotangents multiplied
-        unit = jnp.maximum(2.0**-20 * _power(largest), 8 * finfo.tiny)
+    if square:
+        unit = _power(largest)
+        unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
     total = power(difference / unit).sum(-1, keepdims=True) + times(eps, power(_SHRUNK / unit))

@@ -13,7 +13,7 @@ from ._elements import summands, total
 from ._numerics import over, sigmoids
 from ._reduction import finish
 from ._rows import apart
-from ._softmax_rows import exp_below, summary
+from ._softmax_rows import probabilities, summary
 from ._types import Axis, Reduction
 
 
@@ -392,28 +392,6 @@ def _sigmoid(z: Array) -> tuple[Array, ...]:
     return apart(*sigmoids(z))
 
 
-# With e_j = exp(z_j - m) and r the sum of all e but one maximum's 1, p_j = e_j / (1 + r) and 1 - p_j = (1 - e_j + r) /
-# (1 + r), where 1 - e_j is 0 or r contains e_j: nothing cancels. A row of -inf gets r = 0, and so p = 0.
-#
-# The tangent is dp_j = p_j ((1 - p_j) dz_j - sum over the others of p_c dz_c). With k the class above 1/2, if there is
-# one, and c running over the others, that is p_j (dz_j - p_k dz_k - sum_c p_c dz_c) for the others, and
-# p_k ((1 - p_k) dz_k - sum_c p_c dz_c) for k itself, where 1 - p_k and that sum are small.
-
-
-@jax.custom_jvp
 def _softmax(z: Array) -> tuple[Array, ...]:
     (z,) = apart(z)
-    row = summary(z)
-    e, r = exp_below(z, row), jnp.where(row.empty, 0, row.rest)[..., None]
-    return apart(e / (1 + r), ((1 - e) + r) / (1 + r))
-
-
-@_softmax.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    (dz,) = tangents
-    p, rest = _softmax(*primals)
-    above = p > 0.5
-    others = jnp.where(above, 0, p)
-    of_others, of_k = ((a * dz).sum(-1, keepdims=True) for a in (others, p - others))
-    tangent = p * (jnp.where(above, rest, 1) * dz - of_others) - others * of_k
-    return (p, rest), (tangent, -tangent)
+    return apart(*probabilities(z, summary(z)))

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from ._derivatives import every_mode
-from ._numerics import expm1, soft_cap, soft_cap_partials, times, times_bounded
+from ._numerics import soft_cap, soft_cap_partials, times, times_bounded
 from ._rows import apart, at, count, here, in_range, largest, pick_across, removed_as, summed
 from ._types import AxisName
 
@@ -101,6 +101,12 @@ def _finite_logsumexp(row: Row) -> Array:
     return jnp.where(row.empty, 0, row.top) + row.log_total
 
 
+def exp_below(z: Array, top: Array) -> Array:
+    """exp(z - m), 1 at an infinite maximum too."""
+    largest = jnp.finfo(top.dtype).max
+    return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
+
+
 def gap(z: Array, top: Array) -> Array:
     """m - z, 0 at an infinite maximum too."""
     z = z.astype(top.dtype)
@@ -108,12 +114,6 @@ def gap(z: Array, top: Array) -> Array:
     return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
 
 
-def _exp(z: Array, top: Array) -> Array:
-    largest = jnp.finfo(top.dtype).max
-    return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def summary(z: Array, computed: bool = False, across: AxisName | None = None) -> Row:
     top = largest(z, across).astype(np.promote_types(z.dtype, np.float32))
     rest = _rest_by_select(z, top, across) if computed else _rest(z, top, across)
@@ -121,10 +121,11 @@ def summary(z: Array, computed: bool = False, across: AxisName | None = None) ->
 
 
 def _rest_by_select(z: Array, top: Array, across: AxisName | None) -> Array:
-    """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1."""
+    """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1 and yet has a derivative. Of none, 0."""
     z, m = z.astype(top.dtype), top[..., None]
-    exp = _exp(z, m)
-    return summed(jnp.where(z < m, exp, 0), across) + (summed(jnp.where(z == m, exp, 0), across) - 1)
+    exp = exp_below(z, m)
+    maxima = summed(jnp.where(z == m, exp, 0), across)
+    return summed(jnp.where(z < m, exp, 0), across) + jnp.where(top == -jnp.inf, 0, maxima - 1)
 
 
 def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
@@ -134,9 +135,10 @@ def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
     else 1 may be subtracted. That takes logits that are in memory: those that a fusion computes again, once for m and
     once for exp, may differ in the last digit.
     """
-    exp = _exp(z, top[..., None])
+    exp = exp_below(z, top[..., None])
     every, below = summed(exp, across), summed(jnp.minimum(exp, 1 - exp), across)
-    return jnp.where(every < 1.5, below, every - 1)
+    constant = lax.stop_gradient
+    return jnp.where(every < 1.5, constant(below) + (every - constant(every)), every - 1)  # the derivative of `every`
 
 
 def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
@@ -145,65 +147,61 @@ def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
     return rest
 
 
-# A derivative of all this takes m for a constant, as any number does in its place. But where one class has most of the
-# probability, the terms of that class would be large and cancel, and hide what the others say: there m moves with it,
-# and its own z - m does not move at all. Which class that is, rounding cannot change: all others are 0.9 below.
+# Probabilities and their logarithms have rules of their own: where one class has most of the probability, what its
+# logit does to it is a difference of large terms, in which the others would be lost. There all move beside that class.
 
 
-def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> tuple[Array, Array]:
-    """The tangents of z - m and of m, from v of z."""
+def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:
+    """v, of which nothing but differences count, less that of a class whose probability is near 1."""
     v = jnp.where(jnp.isinf(z), 0, v.astype(row.top.dtype))
-    sure = (row.rest < 0.4)[..., None] & (gap(z, row.top[..., None]) < 0.5)
-    of_top = summed(jnp.where(sure, v, 0), across)
-    return jnp.where(sure, 0, v - of_top[..., None]), of_top
-
-
-@summary.defjvp
-def _(computed: bool, across: AxisName | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Row, Row]:
-    row = summary(*primals, computed, across)
-    moves, of_top = _moving(*primals, row, *tangents, across)
-    of_rest = summed(_exp(primals[0], row.top[..., None]) * moves, across)
-    return row, Row(of_top, of_rest, of_rest / (1 + row.rest))
+    sure = (row.rest < 0.5)[..., None] & (gap(z, row.top[..., None]) < 0.5)  # others are log(2) below
+    return jnp.where(sure, 0, v - summed(jnp.where(sure, v, 0), across)[..., None])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def exp_below(z: Array, row: Row, across: AxisName | None = None) -> Array:
-    """exp(z - m), 1 at an infinite maximum too."""
-    return _exp(z, row.top[..., None])
+def probabilities(z: Array, row: Row, across: AxisName | None = None) -> tuple[Array, Array]:
+    """p and 1 - p = (1 - exp + rest) / (1 + rest), where 1 - exp is 0 or rest contains exp: nothing cancels."""
+    slope = (1 / (1 + row.rest))[..., None]
+    exp = exp_below(z, row.top[..., None])
+    return slope * exp, slope * ((1 - exp) + row.rest[..., None])
 
 
-@exp_below.defjvp
-def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    exp = exp_below(*primals, across)
-    return exp, exp * _moving(*primals, tangents[0], across)[0]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def gaps(z: Array, row: Row, across: AxisName | None = None) -> Array:
-    """m - z of each class."""
-    return gap(z, row.top[..., None])
-
-
-@gaps.defjvp
-def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    return gaps(*primals, across), -_moving(*primals, tangents[0], across)[0]
+@probabilities.defjvp
+def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> Any:
+    p, wrong = probabilities(*primals, across)
+    v = _moving(*primals, tangents[0], across)
+    tangent = p * (v - summed(p * v, across)[..., None])
+    return (p, wrong), (tangent, -tangent)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _gap_of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | None) -> Array:
-    """m - z of the label y, whose z is known."""
-    return gap(label, row.top)
+def _of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | None) -> tuple[Array, Array]:
+    """p of the label y, whose z is known, and p - 1 = (exp - 1 - rest) / (1 + rest), where exp - 1 is exact."""
+    distance = gap(label, row.top)
+    slope = 1 / (1 + row.rest)
+    return slope * jnp.exp(-distance), slope * (jnp.expm1(-distance) - row.rest)
 
 
-@_gap_of_label.defjvp
-def _(across: AxisName | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_of_label.defjvp
+def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
     _, y, z, row = primals
-    return _gap_of_label(*primals, across), -pick_across(_moving(z, row, tangents[2], across)[0], y, across)
+    p, miss = _of_label(*primals, across)
+    v = _moving(z, row, tangents[2], across)
+    mean = summed(probabilities(z, row, across)[0] * v, across)
+    tangent = p * (pick_across(v, y, across) - mean)
+    return (p, miss), (tangent, tangent)
 
 
+@jax.custom_jvp
 def surprise(z: Array, row: Row) -> Array:
     """-log p_c = m - z_c + log1p(rest), of two terms that are not negative."""
-    return gaps(z, row) + row.log_total[..., None]
+    return gap(z, row.top[..., None]) + row.log_total[..., None]
+
+
+@surprise.defjvp
+def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
+    v = _moving(*primals, tangents[0], None)
+    return surprise(*primals), (probabilities(*primals)[0] * v).sum(-1, keepdims=True) - v
 
 
 def smoothed(t: Array, classes: Array | None, alpha: Array) -> Array:
@@ -248,7 +246,7 @@ def indexed_forward(
     loss = gap(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
-        each = gaps(z, row, across)
+        each = gap(z, row.top[..., None])
         mean_gap = summed(removed_as(0, each, None, classes) * _share(each, classes, across), across)
         loss = times(1 - options.label_smoothing, loss) + times(options.label_smoothing, mean_gap)
     loss += row.log_total
@@ -265,25 +263,21 @@ def indexed_backward(
     z = _transform(x.astype(g.dtype), kept, classes, options)
     g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
     g = g if kept is None else jnp.where(kept, g, 0)
-    # p_c = slope exp(z_c - m), and at the label p_y - 1 = (exp(z_y - m) - 1 - rest) slope, where exp(...) - 1 is exact.
-    slope = 1 / (1 + row.rest)
-    distance = _gap_of_label(label, y, z, row, across)
-    at_label = (expm1(-distance) - row.rest) * slope
-    share = of_smoothing = of_z_loss = None
-    if options.label_smoothing is not None and mean_gap is not None:
-        p_y = jnp.exp(-distance) * slope
-        share = options.label_smoothing[..., None] * _share(z, classes, across)
-        at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
-        of_smoothing = times(g, mean_gap - distance)
+    p_y, at_label = _of_label(label, y, z, row, across)
+    gradient = g[..., None] * probabilities(z, row, across)[0]
+    of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g, jnp.square(_finite_logsumexp(row)))
-        push = 2 * times(options.z_loss, _finite_logsumexp(row)) * slope
-        at_label += push * jnp.exp(-distance)
-        slope += push
-    at_label = jnp.where(label == -jnp.inf, 0, at_label)
-    gradient = (g * slope)[..., None] * exp_below(z, row, across)
-    if share is not None:
+        push = 2 * times(options.z_loss, _finite_logsumexp(row))
+        gradient *= 1 + push[..., None]
+    if options.label_smoothing is not None and mean_gap is not None:
+        of_smoothing = times(g, mean_gap - gap(label, row.top))
+        share = options.label_smoothing[..., None] * _share(z, classes, across)
+        at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
+    if options.z_loss is not None:
+        at_label += push * p_y
+    at_label = jnp.where(label == -jnp.inf, 0, at_label)
     gradient = jnp.where(at(here(y, z, across), z), (g * at_label)[..., None], gradient)
     gradient, of_cap, of_scale = _transform_backward(gradient, x, kept, classes, options, across)
     return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
@@ -303,7 +297,7 @@ def log_probabilities(
     z = _transform(x, kept, None, options)
     row = summary(z, options.compute, across)
     log_total = jnp.where(row.empty, jnp.nan, row.log_total)
-    return -(gaps(z, row, across) + log_total[..., None])
+    return -(gap(z, row.top[..., None]) + log_total[..., None])
 
 
 def log_probabilities_backward(
@@ -322,7 +316,7 @@ def log_probabilities_backward(
 def entropy(saved: _Saved, across: AxisName | None) -> Array:
     """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
     z, row = _logits(saved), saved.row
-    mean_gap = summed(_weighted_gaps(z, row, across), across) / (1 + row.rest)
+    mean_gap = summed(_weighted_gaps(z, row), across) / (1 + row.rest)
     return jnp.where(row.empty, 0, mean_gap + row.log_total)
 
 
@@ -332,8 +326,8 @@ def entropy_backward(
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
     g = jnp.where(row.empty, 0, g) / (1 + row.rest)
-    excess = (row.log_total - value)[..., None] * exp_below(z, row, across)
-    gradient = g[..., None] * (_weighted_gaps(z, row, across) + excess)
+    excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
+    gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
     return _transform_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, across)
 
 
@@ -350,9 +344,10 @@ def _logits(saved: _Saved) -> Array:
     return _transform(saved.x, saved.kept, saved.classes, saved.options)
 
 
-def _weighted_gaps(z: Array, row: Row, across: AxisName | None) -> Array:
+def _weighted_gaps(z: Array, row: Row) -> Array:
     """exp(z_c - m) (m - z_c), 0 for a class of probability 0."""
-    return times(exp_below(z, row, across), gaps(z, row, across))
+    top = row.top[..., None]
+    return times(exp_below(z, top), gap(z, top))
 
 
 # With a probability for each class.
@@ -392,15 +387,13 @@ def against(z: Array, row: Row, labels: Array, mass: Array) -> tuple[Array, Arra
     """s p - t, with s the sum of the labels t, and p.
 
     It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p). There s - t
-    has to be the sum of the other labels, all of whose logits are at least log(2) below (and 1 - exp is 0).
+    has to be the sum of the other labels, all of whose logits are at least log(2) below.
     """
-    top, rest, mass = row.top[..., None], row.rest[..., None], mass[..., None]
-    exp = exp_below(z, row)
-    p = exp / (1 + rest)
-    others = (labels * jnp.minimum(1.5 * gaps(z, row), 1)).sum(-1, keepdims=True)
-    others = jnp.where(rest < 0.5, others, mass - labels)
-    at_top = others * p - labels * ((rest + (1 - exp)) / (1 + rest))
-    return jnp.where(z == top, at_top, mass * p - labels), p
+    top, mass = row.top[..., None], mass[..., None]
+    p, wrong = probabilities(z, row)
+    others = (labels * jnp.minimum(1.5 * lax.stop_gradient(gap(z, top)), 1)).sum(-1, keepdims=True)
+    others = jnp.where(row.rest[..., None] < 0.5, others, mass - labels)
+    return jnp.where(z == top, others * p - labels * wrong, mass * p - labels), p
 
 
 def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:

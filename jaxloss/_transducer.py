@@ -31,7 +31,7 @@ from ._numerics import expm1, sigmoids
 from ._reduction import finish
 from ._rows import apart, at, nan_unless, of_type, pick, removed_as
 from ._sequences import Sequences, log_add, prologue
-from ._softmax_rows import Row, exp_below, gap, summary
+from ._softmax_rows import Row, gap, probabilities, summary
 from ._types import Reduction
 
 
@@ -321,7 +321,7 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
 
     def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array]:
         log_p, row = saved
-        p = exp_below(removed_as(0, x, nodes, None), row) / jnp.where(row.empty, 1, 1 + row.rest)[..., None]
+        p, _ = probabilities(removed_as(0, x, nodes, None), row)
         t = removed_as(0, t, nodes, None).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
         here = classes == blank, classes == y[..., None, :, None]
