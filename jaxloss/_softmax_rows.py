@@ -149,6 +149,7 @@ def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
 
 # Probabilities and their logarithms have rules of their own: where one class has most of the probability, what its
 # logit does to it is a difference of large terms, in which the others would be lost. There all move beside that class.
+# Each rule is true by itself, and not beside that of m alone: in a scan JAX inlines some functions and not others.
 
 
 def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:

@@ -12,7 +12,7 @@ from cases import CASES
 from tolerances import close
 
 import jaxloss
-from jaxloss import _rows
+from jaxloss import _rows, _softmax_rows
 
 inf, nan = np.inf, np.nan
 
@@ -42,8 +42,10 @@ ELEMENTS = [
     ("absolute_percentage_error", -3.0, 0.0, {}, inf, -inf),
     ("absolute_percentage_error", 0.0, 0.0, {}, 0, 0),
     ("absolute_percentage_error", 1e-30, 0.0, {}, inf, inf),
+    ("absolute_percentage_error", 3e38, -3e38, {}, 200, 1e-36 / 3),
     ("absolute_percentage_error", 1.5e-20, 1e-20, {}, 50, 1e22),
     ("squared_logarithmic_error", -1.0, 0.5, {}, inf, -inf),
+    ("squared_logarithmic_error", inf, 0.5, {}, inf, 0),
     ("squared_logarithmic_error", -3.0, -2.9, {}, nan, nan),
     ("squared_logarithmic_error", 1e-8, 3e-8, {}, 4e-16, -4e-8),
     ("squared_logarithmic_error", -0.5, 0.0, {}, 0.48045301, -2.7725887),
@@ -62,9 +64,12 @@ ELEMENTS = [
     ("quantile_loss", 2.0, 2.0, {"quantile": 0.8}, 0, 0),
     ("quantile_loss", inf, 2.0, {"quantile": 1.0}, 0, 0),
     ("quantile_loss", -inf, 2.0, {"quantile": 1.0}, inf, -1),
+    ("quantile_loss", 3e38, -3e38, {"quantile": 0.75}, 1.5e38, 0.25),
     ("quantile_loss", 1.0, 2.0, {"quantile": 1.5}, nan, nan),
     ("poisson_nll_loss", 0.0, 0.0, {}, 0, 1),
     ("poisson_nll_loss", 0.0, 2.0, {}, inf, -inf),
+    ("poisson_nll_loss", inf, 2.0, {}, inf, 1),
+    ("poisson_nll_loss", 3e38, 3e38, {"full": True}, 45.217361, 0),
     ("poisson_nll_loss", 0.0, 0.0, {"full": True}, 0, 1),
     ("poisson_nll_loss", -1.0, 0.0, {}, nan, nan),
     ("poisson_nll_loss", -1.0, 0.0, {"full": True}, nan, nan),
@@ -72,6 +77,7 @@ ELEMENTS = [
     ("poisson_nll_loss", 1e6, 1e6, {"full": True}, 7.8266939, 0),
     ("poisson_nll_loss_with_log_rates", -inf, 0.0, {}, 0, 0),
     ("poisson_nll_loss_with_log_rates", -inf, 2.0, {}, inf, -2),
+    ("poisson_nll_loss_with_log_rates", inf, 2.0, {"full": True}, inf, inf),
     ("gaussian_nll_loss", 1.0, 1.0, {"variance": 0.0}, nan, nan),
     ("gaussian_nll_loss", 1e25, 0.0, {"variance": 1e30}, 5e19, 1e-5),
     ("gaussian_nll_loss", 1e-3, 0.0, {"variance": 1e-8}, 40.789660, 1e5),
@@ -100,6 +106,8 @@ def test_elements(name, x, t, options, value, slope):
 
 INDEX = jnp.int32
 ROWS = [
+    ("softmax_cross_entropy_with_integer_labels", [-inf, -inf], INDEX(0), {"logit_scale": 2.0}, inf, [0, 0]),
+    ("softmax_cross_entropy", [-3e38, 3e38], [0.5, 0.5], {}, 3e38, [-0.5, 0.5]),
     ("kl_divergence", [-inf, 0.0], [0.0, 1.0], {}, 0, [0, -1]),
     ("kl_divergence", [-inf, 0.0], [0.5, 0.5], {}, inf, [-0.5, -0.5]),
     ("kl_divergence_with_log_targets", [-inf, 0.0], [-inf, 0.0], {}, 0, [0, -1]),
@@ -335,6 +343,41 @@ def test_removed_and_unchoosable_classes_and_margins():
         assert loss(jnp.array([-inf, 0.0, 0.0]), jnp.int32(0), where=only) == 0
         assert loss(jnp.array([-inf]), jnp.int32(0)) == 0
         assert loss(jnp.array([0.0, -inf]), jnp.int32(0), where=~only[:2]) == inf
+
+
+def test_a_row_of_impossible_classes_on_every_platform(monkeypatch):
+    """Elsewhere than on a CPU the sum leaves out the maximum by a comparison."""
+    monkeypatch.setattr(_softmax_rows, "_rest_by_bound", _softmax_rows._rest_by_select)
+    value, slope = both(jaxloss.softmax_cross_entropy_with_integer_labels, [-inf, -inf], INDEX(1))
+    assert value == inf
+    np.testing.assert_array_equal(slope, [0, 0])
+
+
+def test_labels_far_below_a_hard_one_keep_their_gradient():
+    _, slope = both(jaxloss.softmax_cross_entropy, [0.3, 100.0], [1e-30, 1.0])
+    np.testing.assert_allclose(slope, [-1e-30, 1e-30], rtol=1e-6)
+
+
+OF_A_MARGIN = [  # the loss of two logits, and its second derivative over p (1 - p)
+    (lambda x: jaxloss.softmax_cross_entropy(x, jnp.array([1.0, 0.0])), lambda p: 1),
+    (lambda x: jaxloss.softmax_cross_entropy_with_integer_labels(x, INDEX(0)), lambda p: 1),
+    (lambda x: jaxloss.poly_loss_cross_entropy(x, jnp.array([1.0, 0.0])), lambda p: 4 * p - 1),
+    (lambda x: jaxloss.ctc_loss(x[None], labels=jnp.array([1])), lambda p: 1),
+]
+
+
+@pytest.mark.parametrize("in_scan", [False, True])
+@pytest.mark.parametrize(("loss", "factor"), OF_A_MARGIN, ids=["dense", "integer", "poly", "ctc"])
+def test_second_derivatives_of_a_sure_row(loss, factor, in_scan):
+    """In a scan, too, where JAX inlines functions that have derivatives of their own."""
+
+    def f(x):
+        return jax.lax.scan(lambda total, x: (total + loss(x), None), 0.0, x[None])[0] if in_scan else loss(x)
+
+    hessian = jax.jit(jax.vmap(jax.jacfwd(jax.grad(f))))(jnp.array([[3.0, 0.0], [17.0, 0.0]]))
+    p = 1 / (1 + np.exp([-3.0, -17.0]))
+    truth = (factor(p) * p / (1 + np.exp([3.0, 17.0])))[:, None, None] * np.array([[1, -1], [-1, 1]])
+    np.testing.assert_allclose(hessian, truth, rtol=1e-5, atol=1e-7 if in_scan else 0)  # less exact there, but right
 
 
 @pytest.mark.parametrize("name", sorted({case.name for case in CASES if case.targets == "index"}))
