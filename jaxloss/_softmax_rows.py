@@ -148,12 +148,12 @@ def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
 
 
 # Probabilities and their logarithms have rules of their own: where one class has most of the probability, what its
-# logit does to it is a difference of large terms, in which the others would be lost. There all move beside that class.
-# Each rule is true by itself, and not beside that of m alone: in a scan JAX inlines some functions and not others.
+# logit does to it is a difference of large terms, in which the others would be lost; so tangents are those beside that
+# class. Each rule is true by itself, and not beside that of m alone: in a scan JAX inlines some functions, some not.
 
 
 def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:
-    """v, of which nothing but differences count, less that of a class whose probability is near 1."""
+    """The tangent v, of which only differences count, less that of a class that has most of the probability."""
     v = jnp.where(jnp.isinf(z), 0, v.astype(row.top.dtype))
     sure = (row.rest < 0.5)[..., None] & (gap(z, row.top[..., None]) < 0.5)  # others are log(2) below
     return jnp.where(sure, 0, v - summed(jnp.where(sure, v, 0), across)[..., None])
