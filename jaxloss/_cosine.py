@@ -68,11 +68,11 @@ def cosine_similarity(
       Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 6.3.1.
     """
     x, t, smallest, mask = _vectors("cosine_similarity", predictions, targets, epsilon, axis, where, weights, reduction)
-    cosine = _similarity(x, t)
-    if smallest is not None:
-        clipped, below = _clipped_cosine(x, t, smallest)
-        cosine = jnp.where(below, clipped, cosine)
-    return finish(cosine, *mask)
+    if smallest is None:
+        return finish(_similarity(x, t), *mask)
+    clipped, below = _clipped_cosine(x, t, smallest)
+    cosine = _similarity(*(removed_as(0, a, ~below, None) for a in (x, t)))
+    return finish(jnp.where(below, clipped, cosine), *mask)
 
 
 def cosine_distance(
@@ -126,11 +126,11 @@ def cosine_distance(
       Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 6.3.1.
     """
     x, t, smallest, mask = _vectors("cosine_distance", predictions, targets, epsilon, axis, where, weights, reduction)
-    distance = _distance(x, t)
-    if smallest is not None:
-        clipped, below = _clipped_cosine(x, t, smallest)
-        distance = jnp.where(below, 1 - clipped, distance)
-    return finish(distance, *mask)
+    if smallest is None:
+        return finish(_distance(x, t), *mask)
+    clipped, below = _clipped_cosine(x, t, smallest)
+    distance = _distance(*(removed_as(0, a, ~below, None) for a in (x, t)))
+    return finish(jnp.where(below, 1 - clipped, distance), *mask)
 
 
 def _vectors(
@@ -263,13 +263,15 @@ def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
     """The cosine with norms of at least that, and whether one is below."""
     dtype = _inputs.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
-    (xx, tt), scales = _sums(x, t, _scales(x, t), _xx, _tt)
     smallest = smallest[..., None]
     some = jnp.where(smallest == 0, 1, smallest)
+    most = jnp.where(smallest == 0, jnp.inf, 4 / some)  # no more than tells whether a norm is below
+    x_scale, t_scale = (jnp.minimum(scale, most) for scale in _scales(x, t))
+    (xx, tt), scales = _sums(x, t, (x_scale, t_scale), _xx, _tt)
 
     def directed(a: Array, squared: Array, scale: Array) -> tuple[Array, Array]:
         below = squared < jnp.square((smallest * scale).clip(jnp.finfo(dtype).tiny))
-        norm = jnp.sqrt(jnp.where(squared == 0, 1, squared))
+        norm = jnp.sqrt(jnp.where(below | (squared == 0), 1, squared))
         return jnp.where(below, a / some, a * scale / norm), below
 
     (u, x_below), (v, t_below) = map(directed, (x, t), (xx, tt), scales)

@@ -14,7 +14,6 @@ from . import _inputs
 from ._cosine import _compare, _gradients, _power, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._numerics import times
 from ._reduction import finish, merge
 from ._rows import any_left, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
@@ -128,7 +127,8 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
         unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    total = power(difference / unit).sum(-1, keepdims=True) + times(eps, power(_SHRUNK / unit))
+    of_eps = jnp.where(eps == 0, 0, _SHRUNK / unit)
+    total = power(difference / unit).sum(-1, keepdims=True) + eps * power(of_eps)
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._numerics import expm1, times, times_bounded
+from ._numerics import expm1, over, times, times_bounded
 from ._reduction import finish
 from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
 from ._softmax_rows import Row, against, gap, indexed, summary, surprise
@@ -76,8 +76,9 @@ def sigmoid_focal_loss(
 
 
 # With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
-# c = a |x| + log1p(e), and 1 - p_t = q = (a + b e) / (1 + e). By |x| they have the slopes (a - b e) / (1 + e) and
-# q e (a - b) / ((a + b e) (1 + e)), of the same sign unless the label lies between p and 1/2.
+# c = a |x| + log1p(e), and 1 - p_t = q = r / (1 + e) with r = a + b e. By |x| they have the slopes (a - b e) / (1 + e)
+# and q e (a - b) / (r (1 + e)), of the same sign unless the label lies between p and 1/2. By b, where a + b = 1, they
+# have -|x| and q (e - 1) / r. Where e is too small for a number, c / r is |x|, or 1 if a is 0: then log(r) is -|x|.
 
 
 class _Element(NamedTuple):
@@ -86,19 +87,22 @@ class _Element(NamedTuple):
     a: Array
     b: Array
     entropy: Array  # c
+    ratio: Array  # c / r
+    focus: Array  # q^gamma
     log_q: Array
 
 
-def _element(x: Array, t: Array) -> _Element:
+def _element(x: Array, t: Array, gamma: Array) -> _Element:
     size = jnp.abs(x)
     e = jnp.exp(-size)
     a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
-    tail = jnp.log1p(e)
-    none = a == 0
-    log_q = (
-        jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(jnp.where(none, 1, a + b * e))) - tail
-    )
-    return _Element(size, e, a, b, jnp.where(none, 0, a * size) + tail, log_q)
+    r, tail = a + b * e, jnp.log1p(e)
+    entropy = times(a, size) + tail
+    none, far = r == 0, e == 0
+    some = jnp.where(none, 1, r)
+    log_q = jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(some)) - tail
+    ratio = jnp.where(none, 1, jnp.where(far, size, over(jnp.where(far, 0, entropy), some)))
+    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
 
 
 def _share(t: Array, alpha: Array | None) -> Array | float:
@@ -106,21 +110,15 @@ def _share(t: Array, alpha: Array | None) -> Array | float:
 
 
 def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
-    own = _element(x, t)
-    return _share(t, alpha) * times(jnp.exp(gamma * own.log_q), own.entropy)
+    own = _element(x, t, gamma)
+    return _share(t, alpha) * times(own.focus, own.entropy)
 
 
 def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
-    size, e, a, b, entropy, log_q = _element(x, t)
-    focus = jnp.exp(gamma * log_q)
+    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
     share = _share(t, alpha)
-    inside = jnp.where(a == 0, b, a + b * e)  # without the e that a numerator has, too, where a is 0
-    bend = jnp.where(a == 0, -b, e * (a - b)) / (inside * (1 + e))  # of log q
-    by_size = (a - b * e) / (1 + e) + gamma * bend * jnp.where(e == 0, 0, entropy)
-    # By b, where a + b = 1: -|x| of c and (e - 1) / (a + b e) of log q, where e^(gamma - 1) may be left of q^gamma / e.
-    turn = expm1(-size) / inside
-    steep = jnp.exp(times(gamma, log_q) + jnp.where(a == 0, size, 0))
-    by_b = times(focus, -size) + times(times(gamma * turn, steep), entropy)
+    by_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
+    by_b = times(focus, gamma * expm1(-size) * ratio - size)
     by_t = share * jnp.where(x >= 0, by_b, -by_b)
     loss = times(focus, entropy)
     by_gamma = share * jnp.where(loss == 0, 0, times(log_q, loss))
@@ -255,6 +253,7 @@ def softmax_focal_loss_with_integer_labels(
     gamma = of_each(name, "gamma", gamma, kept, y.shape, dtype)
     share = _of_classes(name, alpha, x, dtype)
     losses = _focal(indexed(x, y, kept, classes, None, None, None, None), gamma)
+    losses = losses if kept is None else jnp.where(kept, losses, 0)
     return finish(times(pick(share, y) if share.ndim else share, losses), kept, weight, reduction)
 
 
@@ -363,7 +362,8 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         slopes, by_option = pull(jnp.ones_like(u))
         gradient, _ = against(z, row, labels * slopes, (labels * slopes).sum(-1))
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
-        of_t = removed_as(0, times(g if share is None else g * share, losses), kept, classes)
+        losses = removed_as(0, losses, kept, classes)
+        of_t = times(g if share is None else g * share, losses)
         of_share = None
         if share is not None:
             of_share = times(g * given, losses)

@@ -194,11 +194,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def log1p_of_ratio(r: Array) -> Array:
-    """log1p(r) for r in [0, 1], of which the loops over frames take many.
+    """log1p(r) for r in [0, 1], of which the loops over frames take many: faster than by a logarithm.
 
-    With u = 1 + r as it is rounded, log(u) r / (u - 1) is right to the last digits (Goldberg, What Every Computer
-    Scientist Should Know About Floating-Point Arithmetic, theorem 4), and takes XLA on a CPU two thirds of the time.
+    It is 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) of s = r / (2 + r), at most 1/3, of terms of one sign.
     """
-    u = 1 + r
-    same = u == 1
-    return jnp.where(same, r, jnp.log(u) * jax.lax.stop_gradient(r / jnp.where(same, 1, u - 1)))
+    s = r / (2 + r)
+    return 2 * s * nested(jnp.square(3 * s), ((2 * k - 1) / (2 * k + 1) / 9 for k in count(1)))

@@ -46,7 +46,7 @@ def table(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: n
     """The class weights, in every row."""
     weights = _inputs.real(name, argument, class_weights).astype(dtype)
     _inputs.same_shape(name, argument, weights, x.shape[-1:])
-    return jnp.broadcast_to(weights, x.shape)
+    return jnp.broadcast_to(whole(weights), x.shape)
 
 
 def of_each(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -357,8 +358,7 @@ def _overlap(
     dtype = _inputs.compute_dtype(x, t)
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    # Where nothing is there, p t is 0 by a select: the second derivative by it may be infinite.
-    return tuple(total(term, kept, axes) for term in (jnp.where(t == 0, 0, p * t), p * (1 - t), rest * t))
+    return tuple(total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
 
 
 def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
@@ -374,11 +374,28 @@ def _share(a: Array, b: Array) -> Array:
 
 @_share.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    by_a, by_b = _share_slopes(*primals)
+    return _share(*primals), by_a * tangents[0] + by_b * tangents[1]
+
+
+def _inverse(a: Array, b: Array) -> Array:
+    """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
+    return over(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
+
+
+@jax.custom_jvp
+def _share_slopes(a: Array, b: Array) -> tuple[Array, Array]:
+    return _inverse(a, b) * _share(b, a), -_inverse(a, b) * _share(a, b)
+
+
+@_share_slopes.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
     a, b = primals
-    whole = jnp.where((a == 0) & (b == 0), 1, a + b)
-    inverse = over(jnp.ones_like(whole), whole)  # two divisions XLA makes one, by a square that may underflow
-    by_a, by_b = _share(b, a) * inverse, _share(a, b) * inverse
-    return _share(a, b), by_a * tangents[0] - by_b * tangents[1]
+    of_a, of_b = _share(a, b), _share(b, a)
+    square = jnp.minimum(jnp.square(_inverse(a, b)), jnp.finfo(a.dtype).max / 1024)  # it may be multiplied by 0
+    by_a = square * (-2 * of_b * tangents[0] + (of_a - of_b) * tangents[1])
+    by_b = square * ((of_a - of_b) * tangents[0] + 2 * of_a * tangents[1])
+    return _share_slopes(a, b), (by_a, by_b)
 
 
 # What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.

@@ -154,7 +154,7 @@ def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
 
 def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:
     """The tangent v, of which only differences count, less that of a class that has most of the probability."""
-    v = jnp.where(jnp.isinf(z), 0, v.astype(row.top.dtype))
+    v = v.astype(row.top.dtype)
     sure = (row.rest < 0.5)[..., None] & (gap(z, row.top[..., None]) < 0.5)  # others are log(2) below
     return jnp.where(sure, 0, v - summed(jnp.where(sure, v, 0), across)[..., None])
 
@@ -201,7 +201,7 @@ def surprise(z: Array, row: Row) -> Array:
 
 @surprise.defjvp
 def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    v = _moving(*primals, tangents[0], None)
+    v = jnp.where(primals[0] == -jnp.inf, 0, _moving(*primals, tangents[0], None))
     return surprise(*primals), (probabilities(*primals)[0] * v).sum(-1, keepdims=True) - v
 
 

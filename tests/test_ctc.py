@@ -278,6 +278,13 @@ def test_every_transformation(transformation, rng):
         same(a, b, span=10)
 
 
+@pytest.mark.parametrize("sure", [12.0, 15.0])
+def test_a_sure_sequence_keeps_its_digits(sure):
+    x = sure * jax.nn.one_hot(jnp.array([0, 1, 0, 0, 0]), 4)
+    loss, _ = ctc(np.asarray(x, np.float64), np.array([1]))
+    np.testing.assert_allclose(CTC(x, labels=jnp.array([1])), loss, rtol=1e-5)
+
+
 def test_second_derivatives_where_all_is_equal():
     """As of a model that has not learnt anything: states are equal, where a maximum has another derivative."""
     x, y = jnp.zeros((5, 3)), jnp.array([1, 2])

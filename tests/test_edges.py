@@ -320,6 +320,15 @@ def test_epsilon_at_a_zero_vector_is_that_of_optax():
     assert jax.grad(lambda e: jaxloss.cosine_similarity(t[::-1], t, epsilon=e))(0.0) == 0
 
 
+def test_second_derivatives_of_a_vector_below_epsilon():
+    def f(x):
+        return jaxloss.cosine_distance(x, jnp.array([0.6, 0.8]), epsilon=1e-6)
+
+    x = 1e-20 * jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(f)(x), [-600, -800], rtol=1e-6)
+    np.testing.assert_array_equal(jax.hessian(f)(x), 0)
+
+
 def test_what_is_excluded_does_not_reach_an_option():
     kept = jnp.array([True, False])
     f, p, t = jaxloss.binary_cross_entropy, jnp.array([0.3, 0.6]), jnp.array([0.0, 1.0])

@@ -84,6 +84,13 @@ def test_triplets_are_the_textbook(dtype, q, rng):
                 close(ours, *(np.array(v, float) for v in (slopes, sizes)), span=float(degree), dtype=dtype)
 
 
+def test_the_degree_has_its_gradient_at_tiny_distances():
+    x = (1e-30 * jnp.array(a) for a in ([0.0, 0.0], [3.0, 4.0], [0.0, 1.0]))
+    a, p, n = x
+    slope = jax.grad(lambda q: jaxloss.triplet_margin_loss(a, p, n, norm_degree=q, eps=0.0, margin=1e-30))(2.0)
+    np.testing.assert_allclose(slope, 5e-30 * (0.36 * np.log(0.6) + 0.64 * np.log(0.8)) / 2, rtol=1e-5)
+
+
 def test_the_degree_the_margin_and_eps_have_their_gradients(rng):
     x = triplets(rng)
 

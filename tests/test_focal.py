@@ -78,3 +78,40 @@ def test_all_second_derivatives_of_the_sigmoid():
         with mp.workdps(120):
             truth = np.array(derivatives(exact, point, 2), float).reshape(3, 3)
         close(ours, truth, np.abs(truth).max(), span=10)
+
+
+def test_second_derivatives_by_hard_labels():
+    """Of the plain formula in float64; by the logit and the label, they are one number."""
+
+    def plain(x, t):
+        p = 1 / (1 + jnp.exp(-x))
+        wrong = t * (1 - p) + (1 - t) * p
+        return (0.3 * t + 0.7 * (1 - t)) * wrong**0.5 * -(t * jnp.log(p) + (1 - t) * jnp.log1p(-p))
+
+    def ours(x, t):
+        return jaxloss.sigmoid_focal_loss(x, t, alpha=0.3, gamma=0.5)
+
+    points = [jnp.array(a) for a in ([0.3, -0.3, -5.0, 2.0], [1.0, 0.0, 0.0, 0.0])]
+    found = jax.jit(jax.vmap(jax.hessian(ours, (0, 1))))(*points)
+    with jax.enable_x64(True):
+        truth = jax.vmap(jax.hessian(plain, (0, 1)))(*(jnp.asarray(a, np.float64) for a in points))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.7, [0.7, 0.7, 0.7]])
+def test_removed_classes_do_not_reach_alpha(alpha):
+    x, t, kept = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.5, 0.5, 0.0]), jnp.array([True, True, False])
+
+    def slope(alpha):
+        return jax.grad(lambda t: jaxloss.softmax_focal_loss(x, t, alpha=alpha, where=kept))(t)
+
+    found = jax.jacrev(slope)(jnp.array(alpha))
+    np.testing.assert_allclose(found.sum(-1) if found.ndim > 1 else found, [0.70186836, 0.02265805, 0], rtol=1e-5)
+    rows, labels = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([0, 1])
+    one = jax.grad(
+        lambda a: jaxloss.softmax_focal_loss_with_integer_labels(
+            rows, labels, alpha=a, where=jnp.array([[True, True], [False, False]]), reduction="sum"
+        )
+    )(jnp.float32(0.7))
+    np.testing.assert_allclose(one, 0.70186836, rtol=1e-5)
