@@ -8,9 +8,9 @@ exist, and stays at log 0. Of a frame that emits blank with log-probability e_0 
     l_n <-  e_n + log(exp l_n + exp (z_{n-1}, or b_{n-1} if the labels n-1 and n are equal))
 
 from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. So a frame takes two
-exponentials and two logarithms for each label, and what it keeps for the derivative are the two shares of the sums.
-With them the posterior of each state goes back from the last frame to the first by products and sums alone: nothing
-in it is large, and nothing rounds but the shares.
+exponentials and two short series for each label, and what it keeps for the derivative are the lesser shares of the two
+sums. With them the posterior of each state goes back from the last frame to the first by products and sums alone:
+nothing in it is large, and nothing rounds but the shares.
 """
 
 from typing import Any
