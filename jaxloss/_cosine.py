@@ -69,9 +69,9 @@ def cosine_similarity(
     """
     x, t, smallest, mask = _vectors("cosine_similarity", predictions, targets, epsilon, axis, where, weights, reduction)
     if smallest is None:
-        return finish(_similarity(x, t), *mask)
+        return finish(_similarity(x, t, None), *mask)
     clipped, below = _clipped_cosine(x, t, smallest)
-    cosine = _similarity(*(removed_as(0, a, ~below, None) for a in (x, t)))
+    cosine = _similarity(x, t, ~below)
     return finish(jnp.where(below, clipped, cosine), *mask)
 
 
@@ -127,9 +127,9 @@ def cosine_distance(
     """
     x, t, smallest, mask = _vectors("cosine_distance", predictions, targets, epsilon, axis, where, weights, reduction)
     if smallest is None:
-        return finish(_distance(x, t), *mask)
+        return finish(_distance(x, t, None), *mask)
     clipped, below = _clipped_cosine(x, t, smallest)
-    distance = _distance(*(removed_as(0, a, ~below, None) for a in (x, t)))
+    distance = _distance(x, t, ~below)
     return finish(jnp.where(below, 1 - clipped, distance), *mask)
 
 
@@ -245,18 +245,34 @@ def _gradients(saved: _Saved, g: Array) -> tuple[Array, Array]:
     return g * saved.x_scale * by_x, -g * saved.t_scale * by_t
 
 
-def _similarity_forward(x: Array, t: Array) -> tuple[Array, _Saved]:
-    cosine, _, saved = _compare(x, t)
+class _Some(NamedTuple):
+    """Of rows that are zeros unless they are kept."""
+
+    saved: _Saved
+    kept: Array | None
+
+    def rows(self) -> _Saved:
+        x, t = (removed_as(0, a, self.kept, None) for a in self.saved[:2])
+        return self.saved._replace(x=x, t=t)
+
+
+def _forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, Array, _Some]:
+    cosine, distance, saved = _compare(*(removed_as(0, a, kept, None) for a in (x, t)))
+    return cosine, distance, _Some(saved._replace(x=x, t=t), kept)
+
+
+def _similarity_forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, _Some]:
+    cosine, _, saved = _forward(x, t, kept)
     return cosine, saved
 
 
-def _distance_forward(x: Array, t: Array) -> tuple[Array, _Saved]:
-    _, distance, saved = _compare(x, t)
+def _distance_forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, _Some]:
+    _, distance, saved = _forward(x, t, kept)
     return distance, saved
 
 
-_distance = every_mode(_distance_forward, _gradients)
-_similarity = every_mode(_similarity_forward, lambda saved, g: _gradients(saved, -g))
+_distance = every_mode(_distance_forward, lambda some, g: (*_gradients(some.rows(), g), None))
+_similarity = every_mode(_similarity_forward, lambda some, g: (*_gradients(some.rows(), -g), None))
 
 
 def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:

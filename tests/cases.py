@@ -176,7 +176,7 @@ CASES = [
     case(oracles.sigmoid_binary_cross_entropy, REAL, BIT),
     case(oracles.sigmoid_binary_cross_entropy, REAL, BIT, **SIGMOID_OPTIONS),
     case(oracles.sigmoid_focal_loss, REAL, BIT, gamma=0.7),
-    case(oracles.sigmoid_focal_loss, REAL, BIT, gamma=2.0, alpha=0.3),
+    case(oracles.sigmoid_focal_loss, REAL, BIT, gamma=2.0, alpha=0.25),
     row_case(oracles.softmax_focal_loss, REAL, SHARES, gamma=2.0),
     row_case(oracles.softmax_focal_loss, REAL, SHARES, gamma=0.7, static={"alpha": 0.3}),
     row_case(oracles.softmax_focal_loss, REAL, INDEX, name="softmax_focal_loss_with_integer_labels", gamma=2.0),
