@@ -54,7 +54,7 @@ OPTAX = {
     "safe_softmax_cross_entropy": _optax("safe_softmax_cross_entropy"),
     "sigmoid_binary_cross_entropy": _optax("sigmoid_binary_cross_entropy"),
     "sigmoid_focal_loss-gamma": _optax("sigmoid_focal_loss", gamma=0.7),
-    "sigmoid_focal_loss-gamma-alpha": _optax("sigmoid_focal_loss", gamma=2.0, alpha=0.3),
+    "sigmoid_focal_loss-gamma-alpha": _optax("sigmoid_focal_loss", gamma=2.0, alpha=0.25),
     "poly_loss_cross_entropy-epsilon": _optax("poly_loss_cross_entropy", epsilon=2.0),
     "multiclass_sparsemax_loss": _optax("multiclass_sparsemax_loss"),
     "squared_error": _optax("squared_error"),
