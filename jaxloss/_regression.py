@@ -409,7 +409,8 @@ def quantile_loss(
 
 def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
     quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
-    slope = jnp.where(p > t, 1 - quantile, jnp.where(p < t, -quantile, 0))
+    error = p - t
+    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
     return 2 * times(slope, p / 2 - t / 2)  # of halves, whose difference is finite
 
 
