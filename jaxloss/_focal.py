@@ -15,7 +15,7 @@ from ._elements import elements, elementwise
 from ._numerics import expm1, over, times, times_bounded
 from ._reduction import finish
 from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
-from ._softmax_rows import Row, against, gap, indexed, summary, surprise
+from ._softmax_rows import Row, against, gap, indexed, others, summary, surprise
 from ._types import Axis, Reduction
 
 
@@ -360,7 +360,9 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
         losses, pull = jax.vjp(bend, u, jnp.broadcast_to(option[..., None], u.shape))
         slopes, by_option = pull(jnp.ones_like(u))
-        gradient, _ = against(z, row, labels * slopes, (labels * slopes).sum(-1))
+        pulls = labels * slopes
+        mass = pulls.sum(-1)
+        gradient, _ = against(z, row, pulls, mass, others(z, row, pulls, mass))
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
         losses = removed_as(0, losses, kept, classes)
         of_t = times(g if share is None else g * share, losses)

@@ -384,25 +384,36 @@ def _dense_forward(
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
-def against(z: Array, row: Row, labels: Array, mass: Array) -> tuple[Array, Array]:
+def others(z: Array, row: Row, labels: Array, mass: Array) -> Array:
+    """The sum of the labels of all classes but the one that has most of p, if one has: others are log(2) below it."""
+    largest = jnp.finfo(row.top.dtype).max
+    below = z < jnp.clip(row.top, -largest, largest)[..., None] - 0.5
+    sums = jnp.where(below, labels, 0).sum(-1)
+    return jnp.where(row.rest < 0.5, sums, mass)
+
+
+def against(z: Array, row: Row, labels: Array, mass: Array, others: Array) -> tuple[Array, Array]:
     """s p - t, with s the sum of the labels t, and p.
 
-    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p). There s - t
-    has to be the sum of the other labels, all of whose logits are at least log(2) below.
+    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
-    top, mass = row.top[..., None], mass[..., None]
     p, wrong = probabilities(z, row)
-    others = (labels * jnp.minimum(1.5 * lax.stop_gradient(gap(z, top)), 1)).sum(-1, keepdims=True)
-    others = jnp.where(row.rest[..., None] < 0.5, others, mass - labels)
-    return jnp.where(z == top, others * p - labels * wrong, mass * p - labels), p
+    rest = jnp.where(row.rest[..., None] < 0.5, others[..., None], others[..., None] - labels)
+    return jnp.where(z == row.top[..., None], rest * p - labels * wrong, mass[..., None] * p - labels), p
 
 
 def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
     (x, t, kept, classes, options, row), mass = saved
-    z = _transform(x.astype(g.dtype), kept, classes, options)
-    labels = _dense_labels(t, kept, classes, options, g.dtype)
+
+    def inputs(x: Array, t: Array) -> tuple[Array, Array]:
+        z = _transform(x.astype(g.dtype), kept, classes, options)
+        return z, _dense_labels(t, kept, classes, options, g.dtype)
+
+    some, each = inputs(*apart(x, t))
+    (rest,) = apart(others(some, row, each, mass))
+    z, labels = inputs(x, t)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-    gradient, p = against(z, row, labels, mass)
+    gradient, p = against(z, row, labels, mass, rest)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))
