@@ -361,8 +361,7 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         losses, pull = jax.vjp(bend, u, jnp.broadcast_to(option[..., None], u.shape))
         slopes, by_option = pull(jnp.ones_like(u))
         pulls = labels * slopes
-        mass = pulls.sum(-1)
-        gradient, _ = against(z, row, pulls, mass, others(z, row, pulls, mass))
+        gradient, _ = against(z, row, pulls, pulls.sum(-1), others(z, row, pulls))
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
         losses = removed_as(0, losses, kept, classes)
         of_t = times(g if share is None else g * share, losses)

@@ -194,7 +194,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def log1p_of_ratio(r: Array) -> Array:
-    """log1p(r) for r in [0, 1], of which the loops over frames take many: faster than by a logarithm.
+    """log1p(r) for r in [0, 1], of which the loops over frames take many.
 
     It is 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) of s = r / (2 + r), at most 1/3, of terms of one sign.
     """

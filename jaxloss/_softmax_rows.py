@@ -34,7 +34,7 @@ class Options(NamedTuple):
     logit_scale: Array | None = None
 
     @property
-    def compute(self) -> bool:
+    def computed(self) -> bool:
         """Whether the logits are not those that are given."""
         return self.soft_cap is not None or self.logit_scale is not None
 
@@ -240,7 +240,7 @@ def indexed_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = summary(z, options.compute, across)
+    row = summary(z, options.computed, across)
     label = pick_across(z, y, across).astype(row.top.dtype)
     valid = in_range(y, count(x, across))
     label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
@@ -296,7 +296,7 @@ def log_probabilities(
     """From logits, of which ``numbers`` are the soft_cap and the logit_scale. A row of -inf alone has none: NaN."""
     options = _options((None, None, *numbers), kept)
     z = _transform(x, kept, None, options)
-    row = summary(z, options.compute, across)
+    row = summary(z, options.computed, across)
     log_total = jnp.where(row.empty, jnp.nan, row.log_total)
     return -(gap(z, row.top[..., None]) + log_total[..., None])
 
@@ -373,7 +373,7 @@ def _dense_forward(
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
-    row = summary(z, options.compute)
+    row = summary(z, options.computed)
     (each,) = apart(t)  # lest labels of half precision be widened in memory
     mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
@@ -384,22 +384,23 @@ def _dense_forward(
     return loss, (_Saved(x, t, kept, classes, options, row), mass)
 
 
-def others(z: Array, row: Row, labels: Array, mass: Array) -> Array:
+def others(z: Array, row: Row, labels: Array) -> Array:
     """The sum of the labels of all classes but the one that has most of p, if one has: others are log(2) below it."""
     largest = jnp.finfo(row.top.dtype).max
     below = z < jnp.clip(row.top, -largest, largest)[..., None] - 0.5
-    sums = jnp.where(below, labels, 0).sum(-1)
-    return jnp.where(row.rest < 0.5, sums, mass)
+    return jnp.where(below, labels, 0).sum(-1)
 
 
-def against(z: Array, row: Row, labels: Array, mass: Array, others: Array) -> tuple[Array, Array]:
-    """s p - t, with s the sum of the labels t, and p.
+def against(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, and p. What `others` returns is s - t where rounding would lose it.
 
     It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
     p, wrong = probabilities(z, row)
-    rest = jnp.where(row.rest[..., None] < 0.5, others[..., None], others[..., None] - labels)
-    return jnp.where(z == row.top[..., None], rest * p - labels * wrong, mass[..., None] * p - labels), p
+    sure = row.rest < 0.5
+    beside, less = jnp.where(sure, beside, mass)[..., None], jnp.where(sure, 0, 1)[..., None].astype(p.dtype)
+    at_top = (beside - less * labels) * p - labels * wrong
+    return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
 
 
 def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
@@ -410,10 +411,10 @@ def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None
         return z, _dense_labels(t, kept, classes, options, g.dtype)
 
     some, each = inputs(*apart(x, t))
-    (rest,) = apart(others(some, row, each, mass))
+    (beside,) = apart(others(some, row, each))
     z, labels = inputs(x, t)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-    gradient, p = against(z, row, labels, mass, rest)
+    gradient, p = against(z, row, labels, mass, beside)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = times(g[..., 0], jnp.square(_finite_logsumexp(row)))

@@ -19,8 +19,12 @@ SHAPE = 2048, 4096
 NUMBERS = 16  # at most that many of a row are exchanged at once
 # Of these, XLA for a GPU keeps some of the forward pass, in bytes an entry: three comparisons, less to read again than
 # the scores; and an array, where one kernel would have too many steps.
-KEPT = {"multiclass_hinge_loss": 3, "multiclass_perceptron_loss": 3, "weston_watkins_hinge_loss": 3}
-KEPT |= {"sigmoid_focal_loss": 4}
+KEPT = {
+    "multiclass_hinge_loss": 3,
+    "multiclass_perceptron_loss": 3,
+    "weston_watkins_hinge_loss": 3,
+    "sigmoid_focal_loss": 4,
+}
 # Their examples are images or whole batches, or they go class by class: they have tests of their own.
 OF_MORE_THAN_ROWS = {"dice_loss", "ntxent", "circle_loss", "multilabel_hinge_loss", "multiclass_sparsemax_loss"}
 RUNS = [
