@@ -14,7 +14,7 @@ from ._derivatives import every_mode
 from ._elements import elements, elementwise
 from ._numerics import expm1, over, times, times_bounded
 from ._reduction import finish
-from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
+from ._rows import again, apart, labelled, of_each, paired, pick, removed_as, table
 from ._softmax_rows import Row, against, gap, indexed, others, summary, surprise
 from ._types import Axis, Reduction
 
@@ -356,12 +356,19 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         z = _logits(x, kept, classes, g.dtype)
         given = removed_as(0, t.astype(g.dtype), kept, classes)
         labels = given if share is None else share * given
-        u = surprise(z, row)
+        options = jnp.broadcast_to(option[..., None], z.shape)
+
+        def bent(z: Array) -> tuple[Array, Array, Array]:
+            losses, pull = jax.vjp(bend, surprise(z, row), options)
+            slopes, by_option = pull(jnp.ones_like(losses))
+            return losses, labels * slopes, by_option
+
+        (once,) = again(z)
+        _, pulls, _ = bent(once)
+        mass, beside = pulls.sum(-1), others(once, row, pulls)
+        losses, pulls, by_option = bent(z)
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-        losses, pull = jax.vjp(bend, u, jnp.broadcast_to(option[..., None], u.shape))
-        slopes, by_option = pull(jnp.ones_like(u))
-        pulls = labels * slopes
-        gradient, _ = against(z, row, pulls, pulls.sum(-1), others(z, row, pulls))
+        gradient, _ = against(z, row, pulls, mass, beside)
         gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
         losses = removed_as(0, losses, kept, classes)
         of_t = times(g if share is None else g * share, losses)
