@@ -10,11 +10,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._derivatives import every_mode
+from ._derivatives import again, every_mode
 from ._elements import elements, elementwise
 from ._numerics import expm1, over, times, times_bounded
 from ._reduction import finish
-from ._rows import again, apart, labelled, of_each, paired, pick, removed_as, table
+from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
 from ._softmax_rows import Row, against, gap, indexed, others, summary, surprise
 from ._types import Axis, Reduction
 
@@ -363,9 +363,9 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
             slopes, by_option = pull(jnp.ones_like(losses))
             return losses, labels * slopes, by_option
 
-        (once,) = again(z)
+        once = again(z, rows=True)
         _, pulls, _ = bent(once)
-        mass, beside = pulls.sum(-1), others(once, row, pulls)
+        mass, beside = pulls.sum(-1), others(once, row.top, pulls)
         losses, pulls, by_option = bent(z)
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
         gradient, _ = against(z, row, pulls, mass, beside)

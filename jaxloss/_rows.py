@@ -155,11 +155,6 @@ def apart(*arrays: Array) -> tuple[Array, ...]:
     return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 
 
-def again(*arrays: Array) -> tuple[Array, ...]:
-    """The same arrays. What a sum takes of these, an accelerator computes again where it is needed, and keeps none."""
-    return tuple(lax.platform_dependent(a, cpu=lambda a: a, default=lax.optimization_barrier) for a in arrays)
-
-
 def of_type(others: Any, arrays: Any) -> Any:
     """The arrays, in a shard_map varying over each axis that another array varies over.
 

@@ -367,9 +367,15 @@ def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
     return times(2 * each.sum(-1), jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
 
 
+class _Dense(NamedTuple):
+    saved: _Saved
+    mass: Array  # of all labels
+    beside: Array
+
+
 def _dense_forward(
     x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
-) -> tuple[Array, tuple[_Saved, Array]]:
+) -> tuple[Array, _Dense]:
     options = _options(numbers, kept)
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
@@ -378,16 +384,18 @@ def _dense_forward(
     mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
     loss = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top) + times(mass, row.log_total)
+    z, each, top = apart(z, t, row.top)
+    beside = others(z, top, _dense_labels(each, kept, classes, options, top.dtype))
     if options.z_loss is not None:
         loss += times(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
-    return loss, (_Saved(x, t, kept, classes, options, row), mass)
+    return loss, _Dense(_Saved(x, t, kept, classes, options, row), mass, beside)
 
 
-def others(z: Array, row: Row, labels: Array) -> Array:
+def others(z: Array, top: Array, labels: Array) -> Array:
     """The sum of the labels of all classes but the one that has most of p, if one has: others are log(2) below it."""
-    largest = jnp.finfo(row.top.dtype).max
-    below = z < jnp.clip(row.top, -largest, largest)[..., None] - 0.5
+    largest = jnp.finfo(top.dtype).max
+    below = z.astype(top.dtype) < jnp.clip(top, -largest, largest)[..., None] - 0.5
     return jnp.where(below, labels, 0).sum(-1)
 
 
@@ -403,16 +411,10 @@ def against(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tu
     return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
 
 
-def _dense_backward(saved: tuple[_Saved, Array], g: Array) -> tuple[Array | None, ...]:
-    (x, t, kept, classes, options, row), mass = saved
-
-    def inputs(x: Array, t: Array) -> tuple[Array, Array]:
-        z = _transform(x.astype(g.dtype), kept, classes, options)
-        return z, _dense_labels(t, kept, classes, options, g.dtype)
-
-    some, each = inputs(*apart(x, t))
-    (beside,) = apart(others(some, row, each))
-    z, labels = inputs(x, t)
+def _dense_backward(dense: _Dense, g: Array) -> tuple[Array | None, ...]:
+    (x, t, kept, classes, options, row), mass, beside = dense
+    z = _transform(x.astype(g.dtype), kept, classes, options)
+    labels = _dense_labels(t, kept, classes, options, g.dtype)
     g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
     gradient, p = against(z, row, labels, mass, beside)
     of_smoothing = of_z_loss = None
