@@ -15,7 +15,7 @@ from ._cosine import _compare, _gradients, _power, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
 from ._reduction import finish, merge
-from ._rows import any_left, of_each, prologue, removed_as, rows, wide
+from ._rows import any_left, apart, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
 
 
@@ -112,15 +112,15 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     derivatives: no power leaves the range. For squares u is a power of two, which is exact.
     """
     difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
-    size = difference * jnp.sign(difference)
-    if known == np.inf:
-        return size.max(-1)
-    if known == 1:
-        return size.sum(-1) + _SHRUNK * eps
+    if known in (1, np.inf):
+        size = difference * jnp.sign(difference)
+        return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
     q, eps, square = q[..., None], eps[..., None], known == 2
     power = jnp.square if square else lambda x: _size_to_the(x, q, False)
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
-    largest = jnp.maximum(size.max(-1, keepdims=True), _SHRUNK * root(lax.stop_gradient(eps)))
+    constant = lax.stop_gradient(difference)
+    largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
+    largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
     if square:
         unit = _power(largest)
@@ -128,7 +128,9 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
     of_eps = jnp.where(eps == 0, 0, _SHRUNK / unit)
-    total = power(difference / unit).sum(-1, keepdims=True) + eps * power(of_eps)
+    (unit,) = apart(unit)
+    (total,) = apart(power(difference / unit).sum(-1, keepdims=True))
+    total += eps * power(of_eps)
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 

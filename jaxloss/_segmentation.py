@@ -358,7 +358,12 @@ def _overlap(
     dtype = _inputs.compute_dtype(x, t)
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    return tuple(total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
+    only = t.shape[-1] == 1
+    if only:  # XLA sums slowly over axes that are not the last
+        p, rest, t = (a[..., 0] for a in (p, rest, t))
+        kept = None if kept is None else kept[..., 0]
+    sums = (total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
+    return tuple(s[..., None] if only else s for s in sums)
 
 
 def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
@@ -406,7 +411,7 @@ def _given(p: Array) -> tuple[Array, ...]:
 
 
 def _sigmoid(z: Array) -> tuple[Array, ...]:
-    return apart(*sigmoids(z))
+    return sigmoids(z)
 
 
 def _softmax(z: Array) -> tuple[Array, ...]:

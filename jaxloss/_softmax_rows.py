@@ -138,7 +138,7 @@ def _rest_by_bound(z: Array, top: Array, across: AxisName | None) -> Array:
     exp = exp_below(z, top[..., None])
     every, below = summed(exp, across), summed(jnp.minimum(exp, 1 - exp), across)
     constant = lax.stop_gradient
-    return jnp.where(every < 1.5, constant(below) + (every - constant(every)), every - 1)  # the derivative of `every`
+    return constant(jnp.where(every < 1.5, below, every - 1)) + (every - constant(every))  # the derivative of `every`
 
 
 def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
@@ -164,7 +164,7 @@ def probabilities(z: Array, row: Row, across: AxisName | None = None) -> tuple[A
     """p and 1 - p = (1 - exp + rest) / (1 + rest), where 1 - exp is 0 or rest contains exp: nothing cancels."""
     slope = (1 / (1 + row.rest))[..., None]
     exp = exp_below(z, row.top[..., None])
-    return slope * exp, slope * ((1 - exp) + row.rest[..., None])
+    return slope * exp, slope * (row.rest[..., None] - (exp - 1))
 
 
 @probabilities.defjvp
@@ -361,10 +361,15 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
 
 def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
     """The sum of t_c (m - z_c), of halves, which are finite."""
+    half = _finite(top / 2)
+    gaps = times_bounded(2 * labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
+    return times(gaps, jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
+
+
+def _finite(top: Array) -> Array:
     largest = jnp.finfo(top.dtype).max
-    half = jnp.clip(top, -largest, largest)[..., None] / 2
-    each = times_bounded(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half))
-    return times(2 * each.sum(-1), jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
+    (top,) = apart(jnp.clip(top, -largest, largest))
+    return top[..., None]
 
 
 class _Dense(NamedTuple):
@@ -394,9 +399,9 @@ def _dense_forward(
 
 def others(z: Array, top: Array, labels: Array) -> Array:
     """The sum of the labels of all classes but the one that has most of p, if one has: others are log(2) below it."""
-    largest = jnp.finfo(top.dtype).max
-    below = z.astype(top.dtype) < jnp.clip(top, -largest, largest)[..., None] - 0.5
-    return jnp.where(below, labels, 0).sum(-1)
+    m = _finite(top)
+    other = jnp.minimum(m - jnp.minimum(z.astype(top.dtype), m), 0.25)
+    return (4 * labels * lax.stop_gradient(other)).sum(-1)
 
 
 def against(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tuple[Array, Array]:

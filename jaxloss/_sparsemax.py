@@ -65,19 +65,20 @@ def sparsemax_loss(
     return finish(_binary(*arrays), *mask)
 
 
-def _binary_distance(x: Array, t: Array) -> Array:
-    """(clip(x) + 1) / 2 - t, from the end to which both may be near."""
-    p = jnp.clip(x, -1, 1)
-    return jnp.where(p > 0, (p - 1) / 2 + (1 - t), (p + 1) / 2 - t)
+def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
+    """|x|; the label's distance from the end, 0 or 1, that p is near; and that of p."""
+    size = jnp.where(x > 0, x, -x)
+    return size, jnp.where(x > 0, 1 - t, t), (1 - jnp.minimum(size, 1)) / 2
 
 
 def _binary_element(x: Array, t: Array) -> Array:
-    distance = _binary_distance(x, t)
-    return jnp.square(distance) + times_bounded(1 - t, relu(x - 1)) + times_bounded(t, relu(-1 - x))
+    size, label, near = _binary_parts(x, t)
+    return jnp.square(label - near) + times_bounded(label, relu(size - 1))
 
 
 def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
-    distance = _binary_distance(x, t)
+    _, label, near = _binary_parts(x, t)
+    distance = jnp.where(x > 0, label - near, near - label)
     return distance, jnp.clip(x, -1, 1) - x - 2 * distance
 
 

@@ -82,6 +82,7 @@ ELEMENTS = [
     ("gaussian_nll_loss", 1e25, 0.0, {"variance": 1e30}, 5e19, 1e-5),
     ("gaussian_nll_loss", 1e-3, 0.0, {"variance": 1e-8}, 40.789660, 1e5),
     ("gaussian_nll_loss_with_log_variance", 1e-20, 0.0, {"log_variance": -80.0}, -39.999997, 5.5406224e14),
+    ("gaussian_nll_loss_with_log_variance", 1.0, 1.0, {"log_variance": -360.0}, -180, 0),
     ("hinge_loss", 1.0, 1.0, {}, 0, 0),
     ("hinge_loss", -inf, 1.0, {}, inf, -1),
     ("squared_hinge_loss", 1.0, 1.0, {}, 0, 0),
