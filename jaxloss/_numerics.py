@@ -1,5 +1,6 @@
 """Safe primitives, each with its derivative below it."""
 
+import math
 from collections.abc import Iterable
 from itertools import count
 
@@ -63,9 +64,11 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def log_ratio(a: Array, b: Array, difference: Array) -> Array:
     """log(a / b) for a, b >= 0, given a - b: sign(a - b) log1p(|a - b| / min(a, b)), exact where they are near."""
     least, size = jnp.minimum(a, b), jnp.abs(difference)
-    ratio = size / least
-    overflows = jnp.isinf(ratio)
-    log = jnp.where(overflows, jnp.log(size) - jnp.log(least), jnp.log1p(jnp.where(overflows, 0, ratio)))
+    ratio, finfo = size / least, jnp.finfo(a.dtype)
+    unit = 2.0 ** (finfo.maxexp // 2)
+    overflows = jnp.isinf(ratio)  # divided by the square of the unit it does not, and is above 1
+    log = jnp.log1p(jnp.where(overflows, (size / unit) / (least * unit) - 1, ratio))
+    log += jnp.where(overflows, 2 * math.log(unit), 0)
     return jnp.where(least < 0, jnp.nan, jnp.sign(difference) * log)
 
 
