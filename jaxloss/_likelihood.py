@@ -295,8 +295,8 @@ def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
 
     That is taken twice, as exp(-s / 2) overflows where its product with a small error does not.
     """
-    root = jnp.minimum(jnp.exp(-0.25 * s), jnp.finfo(s.dtype).max)  # an error of 0 has the score 0
-    return (x / 2 - t / 2) * root * root, root
+    root = jnp.exp(-0.25 * s)
+    return times(times(x / 2 - t / 2, root), root), root
 
 
 def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
@@ -305,7 +305,7 @@ def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
 
 def _log_gaussian_slopes(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
     half, root = _half_score(x, t, s)
-    slope = 2 * (half * root * root)
+    slope = 2 * times(times(half, root), root)
     return slope, -slope, 0.5 - 2 * jnp.square(half)
 
 
