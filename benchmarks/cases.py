@@ -518,6 +518,7 @@ CASES = (
             optax("sigmoid_focal_loss"),
             Peer("keras", lambda k: lambda x, t: k.losses.binary_focal_crossentropy(t, x, from_logits=True)),
         ),
+        cpu_note="gamma is any number, so a power is an exponential of a logarithm; the plain form and Keras square.",
     ),
     Case(
         "softmax_focal_loss",
@@ -529,9 +530,22 @@ CASES = (
                 lambda k: lambda x, t: k.losses.categorical_focal_crossentropy(t, x, alpha=1.0, from_logits=True),
             ),
         ),
+        cpu_note="as the sigmoid's; the slopes, which the gradient of a sure row sums, are computed twice.",
     ),
-    Case("poly_loss_cross_entropy", _pair(logits, shares), _poly, (optax("poly_loss_cross_entropy"),)),
-    Case("sparsemax_loss", _pair(normal, bits), _sparsemax, (optax("sparsemax_loss"),)),
+    Case(
+        "poly_loss_cross_entropy",
+        _pair(logits, shares),
+        _poly,
+        (optax("poly_loss_cross_entropy"),),
+        cpu_note="two more sums over both arrays, for the exact gradient of a sure row.",
+    ),
+    Case(
+        "sparsemax_loss",
+        _pair(normal, bits),
+        _sparsemax,
+        (optax("sparsemax_loss"),),
+        cpu_note="labels between 0 and 1 count, of which optax makes 1; XLA writes the losses to memory and sums them.",
+    ),
     Case(
         "multiclass_sparsemax_loss",
         _pair(normal, index),
@@ -559,6 +573,7 @@ CASES = (
         (optax("dice_loss"),),
         shapes=((32, 16_384, 8),),
         quick=(2, 16, 4),
+        cpu_note="rows of eight classes: each number a row counts; p and 1 - p, each exact, are written to memory.",
     ),
     Case(
         "multiclass_generalized_dice_loss",
@@ -568,6 +583,7 @@ CASES = (
         shapes=((32, 16_384, 8),),
         quick=(2, 16, 4),
         call=batches.generalized_dice,
+        cpu_note="rows of eight classes: each number a row counts; p and 1 - p, each exact, are written to memory.",
     ),
     Case(
         "binary_dice_loss",
@@ -576,6 +592,7 @@ CASES = (
         (optax("binary_dice_loss"),),
         shapes=((64, 65_536),),
         call=batches.binary_dice,
+        cpu_note="p and 1 - p are two divisions, each exact.",
     ),
     Case(
         "ranking_softmax_loss",
@@ -584,6 +601,7 @@ CASES = (
         (optax("ranking_softmax_loss"),),
         shapes=(NARROW,),
         call=batches.ranking,
+        cpu_note="as softmax_cross_entropy.",
     ),
     Case(
         "ntxent",
@@ -609,6 +627,7 @@ CASES = (
         ),
         shapes=(NARROW,),
         call=batches.triplets,
+        cpu_note="the largest difference of a row comes first, so that no square overflows; both differences are kept.",
     ),
     Case(
         "cosine_embedding_loss",
@@ -617,6 +636,7 @@ CASES = (
         (Peer("torch", lambda f: lambda x, t: f.cosine_embedding_loss(x, t, x.new_ones(len(x)))),),
         shapes=(NARROW,),
         call=batches.pairs,
+        cpu_note="as the similarity.",
     ),
     Case(
         "margin_ranking_loss",

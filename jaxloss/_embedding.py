@@ -118,7 +118,7 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     q, eps, square = q[..., None], eps[..., None], known == 2
     power = jnp.square if square else lambda x: _size_to_the(x, q, False)
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
-    constant = lax.stop_gradient(difference)
+    constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
     largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
     largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
@@ -230,9 +230,9 @@ def _cosine_embedding_backward(saved: tuple[Any, Array], g: Array) -> tuple[Arra
 _cosine_embedding = every_mode(_cosine_embedding_forward, _cosine_embedding_backward)
 
 
-def _by_label(y: Array, alike: ArrayLike, apart: Array) -> Array:
+def _by_label(y: Array, alike: ArrayLike, unlike: Array) -> Array:
     """The one for the label 1, the other for -1, NaN for any other label."""
-    return jnp.where(y == 1, alike, jnp.where(y == -1, apart, jnp.nan))
+    return jnp.where(y == 1, alike, jnp.where(y == -1, unlike, jnp.nan))
 
 
 def margin_ranking_loss(

@@ -395,7 +395,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 @jax.custom_jvp
 def _power(u: Array, gamma: Array) -> Array:
     """(1 - exp(-u))^gamma. At u = 0, where no logit moves u, an infinite derivative is 0."""
-    return jnp.exp(times(gamma, jnp.log(-expm1(-u))))  # where that logarithm rounds to 0, the power is 1
+    return jnp.exp(times(gamma, _log_wrong(u)))
 
 
 @_power.defjvp

@@ -293,7 +293,7 @@ def gaussian_nll_loss_with_log_variance(
 def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
     """(x - t) exp(-s / 2) / 2, of halves, whose difference is finite; and exp(-s / 4).
 
-    That is taken twice, as exp(-s / 2) overflows where its product with a small error does not.
+    That is taken twice, as exp(-s / 2) overflows where its product with a small error does not; of no error it is 0.
     """
     root = jnp.exp(-0.25 * s)
     return times(times(x / 2 - t / 2, root), root), root

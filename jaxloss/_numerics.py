@@ -65,10 +65,11 @@ def log_ratio(a: Array, b: Array, difference: Array) -> Array:
     """log(a / b) for a, b >= 0, given a - b: sign(a - b) log1p(|a - b| / min(a, b)), exact where they are near."""
     least, size = jnp.minimum(a, b), jnp.abs(difference)
     ratio, finfo = size / least, jnp.finfo(a.dtype)
-    unit = 2.0 ** (finfo.maxexp // 2)
-    overflows = jnp.isinf(ratio)  # divided by the square of the unit it does not, and is above 1
-    log = jnp.log1p(jnp.where(overflows, (size / unit) / (least * unit) - 1, ratio))
-    log += jnp.where(overflows, 2 * math.log(unit), 0)
+    unit = 2.0 ** (3 * finfo.maxexp // 5)
+    overflows = jnp.isinf(ratio)  # divided by the square of the unit it does not
+    less = jnp.maximum(size / unit, finfo.tiny) / (least * unit)
+    far = jnp.log(jnp.where(overflows, less, 1)) + 2 * math.log(unit)
+    log = jnp.where(overflows, far, jnp.log1p(jnp.where(overflows, 0, ratio)))
     return jnp.where(least < 0, jnp.nan, jnp.sign(difference) * log)
 
 

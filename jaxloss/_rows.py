@@ -148,9 +148,10 @@ def paired(
 def apart(*arrays: Array) -> tuple[Array, ...]:
     """The same arrays, behind which the compiler may not look on a CPU.
 
-    There XLA has a fast sum over rows, of plain arithmetic without comparisons. It is several times slower if what
-    follows the sum is fused into it, and what two sums have in common is written to memory, which may take longer than
-    all the sums. So a sum, and what goes into one of several, stands apart.
+    There XLA has a fast sum over rows, of plain arithmetic without comparisons. It is several times slower if a number
+    for each row is computed in front of it, or what follows it is fused into it; and what two sums have in common, be
+    it a constant, is written to memory, which may take longer than all the sums. So a sum, and what goes into one of
+    several, stands apart.
     """
     return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 

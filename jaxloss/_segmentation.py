@@ -341,7 +341,7 @@ def _of_classes(
     arrays = {argument: _inputs.real(name, argument, value).astype(dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
     a, b, s, w = (_inputs.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
-    probabilities = _given if not logits else _sigmoid if x.shape[-1] == 1 else _softmax
+    probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax
     return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
 
 
@@ -358,7 +358,7 @@ def _overlap(
     dtype = _inputs.compute_dtype(x, t)
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    only = t.shape[-1] == 1
+    only = t.shape[-1] == 1 and t.ndim - 1 not in axes
     if only:  # XLA sums slowly over axes that are not the last
         p, rest, t = (a[..., 0] for a in (p, rest, t))
         kept = None if kept is None else kept[..., 0]
@@ -408,10 +408,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
 
 def _given(p: Array) -> tuple[Array, ...]:
     return p, 1 - p
-
-
-def _sigmoid(z: Array) -> tuple[Array, ...]:
-    return sigmoids(z)
 
 
 def _softmax(z: Array) -> tuple[Array, ...]:

@@ -164,7 +164,7 @@ def probabilities(z: Array, row: Row, across: AxisName | None = None) -> tuple[A
     """p and 1 - p = (1 - exp + rest) / (1 + rest), where 1 - exp is 0 or rest contains exp: nothing cancels."""
     slope = (1 / (1 + row.rest))[..., None]
     exp = exp_below(z, row.top[..., None])
-    return slope * exp, slope * (row.rest[..., None] - (exp - 1))
+    return slope * exp, slope * (row.rest[..., None] - (exp - 1))  # as 1 - exp, which `_rest` has, it would be kept
 
 
 @probabilities.defjvp
@@ -359,23 +359,23 @@ def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: 
     return t if options.label_smoothing is None else smoothed(t, classes, options.label_smoothing[..., None])
 
 
-def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
-    """The sum of t_c (m - z_c), of halves, which are finite."""
-    half = _finite(top / 2)
-    gaps = times_bounded(2 * labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
-    return times(gaps, jnp.where(top == jnp.inf, jnp.inf, 1))  # below an infinite maximum they were finite
-
-
 def _finite(top: Array) -> Array:
     largest = jnp.finfo(top.dtype).max
-    (top,) = apart(jnp.clip(top, -largest, largest))
-    return top[..., None]
+    return jnp.clip(top, -largest, largest)
+
+
+def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
+    """The sum of t_c (m - z_c), of halves, which are finite."""
+    (half,) = apart(_finite(top) / 2)
+    half = half[..., None]
+    gaps = times_bounded(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
+    return times(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # below an infinite maximum they were finite
 
 
 class _Dense(NamedTuple):
     saved: _Saved
     mass: Array  # of all labels
-    beside: Array
+    beside: Array  # of those `others`
 
 
 def _dense_forward(
@@ -398,10 +398,14 @@ def _dense_forward(
 
 
 def others(z: Array, top: Array, labels: Array) -> Array:
-    """The sum of the labels of all classes but the one that has most of p, if one has: others are log(2) below it."""
-    m = _finite(top)
-    other = jnp.minimum(m - jnp.minimum(z.astype(top.dtype), m), 0.25)
-    return (4 * labels * lax.stop_gradient(other)).sum(-1)
+    """In a row where one class has most of p, the sum of the labels of all others, whose logits are log(2) below.
+
+    The factor of a label is 1 from 1/2 below the maximum on, and 0 up to 1/4: arithmetic for z < m - 1/2.
+    """
+    (bound,) = apart(_finite(top) - 0.25)
+    bound = bound[..., None]
+    below = 4 * jnp.minimum(bound - jnp.minimum(z.astype(top.dtype), bound), 0.25)
+    return (labels * lax.stop_gradient(below)).sum(-1)
 
 
 def against(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tuple[Array, Array]:

@@ -66,8 +66,8 @@ def sparsemax_loss(
 
 
 def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
-    """|x|; the label's distance from the end, 0 or 1, that p is near; and that of p."""
-    size = jnp.where(x > 0, x, -x)
+    """|x|, and how far the label and p are from the end, 0 or 1, that p is nearer to."""
+    size = jnp.where(x > 0, x, -x)  # with a slope at 0, too
     return size, jnp.where(x > 0, 1 - t, t), (1 - jnp.minimum(size, 1)) / 2
 
 

@@ -74,6 +74,7 @@ ELEMENTS = [
     ("poisson_nll_loss", -1.0, 0.0, {}, nan, nan),
     ("poisson_nll_loss", -1.0, 0.0, {"full": True}, nan, nan),
     ("poisson_nll_loss", 2.0, 2.0, {"full": True}, 1.3068528, 0),
+    ("poisson_nll_loss", 0.0, 1e-30, {"full": True}, inf, -inf),
     ("poisson_nll_loss", 1e6, 1e6, {"full": True}, 7.8266939, 0),
     ("poisson_nll_loss_with_log_rates", -inf, 0.0, {}, 0, 0),
     ("poisson_nll_loss_with_log_rates", -inf, 2.0, {}, inf, -2),
@@ -109,6 +110,7 @@ INDEX = jnp.int32
 ROWS = [
     ("softmax_cross_entropy_with_integer_labels", [-inf, -inf], INDEX(0), {"logit_scale": 2.0}, inf, [0, 0]),
     ("softmax_cross_entropy", [-3e38, 3e38], [0.5, 0.5], {}, 3e38, [-0.5, 0.5]),
+    ("softmax_cross_entropy", [9.0, 0.0], [2e38, 0.0], {}, 2.4680436e34, [-2.4678915e34, 2.4678915e34]),
     ("kl_divergence", [-inf, 0.0], [0.0, 1.0], {}, 0, [0, -1]),
     ("kl_divergence", [-inf, 0.0], [0.5, 0.5], {}, inf, [-0.5, -0.5]),
     ("kl_divergence_with_log_targets", [-inf, 0.0], [-inf, 0.0], {}, 0, [0, -1]),

@@ -277,6 +277,16 @@ def test_tversky(rng):
     np.testing.assert_array_equal(nothing[1], 0)
 
 
+def test_an_axis_of_one_may_be_summed_over_or_left(rng):
+    p, t = (jnp.asarray(rng.uniform(0, 1, (2, 5)), "float32") for _ in range(2))
+    rows = jaxloss.tversky_loss(p, t, axis=1)
+    one = p[:, :, None], t[:, :, None]
+    same(jaxloss.tversky_loss(*one, axis=(1, 2)), rows)
+    same(jaxloss.tversky_loss(*one, axis=1), rows[:, None])
+    same(jaxloss.tversky_loss(*one), jaxloss.tversky_loss(p, t))
+    same(jaxloss.tversky_loss(*one, axis=1, where=jnp.ones((2, 5, 1), bool)), rows[:, None])
+
+
 def test_nothing_and_whole_numbers():
     for x in (jnp.zeros((0, 4, 3)), jnp.zeros((2, 0, 3))):
         np.testing.assert_array_equal(DICE(x, x), np.zeros(len(x)))
