@@ -239,7 +239,8 @@ CASES = (
         ),
         cpu_note=(
             "beside the exact tail, labels are multiplied by gaps that are bounded so that 0 times an infinite gap is "
-            "0, twice the arithmetic of the plain product. Each sum of a row is a pass of its own."
+            "0, twice the arithmetic of the plain product, and those beside a sure class are summed for the gradient. "
+            "Each sum of a row is a pass of its own."
         ),
         **_rows,
     ),
@@ -380,9 +381,9 @@ CASES = (
         lambda x, t: (jnp.log1p(x) - jnp.log1p(t)) ** 2,
         (keras("mean_squared_logarithmic_error"),),
         cpu_note=(
-            "the logarithm of the ratio from the exact difference: a division, two selects and a log1p an "
-            "element, and another division for the gradient. Keras takes two logarithms, and rounds near "
-            "arguments to the same."
+            "the logarithm of the ratio from the exact difference: two divisions, a log1p, and a logarithm for ratios "
+            "that overflow, an element, and another division for the gradient. Keras takes two logarithms, and rounds "
+            "near arguments to the same."
         ),
     ),
     Case(
