@@ -54,7 +54,7 @@ def times(records: list[Record], names: list[str], source: str, file: pathlib.Pa
         left.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         left.set_xlabel(f"time over {floor} (median; bar: 20 % to 80 %)")
         _from_zero(right)
-        right.set_xlabel(f"temporaries over {whole}, at least 1 MiB")
+        right.set_xlabel(f"temporaries over {whole}, at least 1 MiB", loc="right")
         left.set_yticks(range(len(records)), [_label(r) for r in records])
         right.set_yticks(range(len(records)), [])
         figure.supxlabel(source, fontsize=8)
@@ -123,6 +123,10 @@ def _share(record: Record, found: Record) -> float:
 def _from_zero(axis: Axes) -> None:
     most = max(1, axis.dataLim.x1)
     axis.set_xlim(-0.05 * most, 1.05 * most)
+    if most > 20:  # one loss would press all others against 0
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(-0.1, 2 * most)
+        axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
 
 
 def _label(record: Record) -> str:

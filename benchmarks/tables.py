@@ -8,7 +8,7 @@ from tabulate import tabulate
 from .cases import BOTH, CASES
 
 Record = dict[str, Any]
-OF_SEQUENCES = {case.loss for case in CASES if case.call}
+OF_SEQUENCES = {case.loss for case in CASES if len(case.quick) == 4}  # batch, frames, labels, classes
 SMALL = {case.loss for case in CASES if case.dtypes != BOTH} - OF_SEQUENCES  # measured once
 OF_PRODUCTS = {case.loss for case in CASES if case.products}
 MISSING = "not measured"
