@@ -16,7 +16,7 @@ from ._elements import elements, elementwise
 from ._multiclass_margin import scored
 from ._numerics import times, times_bounded
 from ._reduction import finish
-from ._rows import at, in_range, infinite_if_removed, largest, nan_unless, pick, removed_as
+from ._rows import apart, at, in_range, infinite_if_removed, largest, nan_unless, pick, removed_as
 from ._softmax_rows import gap
 from ._types import Reduction
 
@@ -73,7 +73,8 @@ def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
 
 def _binary_element(x: Array, t: Array) -> Array:
     size, label, near = _binary_parts(x, t)
-    return jnp.square(label - near) + times_bounded(label, relu(size - 1))
+    (losses,) = apart(jnp.square(label - near) + times_bounded(label, relu(size - 1)))
+    return losses  # not fused into their sum, for which XLA would write their parts to memory on a CPU
 
 
 def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
