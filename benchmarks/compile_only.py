@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from . import records
 from .candidates import MODULES, library_of, ours, plain, with_gradients
-from .cases import CASES, Case, Shape
+from .cases import Case, Shape
 from .compiled_text import collectives, in_loops
 from .measure import floor_bytes, operations
 from .run import chosen
@@ -118,16 +118,15 @@ def fits(program: Any, target: str) -> bool:
     return program is not None and _memory(program)["peak_bytes"] <= MEMORY.get(target, math.inf)
 
 
-def compile_all(only: str, quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
+def compile_all(only: list[str], quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
     file = output / "benchmarks" / "results" / FILE
     old, new = records.load(file), []
     found = {target: importlib.util.find_spec(needs(target).partition(".")[0]) is not None for target in ABSENT}
     for target in (target for target, here in found.items() if not here):
         print(f"skipped {ABSENT[target]}: {needs(target)} is not installed")
-    todo = [
-        (case.loss, functools.partial(record, case, *run)) for case, *run in chosen(only, accelerator=True, quick=quick)
-    ]
-    for case in (case for case in CASES if case.products and only in case.loss and not quick):
+    runs = chosen(only, accelerator=True, quick=quick)
+    todo = [(case.loss, functools.partial(record, case, *run)) for case, *run in runs]
+    for case in {case.loss: case for case, *_ in runs if case.products and not quick}.values():
         todo.append((case.loss, functools.partial(record, case, LONG, "bfloat16")))
         todo.append((case.loss, functools.partial(batches, case, *LARGE, "bfloat16")))
     for (loss, facts), target in (

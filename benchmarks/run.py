@@ -12,20 +12,20 @@ from .measure import ceilings, record
 from .targets import at_hand
 
 
-def chosen(only: str, *, accelerator: bool, quick: bool) -> list[tuple[Case, Shape, str]]:
-    cases = [case for case in CASES if only in case.loss]
-    if not cases:
-        raise SystemExit(f"--only: expected a part of one of {', '.join(c.loss for c in CASES)}, got {only!r}.")
+def chosen(only: list[str], *, accelerator: bool, quick: bool) -> list[tuple[Case, Shape, str]]:
+    if unknown := [part for part in only if not any(part in case.loss for case in CASES)]:
+        raise SystemExit(f"--only: expected parts of {', '.join(c.loss for c in CASES)}, got {', '.join(unknown)}.")
     return [
         (case, shape, dtype)
-        for case in cases
+        for case in CASES
+        if any(part in case.loss for part in only)
         for shape, dtype in (
             case.runs(accelerator=accelerator) if not quick else [(case.quick, d) for d in case.dtypes]
         )
     ]
 
 
-def measure_all(only: str, quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
+def measure_all(only: list[str], quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
     device = at_hand()
     todo = chosen(only, accelerator=device.platform != "cpu", quick=quick)
     print(f"{device.name}; JAX {session['versions']['jax']}")
