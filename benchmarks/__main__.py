@@ -15,7 +15,9 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # the CPU compu
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="the losses whose name contains one")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="NAME", help="losses whose names contain one of these"
+    )
     parser.add_argument("--device", choices=PLATFORMS, help="where to measure; by default, where JAX would run")
     parser.add_argument("--quick", action="store_true", help="small arrays, to see that all works: no number counts")
     instead = parser.add_mutually_exclusive_group()

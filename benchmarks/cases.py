@@ -374,6 +374,7 @@ CASES = (
         _pair(positive, positive),
         lambda x, t: 100 * jnp.abs((x - t) / t),
         (keras("mean_absolute_percentage_error"),),
+        cpu_note="a second quotient, finite where the difference is not.",
     ),
     Case(
         "squared_logarithmic_error",
@@ -540,12 +541,7 @@ CASES = (
         (optax("poly_loss_cross_entropy"),),
         cpu_note="two more sums over both arrays, for the exact gradient of a sure row.",
     ),
-    Case(
-        "sparsemax_loss",
-        _pair(normal, bits),
-        _sparsemax,
-        (optax("sparsemax_loss"),),
-    ),
+    Case("sparsemax_loss", _pair(normal, bits), _sparsemax, (optax("sparsemax_loss"),)),
     Case(
         "multiclass_sparsemax_loss",
         _pair(normal, index),
@@ -583,7 +579,7 @@ CASES = (
         shapes=((32, 16_384, 8),),
         quick=(2, 16, 4),
         call=batches.generalized_dice,
-        cpu_note="rows of eight classes: each number a row counts; p and 1 - p, each exact, are written to memory.",
+        cpu_note="as dice_loss.",
     ),
     Case(
         "binary_dice_loss",
@@ -657,7 +653,13 @@ CASES = (
         _pair(logits, index),
         lambda x, y: _focal(_of_label(jax.nn.log_softmax(x), y)),
     ),
-    Case("multilabel_hinge_loss", _pair(normal, bits), _multilabel, shapes=((2048, 100),)),
+    Case(
+        "multilabel_hinge_loss",
+        _pair(normal, bits),
+        _multilabel,
+        shapes=((2048, 100),),
+        cpu_note="a loop over the classes, so that no array has a number for two classes of each row.",
+    ),
     Case("sum_of_squares_error", _pair(normal, normal), lambda x, t: 0.5 * ((x - t) ** 2).sum(-1)),
     Case("quantile_loss", _pair(normal, normal), _pinball, options={"quantile": 0.9}),
     Case(

@@ -52,7 +52,7 @@ command that measures:
 
 ```
 make bench                              # in an environment of its own, with JAX for CPUs; or, in yours,
-python -m benchmarks                    # [--only NAME] [--device cpu|gpu|tpu] [--quick]
+python -m benchmarks                    # [--only NAME ...] [--device cpu|gpu|tpu] [--quick]
 make bench-compile PYTHON=python3.12    # memory and collectives on TPUs and GPUs, without one
 ```
 

@@ -359,7 +359,7 @@ def _overlap(
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
     only = t.shape[-1] == 1 and t.ndim - 1 not in axes
-    if only:  # XLA sums slowly over axes that are not the last
+    if only:  # on a CPU, XLA sums slowly over axes that are not the last
         p, rest, t = (a[..., 0] for a in (p, rest, t))
         kept = None if kept is None else kept[..., 0]
     sums = (total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))

@@ -385,7 +385,7 @@ def _dense_forward(
     (x,) = apart(x)
     z = _transform(x, kept, classes, options)
     row = summary(z, options.computed)
-    (each,) = apart(t)  # lest labels of half precision be widened in memory
+    (each,) = apart(t)  # for each sum anew, lest labels of half precision be widened in memory
     mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
     z, each, top = apart(z, t, row.top)
     loss = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top) + times(mass, row.log_total)
@@ -414,7 +414,7 @@ def against(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tu
     It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
     p, wrong = probabilities(z, row)
-    sure = row.rest < 0.5
+    sure = row.rest < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
     beside, less = jnp.where(sure, beside, mass)[..., None], jnp.where(sure, 0, 1)[..., None].astype(p.dtype)
     at_top = (beside - less * labels) * p - labels * wrong
     return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
