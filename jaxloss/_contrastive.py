@@ -10,12 +10,14 @@ from jax.nn import relu, softplus
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._cosine import _power
-from ._reduction import finish, merge
-from ._rows import of_each, removed_as, whole
+from ._reduction import excluding, finish, merge
+from ._rows import is_finite, of_each, removed_as, whole
 from ._types import Reduction
 
 
+@compiled(temperature=_inputs.POSITIVE)
 def ntxent(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -78,10 +80,11 @@ def ntxent(
     name = "ntxent"
     _inputs.choice(name, "reduction", reduction)
     x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
-    kept, weight = merge(name, where, weights, y.shape, _inputs.compute_dtype(x))
+    kept, weight = excluding(*merge(name, where, weights, y.shape, _inputs.compute_dtype(x)), is_finite(x))
+    compared = kept if weight is None else weight != 0
     t = of_each(name, "temperature", temperature, kept, y.shape, _inputs.compute_dtype(x))
-    x = removed_as(0, x, kept, None)
-    sums, pairs = _over_pairs(_cosines(x, x), y, kept, t)
+    cosines = _cosines(removed_as(0, x, kept, None), removed_as(0, x, compared, None))
+    sums, pairs = _over_pairs(cosines, y, kept, compared, t)
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
     return finish(sums / jnp.maximum(pairs, 1), pairs > 0, pairs if weight is None else weight * pairs, reduction)
 
@@ -90,15 +93,16 @@ def ntxent(
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _over_pairs(cosines: Array, y: Array, kept: Array | None, t: Array) -> tuple[Array, Array]:
+def _over_pairs(cosines: Array, y: Array, kept: Array | None, compared: Array | None, t: Array) -> tuple[Array, Array]:
     """The cost of each example's pairs, and their number."""
-    positives, negatives = _pairs(y, y, kept, kept, True)
+    positives, negatives = _pairs(y, y, kept, compared, True)
     s = cosines / t[:, None]
     costs = softplus(_logsumexp(s, negatives)[:, None] - s)
     costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
     return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
 
 
+@compiled(gamma=_inputs.POSITIVE)
 def circle_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -170,11 +174,13 @@ def circle_loss(
     elif reference_labels is not None:
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
     dtype = _inputs.compute_dtype(x, others)
-    kept, weight = merge(name, where, weights, y.shape, dtype)
+    kept, weight = excluding(*merge(name, where, weights, y.shape, dtype), is_finite(x))
     g, m = (of_each(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin)))
-    x, kept_others = removed_as(0, x, kept, None), None
+    kept_others = None
     if reference_embeddings is None:
-        others, kept_others = x, kept
+        kept_others = kept if weight is None else weight != 0
+        others = removed_as(0, x, kept_others, None)
+    x = removed_as(0, x, kept, None)
     losses = _circle(_cosines(x, others), y, y_others, kept, kept_others, g, m, remove_diagonal)
     return finish(losses, kept, weight, reduction)
 
@@ -209,7 +215,7 @@ def _batch(
     x, y = _inputs.floating(name, arguments[0], embeddings), _inputs.real(name, arguments[1], labels)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name}: expected `{arguments[0]}` of shape (batch, features), got {x.shape}.")
-    _inputs.same_shape(name, arguments[0], x, (len(x), features or x.shape[1]))
+    _inputs.same_shape(name, arguments[0], x, (x.shape[0], features or x.shape[1]))
     _inputs.same_shape(name, arguments[1], y, x.shape[:1])
     if dtype is not None and y.dtype != dtype:
         raise TypeError(f"{name}: expected `{arguments[1]}` of dtype {dtype}, got {y.dtype}.")
@@ -239,7 +245,7 @@ def _pairs(
     same = y[:, None] == whole(y_others)[None, :]
     positives, negatives = same, ~same
     if remove_diagonal:
-        positives &= ~jnp.eye(len(y), len(y_others), dtype=bool)
+        positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
     if kept is not None:
         positives, negatives = positives & kept[:, None], negatives & kept[:, None]
     if kept_others is not None:

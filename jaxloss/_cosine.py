@@ -9,13 +9,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._derivatives import every_mode
-from ._elements import Mask
-from ._reduction import finish
-from ._rows import apart, paired, removed_as
+from ._reduction import Mask, excluding, finish
+from ._rows import apart, is_finite, paired, removed_as
 from ._types import Axis, Reduction
 
 
+@compiled(epsilon=_inputs.NOT_NEGATIVE)
 def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -69,12 +70,13 @@ def cosine_similarity(
     """
     x, t, smallest, mask = _vectors("cosine_similarity", predictions, targets, epsilon, axis, where, weights, reduction)
     if smallest is None:
-        return finish(_similarity(x, t, None), *mask)
+        return finish(_similarity(x, t, None, unweighted=mask.unweighted), *mask)
     clipped, below = _clipped_cosine(x, t, smallest)
-    cosine = _similarity(x, t, ~below)
+    cosine = _similarity(x, t, ~below, unweighted=mask.unweighted)
     return finish(jnp.where(below, clipped, cosine), *mask)
 
 
+@compiled(epsilon=_inputs.NOT_NEGATIVE)
 def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -127,9 +129,9 @@ def cosine_distance(
     """
     x, t, smallest, mask = _vectors("cosine_distance", predictions, targets, epsilon, axis, where, weights, reduction)
     if smallest is None:
-        return finish(_distance(x, t, None), *mask)
+        return finish(_distance(x, t, None, unweighted=mask.unweighted), *mask)
     clipped, below = _clipped_cosine(x, t, smallest)
-    distance = _distance(x, t, ~below)
+    distance = _distance(x, t, ~below, unweighted=mask.unweighted)
     return finish(jnp.where(below, 1 - clipped, distance), *mask)
 
 
@@ -147,12 +149,14 @@ def _vectors(
     _inputs.choice(name, "reduction", reduction)
     names = "predictions", "targets"
     x, t, features, kept, weight = paired(name, names, predictions, targets, axis, where, weights)
+    if weight is not None and not _inputs.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
+        kept, weight = excluding(kept, weight, is_finite(x) & is_finite(t))
     x, t = (removed_as(0, a, kept, features) for a in (x, t))
     smallest = _inputs.option(name, "epsilon", epsilon, 0, x.shape[:-1], _inputs.compute_dtype(x, t))
     if smallest is not None:
         smallest = smallest if kept is None else jnp.where(kept, smallest, 1)
         smallest = jnp.where(smallest > 0, jnp.sqrt(jnp.where(smallest > 0, smallest, 1)), 0)
-    return x, t, smallest, (kept, weight, reduction)
+    return x, t, smallest, Mask(kept, weight, reduction)
 
 
 # A cosine does not change with the length of a vector, so that powers of two, which are exact, may scale both into a

@@ -21,6 +21,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._derivatives import every_mode
 from ._reduction import finish
 from ._rows import at, nan_unless, of_type
@@ -29,6 +30,7 @@ from ._softmax_rows import Row, gap, probabilities, summary
 from ._types import Reduction
 
 
+@compiled()
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,
@@ -109,6 +111,7 @@ def ctc_loss(
     return finish(losses, sequences.kept, sequences.weight, reduction)
 
 
+@compiled()
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,

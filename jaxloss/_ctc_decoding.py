@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._ctc import _add, _emitted, _if, _repeated, _sequences, _shifted
 from ._rows import at, nan_unless, of_type, pick
 from ._sequences import Sequences
@@ -32,6 +33,7 @@ class CTCAlignment(NamedTuple):
     log_prob: Array
 
 
+@compiled()
 def ctc_greedy_decode(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,
@@ -90,6 +92,7 @@ def ctc_greedy_decode(
     return CTCDecoded(_left(path, new, -1), new.sum(-1, dtype=np.int32), log_prob)
 
 
+@compiled()
 def ctc_beam_decode(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,
@@ -160,6 +163,7 @@ def ctc_beam_decode(
     return CTCDecoded(labels, jnp.where(used, beam.lengths, 0), log_prob)
 
 
+@compiled()
 def ctc_align(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,

@@ -1,10 +1,12 @@
 """The one mechanism for hand-written derivatives."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -37,6 +39,7 @@ def every_mode(
     backward: Callable[[Any, Array], tuple[Array | None, ...]],
     *,
     loop: bool = False,
+    infinite: bool = False,
 ) -> Callable[..., Array]:
     """The function with the derivative ``backward``, in reverse and in forward mode.
 
@@ -49,25 +52,38 @@ def every_mode(
 
     Each argument is None, or has the shape of the losses and more axes where it is a row. ``backward`` may return more
     precision than the argument has. ``loop`` says that ``forward`` is a loop, which no compiler merges with its like:
-    it is run once, and has to be right to differentiate as it stands, twice.
+    it is run once, and has to be right to differentiate as it stands, twice. ``infinite`` says that a gradient may be
+    infinite for finite arguments, so that a tangent of 0 has to be told from an infinite one.
+
+    The function takes ``unweighted`` as well, a mask of the losses: where it is True nothing has a derivative that is
+    not finite, of any order, for these losses are multiplied by a weight of 0.
     """
 
     @jax.custom_jvp
-    def function(*args: Array | None) -> Array:
+    def function(unweighted: Array | None, *args: Array | None) -> Array:
         return forward(*args)[0]
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-        losses, saved = forward(*primals)
-        those = {i: t for i, t in enumerate(moving(tangents)) if t is not None}
-        rows = any(jnp.ndim(p) > losses.ndim for p in primals if p is not None)
+        unweighted, *args = primals
+        losses, saved = forward(*args)
+        lost = None if unweighted is None else unweighted & ~jnp.isfinite(losses)
+        those = {i: t for i, t in enumerate(moving(tangents[1:])) if t is not None}
+        rows = any(jnp.ndim(p) > losses.ndim for p in args if p is not None)
 
         def linear(saved: Any, those: dict[int, Array]) -> Array:
-            gradients = backward(again(saved, rows=rows), jnp.ones_like(losses))
+            saved = again(saved, rows=rows)
+            if lost is not None:
+                saved = jax.tree.map(partial(_constant_where, lost), saved)
+            gradients = backward(saved, jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in those.items():
                 gradient = gradients[i]
                 if gradient is not None:
-                    product = gradient * t.astype(gradient.dtype)
+                    if lost is not None and unweighted is not None:
+                        none = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
+                        gradient = jnp.where(none, 0, gradient)
+                    t = t.astype(gradient.dtype)
+                    product = multiply_by_tangent(gradient, t) if infinite else gradient * t
                     tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
             return tangent
 
@@ -75,4 +91,37 @@ def every_mode(
         return losses if loop else function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, those)
 
     function.defjvp(rule, symbolic_zeros=True)
-    return function
+
+    def call(*args: Array | None, unweighted: Array | None = None) -> Array:
+        losses: Array = function(unweighted, *args)
+        return losses
+
+    return call
+
+
+def recomputing(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
+
+    def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
+        return tuple(jax.vjp(function, *args)[1](g))
+
+    return every_mode(lambda *args: (function(*args), args), backward)
+
+
+def _over_row(mask: Array, x: Array) -> Array:
+    """A mask of the losses, for an array that has more axes behind theirs."""
+    return jnp.expand_dims(mask, range(mask.ndim, x.ndim))
+
+
+def _constant_where(mask: Array, x: Array) -> Array:
+    """x, which has no derivative there. What has no number for each loss, save one for all, stays as it is."""
+    if not jnp.issubdtype(x.dtype, np.floating) or (x.ndim and x.shape[: mask.ndim] != mask.shape):
+        return x
+    return jnp.where(_over_row(mask, x), lax.stop_gradient(x), x)
+
+
+def multiply_by_tangent(gradient: Array, tangent: Array) -> Array:
+    """gradient * tangent, 0 for a tangent of 0: an infinite gradient is the product of two finite numbers."""
+    largest = lax.optimization_barrier(jnp.finfo(gradient.dtype).max)  # of constants, XLA would make one again
+    excess = jnp.where(jnp.isinf(gradient), largest, 1)
+    return jnp.clip(gradient, -largest, largest) * tangent * excess

@@ -4,13 +4,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from ._elements import elementwise, of_error, summands, total
+from . import _inputs
+from ._compiled import compiled
+from ._elements import elementwise, of_error, summands
 from ._numerics import excess, log1p, minus, times
 from ._reduction import finish
 from ._rows import apart
 from ._types import Axis, Reduction
 
 
+@compiled()
 def kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -70,7 +73,7 @@ def kl_divergence(
         weights,
         reduction,
     )
-    return finish(total(_kl(*arrays), *terms), *mask)
+    return finish(terms.total(_kl(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 def _log(t: Array) -> Array:
@@ -85,6 +88,7 @@ def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
 _kl = elementwise(lambda lq, t: times(t, _log(t) - lq), _kl_slopes)
 
 
+@compiled()
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -146,7 +150,7 @@ def kl_divergence_with_log_targets(
         weights,
         reduction,
     )
-    return finish(total(_kl_log(*arrays), *terms), *mask)
+    return finish(terms.total(_kl_log(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
@@ -157,6 +161,7 @@ def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
 _kl_log = elementwise(lambda lq, lt: times(jnp.exp(lt), minus(lt, lq)), _kl_log_slopes)
 
 
+@compiled()
 def generalized_kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -210,7 +215,7 @@ def generalized_kl_divergence(
         weights,
         reduction,
     )
-    return finish(total(_generalized_kl(*arrays), *terms), *mask)
+    return finish(terms.total(_generalized_kl(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 def _generalized_kl_element(lq: Array, t: Array) -> Array:
@@ -225,6 +230,7 @@ def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
 _generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes)
 
 
+@compiled(beta=_inputs.UNIT)
 def jensen_shannon_divergence(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -287,7 +293,7 @@ def jensen_shannon_divergence(
         weights,
         reduction,
     )
-    return finish(total(_js(*arrays), *terms), *mask)
+    return finish(terms.total(_js(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 # With r = log(m / q) and s = log(m / t), where q (exp(r) - 1) and t (exp(s) - 1), weighted, add up to 0,
@@ -327,6 +333,7 @@ def js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
 _js = elementwise(js_element, js_slopes)
 
 
+@compiled()
 def total_variation_distance(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -380,7 +387,7 @@ def total_variation_distance(
         weights,
         reduction,
     )
-    return finish(total(_half_difference(*arrays), *terms), *mask)
+    return finish(terms.total(_half_difference(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 _half_difference = of_error(lambda error: 0.5 * jnp.abs(error), lambda error: (0.5 * jnp.sign(error),))

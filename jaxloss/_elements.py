@@ -1,26 +1,33 @@
 """Losses of single elements, and sums of them over an axis: from the arguments of a call to arrays, and derivatives."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._derivatives import every_mode
-from ._reduction import merge
+from ._derivatives import every_mode, recomputing
+from ._reduction import Mask, excluding, merge
 from ._types import Axis, Reduction
 
 Kind = Callable[[str, str, Any], Array]
-Mask = tuple[Array | None, Array | None, Reduction]
-"""What `finish` takes beside the losses."""
 OPTIONAL = (_inputs.floating, _inputs.real_or_zero)
 """Of predictions, and of targets that may be left away, as optax has them."""
-Terms = tuple[Array | None, tuple[int, ...]]
-"""What `total` takes beside them: the mask of single entries and the axes."""
+
+
+class Terms(NamedTuple):
+    """Of a loss that is a sum: the mask of single terms, the axes, and where a weight is 0, of the terms' rank."""
+
+    entries: Array | None
+    axes: tuple[int, ...]
+    unweighted: Array | None = None
+
+    def total(self, terms: Array) -> Array:
+        """The sum of those that the mask keeps."""
+        return (terms if self.entries is None else jnp.where(self.entries, terms, 0)).sum(self.axes)
 
 
 def elementwise(
@@ -36,7 +43,7 @@ def elementwise(
         return [a.astype(dtype) for a in args]
 
     if slopes is None:
-        return jax.checkpoint(lambda *args: formula(*widened(*args)), prevent_cse=False)
+        return recomputing(lambda *args: formula(*widened(*args)))
 
     def forward(*args: Array) -> tuple[Array, tuple[Array, ...]]:
         return formula(*widened(*args)), args
@@ -85,11 +92,12 @@ def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], 
     return array if array.ndim == 0 else _inputs.broadcast(name, argument, array, shape)
 
 
-def _harmless(x: Array, kept: Array | None) -> Array:
-    """x with 1/2, of integers 1, in what is excluded: there every loss and every derivative is finite."""
+def _harmless(x: Array, kept: Array | None, kind: Kind) -> Array:
+    """x with 1/2, of integers and of signs 1, in what is excluded: there every loss and derivative is finite."""
     if kept is None or x.ndim == 0 < kept.ndim:
         return x
-    return jnp.where(kept, x, jnp.asarray(0.5 if jnp.issubdtype(x.dtype, np.floating) else 1, x.dtype))
+    half = jnp.issubdtype(x.dtype, np.floating) and kind is not _inputs.signed
+    return jnp.where(kept, x, jnp.asarray(0.5 if half else 1, x.dtype))
 
 
 def elements(
@@ -105,9 +113,10 @@ def elements(
     checked = _kinds(name, arrays, kinds)
     _inputs.choice(name, "reduction", reduction)
     dtype, shape = _inputs.compute_dtype(*checked), checked[0].shape
-    kept, weight = merge(name, where, weights, shape, dtype)
+    kept, weight = excluding(*merge(name, where, weights, shape, dtype))
     checked += [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
-    return [_harmless(x, kept) for x in checked], (kept, weight, reduction)
+    kinds += (_inputs.real,) * len(options)
+    return [_harmless(x, kept, kind) for x, kind in zip(checked, kinds, strict=True)], Mask(kept, weight, reduction)
 
 
 def summands(
@@ -120,7 +129,7 @@ def summands(
     reduction: Reduction,
     kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
 ) -> tuple[list[Array], Terms, Mask]:
-    """The same of a sum over ``axis``, and what `total` takes."""
+    """The same of a sum over ``axis``."""
     checked = _kinds(name, arrays, kinds)
     _inputs.choice(name, "reduction", reduction)
     dtype, full = _inputs.compute_dtype(*checked), checked[0].shape
@@ -132,14 +141,15 @@ def summands(
     kept, weight = merge(name, where, weights, shape, dtype)
     if entries is not None:
         kept = entries.any(axes) if kept is None else kept & entries.any(axes)
+    kept, weight = excluding(kept, weight)
     numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
     rows = None if kept is None else jnp.expand_dims(kept, axes)
     inside = rows if entries is None or rows is None else entries & rows
-    arguments = [_harmless(x, inside if x.shape == full else rows) for x in checked]
-    return arguments, (entries, axes), (kept, weight, reduction)
-
-
-def total(losses: Array, entries: Array | None, axes: tuple[int, ...]) -> Array:
-    """The sum over the axes of the entries that a mask keeps."""
-    return (losses if entries is None else jnp.where(entries, losses, 0)).sum(axes)
+    kinds += (_inputs.real,) * len(options)
+    arguments = [
+        _harmless(x, inside if x.shape == full else rows, kind) for x, kind in zip(checked, kinds, strict=True)
+    ]
+    mask = Mask(kept, weight, reduction)
+    unweighted = None if mask.unweighted is None else jnp.expand_dims(mask.unweighted, axes)
+    return arguments, Terms(entries, axes, unweighted), mask

@@ -11,14 +11,16 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._cosine import _compare, _gradients, _power, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._reduction import finish, merge
-from ._rows import any_left, apart, of_each, prologue, removed_as, rows, wide
+from ._reduction import excluding, finish, merge
+from ._rows import any_left, apart, is_finite, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
 
 
+@compiled(norm_degree=_inputs.AT_LEAST_ONE, eps=_inputs.NOT_NEGATIVE)
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -88,7 +90,7 @@ def triplet_margin_loss(
     p, n = (rows(value, axes) for value in checked)
     dtype, shape = _inputs.compute_dtype(a, p, n), a.shape[:-1]
     kept, weight = merge(name, where, weights, shape, dtype)
-    kept = any_left(kept, features)
+    kept, weight = excluding(any_left(kept, features), weight, is_finite(a) & is_finite(p) & is_finite(n))
     a, p, n = (wide(removed_as(0, x, kept, features), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
@@ -151,6 +153,7 @@ def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array])
     return value, slope * tangents[0] + value * log * tangents[1]
 
 
+@compiled()
 def cosine_embedding_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -207,12 +210,12 @@ def cosine_embedding_loss(
       Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, with cosines.
     """
     name = "cosine_embedding_loss"
-    x, t, _, (kept, weight, _) = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
+    x, t, _, mask = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
     y = _inputs.signed(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, x.shape[:-1])
-    y = y if kept is None else jnp.where(kept, y, 1)
-    m = of_each(name, "margin", margin, kept, y.shape, _inputs.compute_dtype(x, t))
-    return finish(_cosine_embedding(x, t, y, m), kept, weight, reduction)
+    y = y if mask.kept is None else jnp.where(mask.kept, y, 1)
+    m = of_each(name, "margin", margin, mask.kept, y.shape, _inputs.compute_dtype(x, t))
+    return finish(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), *mask)
 
 
 def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
@@ -235,6 +238,7 @@ def _by_label(y: Array, alike: ArrayLike, unlike: Array) -> Array:
     return jnp.where(y == 1, alike, jnp.where(y == -1, unlike, jnp.nan))
 
 
+@compiled()
 def margin_ranking_loss(
     predictions: ArrayLike,
     others: ArrayLike,
@@ -294,7 +298,7 @@ def margin_ranking_loss(
         reduction,
         kinds=(_inputs.floating, _inputs.real, _inputs.signed),
     )
-    return finish(_margin_ranking(*arrays), *mask)
+    return finish(_margin_ranking(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
@@ -306,6 +310,7 @@ def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[
 _margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)
 
 
+@compiled()
 def hinge_embedding_loss(
     distances: ArrayLike,
     targets: ArrayLike,
@@ -356,7 +361,7 @@ def hinge_embedding_loss(
         reduction,
         kinds=(_inputs.floating, _inputs.signed),
     )
-    return finish(_hinge_embedding(*arrays), *mask)
+    return finish(_hinge_embedding(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _hinge_embedding_slopes(x: Array, t: Array, m: Array) -> tuple[Array | None, ...]:

@@ -10,15 +10,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._derivatives import again, every_mode
+from ._compiled import compiled
+from ._derivatives import again, every_mode, recomputing
 from ._elements import elements, elementwise
 from ._numerics import expm1, over, times, times_bounded
-from ._reduction import finish
+from ._reduction import Mask, finish
 from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
 from ._softmax_rows import Row, against, gap, indexed, others, summary, surprise
 from ._types import Axis, Reduction
 
 
+@compiled(alpha=_inputs.UNIT, gamma=_inputs.NOT_NEGATIVE)
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -72,7 +74,7 @@ def sigmoid_focal_loss(
     arrays, mask = elements(
         "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
-    return finish(_sigmoid_focal(*arrays), *mask)
+    return finish(_sigmoid_focal(*arrays, unweighted=mask.unweighted), *mask)
 
 
 # With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
@@ -132,6 +134,7 @@ def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None 
 _sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
 
 
+@compiled(gamma=_inputs.NOT_NEGATIVE)
 def softmax_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -192,9 +195,11 @@ def softmax_focal_loss(
     if not _inputs.is_number(alpha, 1):
         share = _of_classes(name, alpha, x, dtype)
         share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
-    return finish(_focal_rows(x, t, gamma, kept, classes, share), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(_focal_rows(x, t, gamma, kept, classes, share, unweighted=mask.unweighted), *mask)
 
 
+@compiled(gamma=_inputs.NOT_NEGATIVE)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -252,11 +257,14 @@ def softmax_focal_loss_with_integer_labels(
     dtype = _inputs.compute_dtype(x)
     gamma = of_each(name, "gamma", gamma, kept, y.shape, dtype)
     share = _of_classes(name, alpha, x, dtype)
-    losses = _focal(indexed(x, y, kept, classes, None, None, None, None), gamma)
+    mask = Mask(kept, weight, reduction)
+    entropies = indexed(x, y, kept, classes, None, None, None, None, unweighted=mask.unweighted)
+    losses = _focal_of_entropy(entropies, gamma, unweighted=mask.unweighted)
     losses = losses if kept is None else jnp.where(kept, losses, 0)
-    return finish(times(pick(share, y) if share.ndim else share, losses), kept, weight, reduction)
+    return finish(times(pick(share, y) if share.ndim else share, losses), *mask)
 
 
+@compiled(epsilon=_inputs.AT_LEAST_MINUS_ONE)
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -307,7 +315,8 @@ def poly_loss_cross_entropy(
     x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
     _inputs.choice(name, "reduction", reduction)
     epsilon = of_each(name, "epsilon", epsilon, kept, x.shape[:-1], _inputs.compute_dtype(x, t))
-    return finish(_poly_rows(x, t, epsilon, kept, classes, None), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(_poly_rows(x, t, epsilon, kept, classes, None, unweighted=mask.unweighted), *mask)
 
 
 def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -440,6 +449,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     some = jnp.where(inside, u, 1)
     by_gamma = jnp.where(inside, _focal(some, gamma) * _log_wrong(some), 0)
     return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
+
+
+_focal_of_entropy = recomputing(_focal)
 
 
 _focal_rows = _over_classes(_focal)

@@ -1,14 +1,48 @@
 """The prologue of every loss: kinds, dtypes and shapes, checked while tracing; values are never read."""
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ._types import Axis, AxisName, Reduction
+
+
+class Interval(NamedTuple):
+    """Where a number has to lie."""
+
+    contains: Callable[[float], bool]
+    words: str
+
+
+POSITIVE = Interval(lambda x: x > 0, "positive")
+NOT_NEGATIVE = Interval(lambda x: x >= 0, "at least 0")
+AT_LEAST_ONE = Interval(lambda x: x >= 1, "at least 1")
+AT_LEAST_MINUS_ONE = Interval(lambda x: x >= -1, "at least -1")
+UNIT = Interval(lambda x: 0 <= x <= 1, "in [0, 1]")
+
+
+def inside(name: str, argument: str, value: Any, interval: Interval) -> None:
+    """A Python or NumPy number outside raises; what is traced cannot be told."""
+    if isinstance(value, (int, float, np.number)) and not interval.contains(float(value)):
+        raise ValueError(f"{name}: expected `{argument}` to be {interval.words}, got {value}.")
+
+
+def fits(value: Any) -> bool:
+    """Whether a NumPy array keeps its values in JAX, whose integers have 32 bits unless `jax_enable_x64` is set."""
+    if not isinstance(value, (np.ndarray, np.generic)) or not jnp.issubdtype(value.dtype, np.generic):
+        return False
+    if value.dtype.kind not in "iu" or value.dtype.itemsize < 8 or jax.config.read("jax_enable_x64") or not value.size:
+        return value.dtype.kind in "biufV"
+    return bool(_narrowed(value.dtype).min <= value.min() and value.max() <= _narrowed(value.dtype).max)
+
+
+def _narrowed(dtype: np.dtype) -> np.iinfo:
+    return np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
 
 
 def _array(name: str, argument: str, value: ArrayLike) -> Array:

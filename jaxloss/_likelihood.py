@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from . import _inputs
+from ._compiled import compiled
 from ._elements import elements, elementwise
 from ._numerics import excess, log_ratio, over, stirling, stirling_slope, times
 from ._reduction import finish
@@ -13,6 +15,7 @@ from ._rows import apart
 from ._types import Reduction
 
 
+@compiled()
 def poisson_nll_loss(
     rates: ArrayLike,
     targets: ArrayLike,
@@ -64,7 +67,7 @@ def poisson_nll_loss(
       McCullagh and Nelder, Generalized Linear Models, 1989, chapter 6.
     """
     arrays, mask = elements("poisson_nll_loss", {"rates": rates, "targets": targets}, {}, where, weights, reduction)
-    return finish((_poisson_full if full else _poisson)(*arrays), *mask)
+    return finish((_poisson_full if full else _poisson)(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _rate_slope(r: Array, t: Array) -> Array:
@@ -101,6 +104,7 @@ _poisson = elementwise(
 _poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate)
 
 
+@compiled()
 def poisson_nll_loss_with_log_rates(
     log_rates: ArrayLike,
     targets: ArrayLike,
@@ -151,7 +155,8 @@ def poisson_nll_loss_with_log_rates(
         weights,
         reduction,
     )
-    return finish((_poisson_log_full if full else _poisson_log)(*arrays), *mask)
+    losses = (_poisson_log_full if full else _poisson_log)(*arrays, unweighted=mask.unweighted)
+    return finish(losses, *mask)
 
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
@@ -169,6 +174,7 @@ _poisson_log = elementwise(
 _poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
 
 
+@compiled(variance=_inputs.POSITIVE)
 def gaussian_nll_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -225,7 +231,8 @@ def gaussian_nll_loss(
         weights,
         reduction,
     )
-    return finish(_gaussian(*arrays) + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+    losses = _gaussian(*arrays, unweighted=mask.unweighted)
+    return finish(losses + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
 
 
 def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
@@ -236,6 +243,7 @@ def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]
 _gaussian = elementwise(lambda x, t, v: 0.5 * (jnp.log(v) + (x - t) / v * (x - t)), _gaussian_slopes)
 
 
+@compiled()
 def gaussian_nll_loss_with_log_variance(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -288,7 +296,8 @@ def gaussian_nll_loss_with_log_variance(
         weights,
         reduction,
     )
-    return finish(_gaussian_log(*arrays) + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+    losses = _gaussian_log(*arrays, unweighted=mask.unweighted)
+    return finish(losses + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
 
 
 def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:

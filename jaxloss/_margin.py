@@ -6,14 +6,16 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._elements import Mask, elements, elementwise
-from ._reduction import finish
+from ._compiled import compiled
+from ._elements import elements, elementwise
+from ._reduction import Mask, finish
 from ._sigmoid_cross_entropy import sigmoid_elements
 from ._types import Reduction
 
 # Where a margin is met exactly the derivative is 0, as that of `relu` at 0: nothing is to be learnt.
 
 
+@compiled()
 def hinge_loss(
     predictor_outputs: ArrayLike,
     targets: ArrayLike,
@@ -55,7 +57,7 @@ def hinge_loss(
       Cortes and Vapnik, Support-Vector Networks, 1995.
     """
     arrays, mask = _signed("hinge_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_hinge(*arrays, jnp.float32(1)), *mask)
+    return finish(_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), *mask)
 
 
 def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
@@ -79,6 +81,7 @@ def _signed(
     return elements(name, arrays, {}, where, weights, reduction, kinds=(_inputs.real, _inputs.signed))
 
 
+@compiled()
 def squared_hinge_loss(
     predictor_outputs: ArrayLike,
     targets: ArrayLike,
@@ -119,12 +122,13 @@ def squared_hinge_loss(
       Rosasco et al., Are Loss Functions All the Same?, 2004.
     """
     arrays, mask = _signed("squared_hinge_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_squared_hinge(*arrays), *mask)
+    return finish(_squared_hinge(*arrays, unweighted=mask.unweighted), *mask)
 
 
 _squared_hinge = elementwise(lambda x, t: jnp.square(relu(1 - x * t)))
 
 
+@compiled()
 def perceptron_loss(
     predictor_outputs: ArrayLike,
     targets: ArrayLike,
@@ -167,7 +171,7 @@ def perceptron_loss(
       Rosenblatt, The perceptron, 1958.
     """
     arrays, mask = _signed("perceptron_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_perceptron(*arrays), *mask)
+    return finish(_perceptron(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
@@ -178,6 +182,7 @@ def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
 _perceptron = elementwise(lambda x, t: jnp.maximum(-x * t, 0), _perceptron_slopes)
 
 
+@compiled()
 def soft_margin_loss(
     predictor_outputs: ArrayLike,
     targets: ArrayLike,
@@ -221,7 +226,7 @@ def soft_margin_loss(
       Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, section 10.5.
     """
     arrays, mask = _signed("soft_margin_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_soft_margin(*arrays), *mask)
+    return finish(_soft_margin(*arrays, unweighted=mask.unweighted), *mask)
 
 
 _soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -10,14 +9,15 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._derivatives import every_mode
-from ._elements import Mask
+from ._compiled import compiled
+from ._derivatives import every_mode, recomputing
 from ._numerics import minus, times
-from ._reduction import finish
+from ._reduction import Mask, finish
 from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, of_each, of_type, paired, pick, removed_as
 from ._types import Axis, Reduction
 
 
+@compiled()
 def multiclass_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -68,9 +68,10 @@ def multiclass_hinge_loss(
       Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001.
     """
     row, mask = scored("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_crammer_singer(*row), *row[1:]), *mask)
+    return finish(infinite_if_removed(_crammer_singer(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
+@compiled()
 def multiclass_perceptron_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -116,9 +117,10 @@ def multiclass_perceptron_loss(
       Collins, Discriminative Training Methods for Hidden Markov Models, 2002.
     """
     row, mask = scored("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_best_above(*row), *row[1:]), *mask)
+    return finish(infinite_if_removed(_best_above(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
+@compiled()
 def weston_watkins_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -175,8 +177,8 @@ def weston_watkins_hinge_loss(
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
     row, mask = scored(name, scores, labels, axis, where, weights, reduction, class_weights)
-    m = of_each(name, "margin", margin, mask[0], row[0].shape[:-1], _inputs.compute_dtype(row[0]))
-    losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m)
+    m = of_each(name, "margin", margin, mask.kept, row[0].shape[:-1], _inputs.compute_dtype(row[0]))
+    losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m, unweighted=mask.unweighted)
     return finish(infinite_if_removed(losses, *row[1:]), *mask)
 
 
@@ -196,7 +198,7 @@ def scored(
         name, "scores", scores, labels, axis, where, weights, class_weights, _inputs.real
     )
     y = y if kept is None else jnp.where(kept, y, 0)
-    return (removed_as(0, s, kept, classes), y, classes), (kept, weight, reduction)
+    return (removed_as(0, s, kept, classes), y, classes), Mask(kept, weight, reduction)
 
 
 def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
@@ -232,12 +234,13 @@ def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
 
 # Saved are scores and labels; the rest is computed again.
 
-_best_above = jax.checkpoint(_perceptron_of_row, prevent_cse=False)
-_crammer_singer = jax.checkpoint(_crammer_singer_of_row, prevent_cse=False)
-_weston_watkins = jax.checkpoint(lambda *args: _margins(*args).sum(-1), prevent_cse=False)
-_weston_watkins_squared = jax.checkpoint(lambda *args: jnp.square(_margins(*args)).sum(-1), prevent_cse=False)
+_best_above = recomputing(_perceptron_of_row)
+_crammer_singer = recomputing(_crammer_singer_of_row)
+_weston_watkins = recomputing(lambda *args: _margins(*args).sum(-1))
+_weston_watkins_squared = recomputing(lambda *args: jnp.square(_margins(*args)).sum(-1))
 
 
+@compiled()
 def multilabel_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -289,7 +292,8 @@ def multilabel_hinge_loss(
     s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
     s, t = (removed_as(0, a, kept, classes) for a in (s, t))
     m = of_each(name, "margin", margin, kept, s.shape[:-1], _inputs.compute_dtype(s, t))
-    return finish(_multilabel(s, t, m, classes), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(_multilabel(s, t, m, classes, unweighted=mask.unweighted), *mask)
 
 
 # One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.
@@ -342,6 +346,7 @@ def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None
 _multilabel = every_mode(_multilabel_forward, _multilabel_backward, loop=True)
 
 
+@compiled()
 def categorical_hinge_loss_with_zero_class(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -389,7 +394,8 @@ def categorical_hinge_loss_with_zero_class(
     _inputs.choice(name, "reduction", reduction)
     s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
     s, t = (removed_as(0, a, kept, classes) for a in (s, t))
-    return finish(_zero_class(s, t, classes), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(_zero_class(s, t, classes, unweighted=mask.unweighted), *mask)
 
 
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
@@ -401,4 +407,4 @@ def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
     return relu(1 + minus(others.max(-1), times(t, s).sum(-1)))
 
 
-_zero_class = jax.checkpoint(_zero_class_of_row, prevent_cse=False)
+_zero_class = recomputing(_zero_class_of_row)

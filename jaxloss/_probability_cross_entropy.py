@@ -5,13 +5,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._elements import elements, elementwise, summands, total
+from ._compiled import compiled
+from ._elements import elements, elementwise, summands
 from ._numerics import expm1, log1p, over, times, times_bounded
-from ._reduction import finish
+from ._reduction import Mask, finish
 from ._rows import in_range, infinite_if_removed, labelled, nan_unless, of_each, pick, removed_as
 from ._types import Axis, Reduction
 
 
+@compiled()
 def categorical_cross_entropy(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -71,7 +73,7 @@ def categorical_cross_entropy(
         weights,
         reduction,
     )
-    return finish(total(_cross(*arrays), *terms), *mask)
+    return finish(terms.total(_cross(*arrays, unweighted=terms.unweighted)), *mask)
 
 
 def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
@@ -81,6 +83,7 @@ def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
 _cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes)
 
 
+@compiled()
 def categorical_cross_entropy_with_integer_labels(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -132,10 +135,11 @@ def categorical_cross_entropy_with_integer_labels(
     """
     name = "categorical_cross_entropy_with_integer_labels"
     _inputs.choice(name, "reduction", reduction)
-    p, y, classes, kept, weight = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, 1)
-    return finish(infinite_if_removed(_minus_log(p), y, classes), kept, weight, reduction)
+    p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    return finish(infinite_if_removed(_minus_log(p, unweighted=mask.unweighted), y, classes), *mask)
 
 
+@compiled()
 def nll_loss(
     log_probabilities: ArrayLike,
     labels: ArrayLike,
@@ -185,11 +189,11 @@ def nll_loss(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
     _inputs.choice("nll_loss", "reduction", reduction)
-    log_p, y, classes, kept, weight = _of_label(
-        "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, 0, class_weights
+    log_p, y, classes, mask = _of_label(
+        "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, reduction, 0, class_weights
     )
     losses = 0 - log_p.astype(_inputs.compute_dtype(log_p))  # not -0
-    return finish(infinite_if_removed(losses, y, classes), kept, weight, reduction)
+    return finish(infinite_if_removed(losses, y, classes), *mask)
 
 
 def _of_label(
@@ -199,19 +203,21 @@ def _of_label(
     axis: int | tuple[int, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
+    reduction: Reduction,
     certain: int,
     class_weights: ArrayLike | None = None,
-) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """What is given for the label, ``certain`` if excluded, NaN out of range; label, classes, mask and weight."""
+) -> tuple[Array, Array, Array | None, Mask]:
+    """What is given for the label, ``certain`` if excluded, NaN out of range; label, classes and mask."""
     rows, y, classes, kept, weight = labelled(name, *given, labels, axis, where, weights, class_weights)
     valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
     p = valid * pick(valid[..., None] * removed_as(certain, rows, kept, classes), y)
-    return p if kept is None else jnp.where(kept, p, certain), y, classes, kept, weight
+    return p if kept is None else jnp.where(kept, p, certain), y, classes, Mask(kept, weight, reduction)
 
 
 _minus_log = elementwise(lambda p: -jnp.log(p))
 
 
+@compiled(q=_inputs.UNIT)
 def generalized_cross_entropy(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -262,9 +268,10 @@ def generalized_cross_entropy(
     """
     name = "generalized_cross_entropy"
     _inputs.choice(name, "reduction", reduction)
-    p, y, classes, kept, weight = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, 1)
-    losses = _generalized(p, of_each(name, "q", q, kept, p.shape, _inputs.compute_dtype(p)))
-    return finish(infinite_if_removed(losses, y, classes), kept, weight, reduction)
+    p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    q = of_each(name, "q", q, mask.kept, p.shape, _inputs.compute_dtype(p))
+    losses = _generalized(p, q, unweighted=mask.unweighted)
+    return finish(infinite_if_removed(losses, y, classes), *mask)
 
 
 def _generalized_of_label(p: Array, q: Array) -> Array:
@@ -297,6 +304,7 @@ def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
 _generalized = elementwise(_generalized_of_label, _generalized_slopes)
 
 
+@compiled(label_smoothing=_inputs.UNIT)
 def binary_cross_entropy(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -354,7 +362,7 @@ def binary_cross_entropy(
         weights,
         reduction,
     )
-    return finish(_binary(*arrays), *mask)
+    return finish(_binary(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:

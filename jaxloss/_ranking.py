@@ -7,10 +7,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._reduction import merge, reduce
+from ._compiled import compiled
+from ._reduction import merge, reduce, weigh
 from ._softmax_rows import dense
 
 
+@compiled()
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -63,9 +65,9 @@ def ranking_softmax_loss(
     if where is not None:
         items = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
         lists = items.any(-1)
-    relevant, weight = merge(name, items, weights, x.shape, _inputs.compute_dtype(x, y))
-    if relevant is not None and weight is not None:
-        y = weight * jnp.where(relevant, y.astype(weight.dtype), 0)
+    _, weight = merge(name, None, weights, x.shape, _inputs.compute_dtype(x, y))
+    if weight is not None:
+        y = weigh(weight, y.astype(weight.dtype))
     losses = dense(x, y, lists, items, None, None, None, None)
     if lists is not None:
         losses = jnp.where(lists, losses, 0)

@@ -1,6 +1,7 @@
 """The epilogue of every loss: where, weights and the three reductions, defined once."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,21 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._types import AxisName, Reduction
+
+
+class Mask(NamedTuple):
+    """Which losses count, how much, and what becomes of them."""
+
+    kept: Array | None
+    weight: Array | None
+    reduction: Reduction = "none"
+
+    @property
+    def unweighted(self) -> Array | None:
+        """Where a weight is 0."""
+        return None if self.weight is None else self.weight == 0
 
 
 def merge(
@@ -19,15 +34,39 @@ def merge(
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> tuple[Array | None, Array | None]:
-    """The mask and the weights for losses of ``shape``; a weight of 0 excludes, an excluded entry has weight 0."""
+    """The mask and the weights for losses of ``shape``."""
     kept = None if where is None else _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), shape)
     if weights is None:
         return kept, None
-    weight = _inputs.broadcast(name, "weights", _inputs.real(name, "weights", weights).astype(dtype), shape)
-    kept = weight != 0 if kept is None else kept & (weight != 0)
-    return kept, jnp.where(kept, weight, 0)
+    return kept, _inputs.broadcast(name, "weights", _inputs.real(name, "weights", weights).astype(dtype), shape)
 
 
+def excluding(
+    kept: Array | None, weight: Array | None, usable: Array | None = None
+) -> tuple[Array | None, Array | None]:
+    """The mask and the weights, where an excluded loss has weight 0.
+
+    A loss of weight 0 is 0, and yet has a derivative by its weight, which is the loss. One that has none, such as that
+    of a label out of range, is excluded: ``usable`` says of which losses that is known.
+    """
+    if weight is None:
+        return kept, None
+    if usable is not None:
+        usable |= weight != 0
+        kept = usable if kept is None else kept & usable
+    return kept, weight if kept is None else jnp.where(kept, weight, 0)
+
+
+def weigh(weight: Array, x: Array) -> Array:
+    """weight * x, where a weight of 0 gives 0 whatever x is, and has the derivative x if that is finite, else 0."""
+    return weight * finite_where_unweighted(weight, x)
+
+
+def finite_where_unweighted(weight: Array, x: Array) -> Array:
+    return jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)
+
+
+@compiled()
 def reduce(
     losses: ArrayLike,
     *,
@@ -99,7 +138,7 @@ def reduce(
     _inputs.choice("reduce", "reduction", reduction, axis_name)
     values = _inputs.real("reduce", "losses", losses)
     values = values.astype(_inputs.compute_dtype(values))
-    kept, weight = merge("reduce", where, weights, values.shape, values.dtype)
+    kept, weight = excluding(*merge("reduce", where, weights, values.shape, values.dtype))
     return finish(values, kept, weight, reduction, axis_name)
 
 
@@ -114,7 +153,7 @@ def finish(
     if kept is not None:
         losses = jnp.where(kept, losses, 0)
     if weight is not None:
-        losses = weight * losses
+        losses = weigh(weight, losses)
     if reduction == "none":
         return losses
     total = losses.sum()

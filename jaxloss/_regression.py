@@ -4,12 +4,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from ._elements import OPTIONAL, elements, elementwise, of_error, summands, total
+from . import _inputs
+from ._compiled import compiled
+from ._elements import OPTIONAL, elements, elementwise, of_error, summands
 from ._numerics import log_ratio, over, times
 from ._reduction import finish
 from ._types import Axis, Reduction
 
 
+@compiled()
 def squared_error(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -54,12 +57,13 @@ def squared_error(
     arrays, mask = elements(
         "squared_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_squared(*arrays), *mask)
+    return finish(_squared(*arrays, unweighted=mask.unweighted), *mask)
 
 
 _squared = of_error(jnp.square)
 
 
+@compiled()
 def l2_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -101,7 +105,7 @@ def l2_loss(
     arrays, mask = elements(
         "l2_loss", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_half_squared(*arrays), *mask)
+    return finish(_half_squared(*arrays, unweighted=mask.unweighted), *mask)
 
 
 _half_squared = of_error(  # in this order, it overflows no sooner than the result
@@ -109,6 +113,7 @@ _half_squared = of_error(  # in this order, it overflows no sooner than the resu
 )
 
 
+@compiled()
 def sum_of_squares_error(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -160,9 +165,10 @@ def sum_of_squares_error(
         weights,
         reduction,
     )
-    return finish(total(_half_squared(*arrays), *terms), *mask)
+    return finish(terms.total(_half_squared(*arrays, unweighted=terms.unweighted)), *mask)
 
 
+@compiled()
 def absolute_error(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -208,12 +214,13 @@ def absolute_error(
     arrays, mask = elements(
         "absolute_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_absolute(*arrays), *mask)
+    return finish(_absolute(*arrays, unweighted=mask.unweighted), *mask)
 
 
 _absolute = of_error(jnp.abs, lambda error: (jnp.sign(error),))
 
 
+@compiled()
 def absolute_percentage_error(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -262,7 +269,7 @@ def absolute_percentage_error(
     arrays, mask = elements(
         "absolute_percentage_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
-    return finish(_relative(*arrays, jnp.float32(100)), *mask)
+    return finish(_relative(*arrays, jnp.float32(100), unweighted=mask.unweighted), *mask)
 
 
 def _relative_element(p: Array, t: Array, unit: Array) -> Array:
@@ -281,6 +288,7 @@ def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...
 _relative = elementwise(_relative_element, _relative_slopes)
 
 
+@compiled()
 def squared_logarithmic_error(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -326,7 +334,7 @@ def squared_logarithmic_error(
     arrays, mask = elements(
         "squared_logarithmic_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
-    return finish(_squared_logarithmic(*arrays), *mask)
+    return finish(_squared_logarithmic(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _log_ratio(p: Array, t: Array) -> Array:
@@ -346,6 +354,7 @@ def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
 _squared_logarithmic = elementwise(lambda p, t: jnp.square(_log_ratio(p, t)), _squared_logarithmic_slopes)
 
 
+@compiled(quantile=_inputs.UNIT)
 def quantile_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -404,7 +413,7 @@ def quantile_loss(
         weights,
         reduction,
     )
-    return finish(_quantile(*arrays), *mask)
+    return finish(_quantile(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:

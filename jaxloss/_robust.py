@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from . import _inputs
+from ._compiled import compiled
 from ._elements import OPTIONAL, elements, of_error
 from ._numerics import nested, tanh
 from ._reduction import finish
 from ._types import Reduction
 
 
+@compiled(delta=_inputs.NOT_NEGATIVE)
 def huber_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -68,7 +71,7 @@ def huber_loss(
         reduction,
         OPTIONAL,
     )
-    return finish(_huber(*arrays), *mask)
+    return finish(_huber(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _huber_of_error(error: Array, delta: Array) -> Array:
@@ -84,6 +87,7 @@ def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
 _huber = of_error(_huber_of_error, _huber_slopes)
 
 
+@compiled(beta=_inputs.NOT_NEGATIVE)
 def smooth_l1_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -139,7 +143,7 @@ def smooth_l1_loss(
         reduction,
         OPTIONAL,
     )
-    return finish(_smooth_l1(*arrays), *mask)
+    return finish(_smooth_l1(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
@@ -157,6 +161,7 @@ def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
 _smooth_l1 = of_error(_smooth_l1_of_error, _smooth_l1_slopes)
 
 
+@compiled()
 def log_cosh(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -203,7 +208,7 @@ def log_cosh(
     arrays, mask = elements(
         "log_cosh", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_log_cosh(*arrays), *mask)
+    return finish(_log_cosh(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _log_cosh_of_error(error: Array) -> Array:

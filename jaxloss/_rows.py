@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._reduction import merge
+from ._reduction import excluding, merge, weigh
 from ._types import Axis, AxisName
 
 
@@ -93,6 +93,11 @@ def any_left(kept: Array | None, classes: Array | None) -> Array | None:
     return classes.any(-1) if kept is None else kept & classes.any(-1)
 
 
+def is_finite(x: Array) -> Array:
+    """Whether a row is finite."""
+    return jnp.isfinite(x).all(-1)
+
+
 def removed_as(value: float, x: Array, kept: Array | None, classes: Array | None) -> Array:
     """x with that value in the entries and in the rows that a mask removes."""
     if classes is not None:
@@ -117,12 +122,12 @@ def labelled(
     dtype, shape = _inputs.compute_dtype(x), x.shape[:-1]
     _inputs.same_shape(name, "labels", y, shape)
     kept, weight = merge(name, where, weights, shape, dtype)
+    usable = in_range(y, x.shape[-1])
     if class_weights is not None:
-        factor = jnp.where(
-            in_range(y, x.shape[-1]), pick(table(name, "class_weights", class_weights, x, dtype), y), jnp.nan
-        )
-        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
-    return wide(x, dtype), y, classes, any_left(kept, classes), weight
+        factor = jnp.where(usable, pick(table(name, "class_weights", class_weights, x, dtype), y), jnp.nan)
+        weight = factor if weight is None else weigh(weight, factor)
+    kept, weight = excluding(any_left(kept, classes), weight, usable)
+    return wide(x, dtype), y, classes, kept, weight
 
 
 def paired(
@@ -142,7 +147,8 @@ def paired(
     t = rows(t, axes)
     dtype = _inputs.compute_dtype(x, t)
     kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
-    return wide(x, dtype), t, classes, any_left(kept, classes), weight
+    kept, weight = excluding(any_left(kept, classes), weight)
+    return wide(x, dtype), t, classes, kept, weight
 
 
 def apart(*arrays: Array) -> tuple[Array, ...]:

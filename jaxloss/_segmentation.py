@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._elements import summands, total
+from ._compiled import compiled
+from ._elements import Terms, summands
 from ._numerics import over, sigmoids
 from ._reduction import finish
 from ._rows import apart
@@ -18,6 +19,7 @@ from ._softmax_rows import probabilities, summary
 from ._types import Axis, Reduction
 
 
+@compiled(alpha=_inputs.NOT_NEGATIVE, beta=_inputs.NOT_NEGATIVE, smooth=_inputs.NOT_NEGATIVE)
 def tversky_loss(
     probabilities: ArrayLike,
     targets: ArrayLike,
@@ -82,7 +84,7 @@ def tversky_loss(
     References:
       Salehi, Erdogmus and Gholipour, https://arxiv.org/abs/1706.05721.
     """
-    (p, t, *options), (entries, axes), mask = summands(
+    (p, t, *options), (entries, axes, _), mask = summands(
         "tversky_loss",
         {"probabilities": probabilities, "targets": targets},
         {"alpha": alpha, "beta": beta, "smooth": smooth},
@@ -96,6 +98,7 @@ def tversky_loss(
     return finish(_loss(_overlap(_given, p, t, entries, axes, 0), *options), *mask)
 
 
+@compiled(smooth=_inputs.NOT_NEGATIVE, alpha=_inputs.NOT_NEGATIVE, beta=_inputs.NOT_NEGATIVE)
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -181,6 +184,7 @@ def dice_loss(
     return losses.mean(-1) if reduction == "mean" else losses.sum(-1)
 
 
+@compiled(smooth=_inputs.NOT_NEGATIVE)
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -233,6 +237,7 @@ def binary_dice_loss(
     return _of_classes(name, maps, apply_sigmoid, smooth=smooth).mean(-1)
 
 
+@compiled(smooth=_inputs.NOT_NEGATIVE)
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -362,7 +367,7 @@ def _overlap(
     if only:  # on a CPU, XLA sums slowly over axes that are not the last
         p, rest, t = (a[..., 0] for a in (p, rest, t))
         kept = None if kept is None else kept[..., 0]
-    sums = (total(term, kept, axes) for term in (p * t, p * (1 - t), rest * t))
+    sums = (Terms(kept, axes).total(term) for term in (p * t, p * (1 - t), rest * t))
     return tuple(s[..., None] if only else s for s in sums)
 
 

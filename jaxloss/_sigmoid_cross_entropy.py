@@ -1,13 +1,13 @@
 """Cross entropy of a sigmoid, from logits."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._derivatives import every_mode
+from ._compiled import compiled
+from ._derivatives import every_mode, recomputing
 from ._elements import elements
 from ._numerics import soft_cap as _soft_cap
 from ._numerics import times, times_bounded
@@ -15,6 +15,7 @@ from ._reduction import finish
 from ._types import Reduction
 
 
+@compiled(label_smoothing=_inputs.UNIT, pos_weight=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -77,22 +78,30 @@ def sigmoid_binary_cross_entropy(
     (x, t, *options), mask = elements(
         "sigmoid_binary_cross_entropy", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
-    return finish(_with_options(x, t, dict(zip(numbers, options, strict=True))), *mask)
+    named: dict[str, Array | None] = dict.fromkeys(given) | dict(zip(numbers, options, strict=True))
+    return finish(_with_options(x, t, *named.values(), unweighted=mask.unweighted), *mask)
 
 
-def _of_options(x: Array, t: Array, options: dict[str, Array]) -> Array:
+def _of_options(
+    x: Array,
+    t: Array,
+    label_smoothing: Array | None,
+    pos_weight: Array | None,
+    soft_cap: Array | None,
+    logit_scale: Array | None,
+) -> Array:
     dtype = _inputs.compute_dtype(x, t)
-    if "label_smoothing" in options:
-        t = (1 - options["label_smoothing"]) * t.astype(dtype) + options["label_smoothing"] / 2
-    if "logit_scale" in options:
-        x = options["logit_scale"] * x.astype(dtype)
-    if "soft_cap" in options:
-        x = _soft_cap(x.astype(dtype), options["soft_cap"])
-    return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, options.get("pos_weight"))
+    if label_smoothing is not None:
+        t = (1 - label_smoothing) * t.astype(dtype) + label_smoothing / 2
+    if logit_scale is not None:
+        x = logit_scale * x.astype(dtype)
+    if soft_cap is not None:
+        x = _soft_cap(x.astype(dtype), soft_cap)
+    return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, pos_weight)
 
 
 # Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
-_with_options = jax.checkpoint(_of_options, prevent_cse=False)
+_with_options = recomputing(_of_options)
 
 
 # With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with

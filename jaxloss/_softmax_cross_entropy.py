@@ -5,12 +5,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _inputs
-from ._reduction import finish, merge
+from ._compiled import compiled
+from ._reduction import Mask, excluding, finish, weigh
 from ._rows import labelled, paired, removed_as, rows, table
 from ._softmax_rows import Options, dense, indexed, smoothed
 from ._types import Axis, Reduction
 
 
+@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -80,12 +82,14 @@ def softmax_cross_entropy(
     if class_weights is not None:
         given = removed_as(0, t.astype(dtype), kept, classes)
         factor = (given * table(name, "class_weights", class_weights, x, dtype)).sum(-1)
-        kept, weight = merge(name, kept, factor if weight is None else weight * factor, shape, dtype)
+        kept, weight = excluding(kept, factor if weight is None else weigh(weight, factor))
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)
-    return finish(dense(x, t, kept, classes, *options), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(dense(x, t, kept, classes, *options, unweighted=mask.unweighted), *mask)
 
 
+@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -159,7 +163,8 @@ def softmax_cross_entropy_with_integer_labels(
     x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights, class_weights)
     options = _options(name, y.shape, _inputs.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
     _inputs.choice(name, "reduction", reduction)
-    return finish(indexed(x, y, kept, classes, *options), kept, weight, reduction)
+    mask = Mask(kept, weight, reduction)
+    return finish(indexed(x, y, kept, classes, *options, unweighted=mask.unweighted), *mask)
 
 
 def safe_softmax_cross_entropy(
@@ -186,6 +191,7 @@ def safe_softmax_cross_entropy(
     return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
 
 
+@compiled()
 def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
     r"""Label smoothing: :math:`(1 - \alpha) t_c + \alpha / K`.
 

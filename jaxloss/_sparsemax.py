@@ -11,6 +11,7 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
 from ._multiclass_margin import scored
@@ -21,6 +22,7 @@ from ._softmax_rows import gap
 from ._types import Reduction
 
 
+@compiled()
 def sparsemax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -62,7 +64,7 @@ def sparsemax_loss(
       Blondel, Martins and Niculae, https://arxiv.org/abs/1901.02324, section 4.4.
     """
     arrays, mask = elements("sparsemax_loss", {"logits": logits, "labels": labels}, {}, where, weights, reduction)
-    return finish(_binary(*arrays), *mask)
+    return finish(_binary(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
@@ -86,6 +88,7 @@ def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
 _binary = elementwise(_binary_element, _binary_slopes)
 
 
+@compiled()
 def multiclass_sparsemax_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -137,7 +140,7 @@ def multiclass_sparsemax_loss(
       Martins and Astudillo, https://arxiv.org/abs/1602.02068, equation 18.
     """
     row, mask = scored("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_sparsemax(*row), *row[1:]), *mask)
+    return finish(infinite_if_removed(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
 @jax.custom_jvp

@@ -26,6 +26,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _inputs
+from ._compiled import compiled
 from ._derivatives import every_mode
 from ._numerics import expm1, sigmoids
 from ._reduction import finish
@@ -35,6 +36,7 @@ from ._softmax_rows import Row, gap, probabilities, summary
 from ._types import Reduction
 
 
+@compiled(fastemit_lambda=_inputs.NOT_NEGATIVE)
 def rnnt_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._derivatives import again, moving
+from .._reduction import finite_where_unweighted, weigh
 from .._rows import of_type, removed_as, summed
 from .._types import AxisName
 
@@ -262,7 +263,7 @@ def weighted_sum(
 ) -> tuple[Array, Any]:
     """The sum of weight * loss over the tokens, and the auxiliary arrays."""
     (losses,), aux = each(plan, heads, tokens, kept)
-    return (weight * losses).sum(), aux
+    return weigh(weight, losses).sum(), aux
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -327,8 +328,8 @@ def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]
     over_chunks = jax.checkpoint(partial(_over_chunks, plan, step), prevent_cse=False)
     of_rest, (losses, aux, of_hidden, of_tokens) = over_chunks(arrays, moved)
     of_rest = jax.tree.map(lambda g, x: g.astype(x.dtype), of_rest, moved)
-    of_weight = None if moving_weight is None else losses
-    return (weight * losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
+    of_weight = None if moving_weight is None else finite_where_unweighted(weight, losses)
+    return weigh(weight, losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
 
 
 def _few(plan: Plan, rest: tuple[Head, ...]) -> int:

@@ -9,16 +9,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .. import _inputs
+from .._compiled import compiled
 from .._divergence import js_element, js_slopes
 from .._numerics import excess, minus, times
-from .._reduction import merge
-from .._rows import summed
+from .._reduction import excluding, merge
+from .._rows import is_finite, summed
 from .._softmax_rows import log_probabilities, log_probabilities_backward
 from .._types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
 from ._chunks import Rows, Tokens
 
 
+@compiled(soft_cap=_inputs.POSITIVE, teacher_soft_cap=_inputs.POSITIVE)
 def linear_kl_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -100,6 +102,7 @@ def linear_kl_divergence(
     return _divergence("linear_kl_divergence", _KL, {}, student, teacher, *rest)
 
 
+@compiled(beta=_inputs.UNIT, soft_cap=_inputs.POSITIVE, teacher_soft_cap=_inputs.POSITIVE)
 def linear_jensen_shannon_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -202,7 +205,8 @@ def _divergence(
     classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
     of_teacher[guide_axis] = classes
     _inputs.same_shape(name, "teacher_weight", guide.weight, of_teacher)
-    kept, weight = merge(name, where, weights, shape, dtype)
+    usable = is_finite(learner.hidden) & is_finite(guide.hidden)
+    kept, weight = excluding(*merge(name, where, weights, shape, dtype), usable)
     tokens = (
         _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
         _inputs.option(name, "soft_cap", student[-1], np.inf, shape, dtype),

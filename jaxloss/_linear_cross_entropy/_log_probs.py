@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .. import _inputs
+from .._compiled import compiled
 from .._reduction import merge
 from .._softmax_rows import entropy, entropy_backward, indexed_backward, indexed_forward
 from .._types import AxisName
@@ -23,6 +24,7 @@ class LogProbs(NamedTuple):
     entropy: Array
 
 
+@compiled(soft_cap=_inputs.POSITIVE)
 def linear_log_probs(
     hidden: ArrayLike,
     weight: ArrayLike,

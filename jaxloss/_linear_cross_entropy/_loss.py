@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from .. import _inputs
-from .._reduction import merge
-from .._rows import class_weight
+from .._compiled import compiled
+from .._reduction import excluding, merge, weigh
+from .._rows import class_weight, in_range, is_finite
 from .._softmax_rows import entropy, indexed_backward, indexed_forward, is_correct, logsumexp
 from .._types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
@@ -27,6 +28,7 @@ class TokenMetrics(NamedTuple):
     entropy: Array
 
 
+@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -128,6 +130,7 @@ def linear_cross_entropy(
     return _linear("linear_cross_entropy", _PLAIN, labels, given, options, *rest)[0]
 
 
+@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
 def linear_cross_entropy_with_metrics(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -212,10 +215,13 @@ def _linear(
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
     y = _inputs.integer(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, shape)
+    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
     kept, factor = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
         of_class = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
-        kept, factor = merge(name, kept, of_class if factor is None else factor * of_class, shape, dtype)
+        factor = of_class if factor is None else weigh(factor, of_class)
+    classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    kept, factor = excluding(kept, factor, is_finite(one.hidden) & in_range(y, classes))
     tokens = (
         y,
         _inputs.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
@@ -224,7 +230,6 @@ def _linear(
         _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     _inputs.choice(name, "reduction", reduction, axis_name)
-    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
     return reduced(how, (one,), tokens, kept, factor, reduction, axis_name)
 
 

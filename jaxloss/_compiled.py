@@ -1,0 +1,85 @@
+"""Compiling a public function once, so that eager calls are fast as well."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.typing import ArrayLike
+
+from . import _inputs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OWN_PATH = (0, 1, 2, math.inf)
+"""Python numbers for which some option takes a shorter path, so that they stay static. All others are traced."""
+_TRACED = "traced"
+_UNKNOWN = "unknown"
+
+
+def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compiles a public function once for each signature, and checks its options that are Python numbers.
+
+    Eager code dispatches each operation by itself, and JAX compiles a branch, a scan or a checkpoint anew for each
+    function object that it is given. Behind one `jax.jit` an eager call is one dispatch, its derivatives are cached,
+    and in another trace XLA inlines the call. Arguments annotated `ArrayLike` are traced, the others are static.
+    ``intervals`` says where options have to lie: what is traced cannot be told, a Python number can.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        parameters = inspect.signature(function).parameters
+        arrays = {name for name, p in parameters.items() if p.annotation in (ArrayLike, ArrayLike | None)}
+        names = tuple(parameters)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def run(static: tuple[tuple[Any, Any, Any], ...], *traced: Any) -> Any:
+            values = iter(traced)
+            given = [(name, next(values) if kind is _TRACED else value) for name, kind, value in static]
+            return function(**dict(given))  # type: ignore[call-arg]
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+            if len(given) < len(args) + len(kwargs):  # too many, or one given twice: Python's own sentence
+                return function(*args, **kwargs)
+            for option, interval in intervals.items():
+                _inputs.inside(function.__name__, option, given.get(option), interval)
+            kinds = [(_kind if name in arrays else _static_kind)(value) for name, value in given.items()]
+            static = tuple(
+                (name, kind, None if kind is _TRACED else value)
+                for (name, value), kind in zip(given.items(), kinds, strict=True)
+            )
+            if _UNKNOWN in kinds or not _is_hashable(static):
+                return function(*args, **kwargs)
+            traced = (value for value, kind in zip(given.values(), kinds, strict=True) if kind is _TRACED)
+            result: R = run(static, *traced)
+            return result
+
+        return call
+
+    return decorate
+
+
+def _kind(value: Any) -> Any:
+    """Whether an array argument is traced; else its type, or that its own check should see it as it is."""
+    if isinstance(value, jax.Array):
+        return _TRACED
+    if value is None or (isinstance(value, (int, float)) and value in _OWN_PATH):
+        return type(value)
+    return _TRACED if isinstance(value, (int, float)) or _inputs.fits(value) else _UNKNOWN
+
+
+def _static_kind(value: Any) -> Any:
+    """The type; a function that was made inside of another is a new one in each call, and not worth compiling for."""
+    return _UNKNOWN if callable(value) and "<" in getattr(value, "__qualname__", "") else type(value)
+
+
+def _is_hashable(static: tuple[Any, ...]) -> bool:
+    try:
+        hash(static)
+    except TypeError:
+        return False
+    return True
