@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from . import _inputs
@@ -32,7 +33,7 @@ def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callab
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         parameters = inspect.signature(function).parameters
         arrays = {name for name, p in parameters.items() if p.annotation in (ArrayLike, ArrayLike | None)}
-        names = tuple(parameters)
+        names = tuple(name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY)
 
         @functools.partial(jax.jit, static_argnums=0)
         def run(static: tuple[tuple[Any, Any, Any], ...], *traced: Any) -> Any:
@@ -43,7 +44,7 @@ def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callab
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
-            if len(given) < len(args) + len(kwargs):  # too many, or one given twice: Python's own sentence
+            if len(given) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
                 return function(*args, **kwargs)
             for option, interval in intervals.items():
                 _inputs.inside(function.__name__, option, given.get(option), interval)
@@ -69,7 +70,9 @@ def _kind(value: Any) -> Any:
         return _TRACED
     if value is None or (isinstance(value, (int, float)) and value in _OWN_PATH):
         return type(value)
-    return _TRACED if isinstance(value, (int, float)) or _inputs.fits(value) else _UNKNOWN
+    if isinstance(value, (int, float)):
+        value = np.asarray(value)
+    return _TRACED if _inputs.fits(value) else _UNKNOWN
 
 
 def _static_kind(value: Any) -> Any:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._compiled import compiled
-from ._cosine import _power
+from ._cosine import largest_power
 from ._reduction import excluding, finish, merge
 from ._rows import is_finite, of_each, removed_as, whole
 from ._types import Reduction
@@ -232,7 +232,7 @@ def _cosines(x: Array, others: Array) -> Array:
 
 def _unit(x: Array) -> Array:
     """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
-    x = x * (1 / _power(x))
+    x = x * (1 / largest_power(x))
     squared = jnp.square(x).sum(-1, keepdims=True)
     zero = squared == 0
     return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._compiled import compiled
 from ._derivatives import every_mode
+from ._numerics import power_of_two
 from ._reduction import Mask, excluding, finish
 from ._rows import apart, is_finite, paired, removed_as
 from ._types import Axis, Reduction
@@ -167,19 +168,20 @@ def _vectors(
 # difference, so that o and what follows from it are exact.
 
 
-def _power(x: Array) -> Array:
-    """A power of two near the largest entry."""
-    finfo = jnp.finfo(x.dtype)
-    largest = lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
-    largest = jnp.where(largest == 0, 1, jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    return lax.reduce_precision(largest, exponent_bits=finfo.nexp, mantissa_bits=0)
+def largest_power(x: Array) -> Array:
+    """A power of two near the largest entry of a row."""
+    return power_of_two(jnp.abs(lax.stop_gradient(x)).max(-1, keepdims=True))
 
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:
-    """What takes the largest entries near 4: one number for both if they are of similar length."""
-    of_x, of_t = _power(x), _power(t)
+    """What takes the largest entries near 4: one number for both if they are of similar length.
+
+    Behind a barrier, as XLA would make one number of the scales of constant targets, and that may overflow.
+    """
+    of_x, of_t = largest_power(x), largest_power(t)
     similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
-    return 4 / of_x, 4 / jnp.where(similar, of_x, of_t)
+    scales: tuple[Array, Array] = lax.optimization_barrier((4 / of_x, 4 / jnp.where(similar, of_x, of_t)))
+    return scales
 
 
 def _sums(

@@ -80,15 +80,13 @@ def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind,
             checked.append(jnp.zeros_like(checked[0]))
             continue
         array = kind(name, argument, value)
-        if checked:
-            _inputs.same_shape(name, argument, array, checked[0].shape)
-        checked.append(array)
+        checked.append(_inputs.filling(name, argument, array, checked[0]) if checked else array)
     return checked
 
 
 def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """A hyperparameter: a scalar as it is, anything else broadcast to the loss."""
-    array = _inputs.real(name, argument, value).astype(dtype)
+    array = _inputs.hyperparameter(name, argument, value, dtype)
     return array if array.ndim == 0 else _inputs.broadcast(name, argument, array, shape)
 
 

@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._compiled import compiled
-from ._cosine import _compare, _gradients, _power, _vectors
+from ._cosine import _compare, _gradients, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
+from ._numerics import power_of_two
 from ._reduction import excluding, finish, merge
 from ._rows import any_left, apart, is_finite, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
@@ -125,7 +126,7 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
     if square:
-        unit = _power(largest)
+        unit = power_of_two(largest)
         unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))

@@ -321,8 +321,8 @@ def poly_loss_cross_entropy(
 
 def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
     """A number for all classes, or a table of one for each."""
-    one = _inputs.real(name, "alpha", alpha)
-    return table(name, "alpha", one, x, dtype) if one.ndim else one.astype(dtype)
+    one = _inputs.hyperparameter(name, "alpha", alpha, dtype)
+    return table(name, "alpha", one, x, dtype) if one.ndim else one
 
 
 # All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes

@@ -33,26 +33,36 @@ def inside(name: str, argument: str, value: Any, interval: Interval) -> None:
 
 
 def fits(value: Any) -> bool:
-    """Whether a NumPy array keeps its values in JAX, whose integers have 32 bits unless `jax_enable_x64` is set."""
-    if not isinstance(value, (np.ndarray, np.generic)) or not jnp.issubdtype(value.dtype, np.generic):
+    """Whether JAX keeps a NumPy array as it is: without `jax_enable_x64` it cuts integers to their low 32 bits."""
+    if not isinstance(value, (np.ndarray, np.generic)) or not _is_real(value.dtype):
         return False
-    if value.dtype.kind not in "iu" or value.dtype.itemsize < 8 or jax.config.read("jax_enable_x64") or not value.size:
-        return value.dtype.kind in "biufV"
-    return bool(_narrowed(value.dtype).min <= value.min() and value.max() <= _narrowed(value.dtype).max)
+    limits = _limits(value.dtype)
+    return limits is None or not value.size or bool(limits.min <= value.min() and value.max() <= limits.max)
 
 
-def _narrowed(dtype: np.dtype) -> np.iinfo:
+def _is_real(dtype: Any) -> bool:
+    try:
+        return any(jnp.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_))
+    except TypeError:  # a dtype of another library
+        return False
+
+
+def _limits(dtype: np.dtype) -> np.iinfo | None:
+    """Those of the integers that JAX has for wider ones of NumPy."""
+    if dtype.kind not in "iu" or dtype.itemsize < 8 or jax.config.read("jax_enable_x64"):
+        return None
     return np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
 
 
 def _array(name: str, argument: str, value: ArrayLike) -> Array:
-    if isinstance(value, (list, tuple, str)) or (not hasattr(value, "dtype") and not isinstance(value, (int, float))):
-        raise TypeError(f"{name}: expected `{argument}` to be an array, got {type(value).__name__}.")
-    dtype = jnp.result_type(value)
-    if not (jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)) or jnp.issubdtype(
-        dtype, np.complexfloating
-    ):
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)) and not hasattr(value, "__jax_array__"):
+        kind = type(value).__module__.split(".")[0] + "." if hasattr(value, "dtype") else ""
+        raise TypeError(f"{name}: expected `{argument}` to be an array, got {kind}{type(value).__name__}.")
+    dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
+    if not _is_real(dtype):
         raise TypeError(f"{name}: expected `{argument}` of a real dtype, got {dtype}.")
+    if isinstance(value, (np.ndarray, np.generic)) and not fits(value):
+        value = value.astype(np.float64)  # the number, if rounded, and not another one
     return jnp.asarray(value)
 
 
@@ -64,18 +74,27 @@ def floating(name: str, argument: str, value: ArrayLike) -> Array:
     return array
 
 
-def integer(name: str, argument: str, value: ArrayLike) -> Array:
-    """The array, in 32 bits at least: int8 labels may stand beside more classes than int8 counts."""
+def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array:
+    """The array, in 32 bits at least: int8 labels may stand beside more classes than int8 counts.
+
+    An integer wider than those of JAX becomes the nearest one, so that what is out of range stays so.
+    """
+    if isinstance(value, (int, np.ndarray, np.generic)) and not isinstance(value, bool):
+        wide = np.asarray(value)
+        limits = None if fits(wide) or wide.dtype.kind not in "iu" else _limits(wide.dtype)
+        if limits is not None:
+            value = np.clip(wide, limits.min, limits.max).astype(limits.dtype)
     array = _array(name, argument, value)
     if not jnp.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name}: expected `{argument}` of an integer dtype, got {array.dtype}.")
+        raise TypeError(f"{name}: expected `{argument}` of an integer dtype, got {array.dtype}{hint}.")
     return array if array.dtype.itemsize >= 4 else array.astype(np.int32)
 
 
 def boolean(name: str, argument: str, value: ArrayLike) -> Array:
     array = _array(name, argument, value)
     if array.dtype != np.bool_:
-        raise TypeError(f"{name}: expected `{argument}` of dtype bool, got {array.dtype}.")
+        hint = f"pass `{argument} != 0`, or numbers as `weights`"
+        raise TypeError(f"{name}: expected `{argument}` of dtype bool, got {array.dtype}; {hint}.")
     return array
 
 
@@ -97,9 +116,33 @@ def signed(name: str, argument: str, value: ArrayLike) -> Array:
     return array
 
 
-def same_shape(name: str, argument: str, array: Array, shape: Sequence[int]) -> None:
-    if array.shape != tuple(shape):
-        raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}.")
+def same_shape(name: str, argument: str, array: Array, shape: Sequence[int], hint: str = "") -> None:
+    if array.shape == tuple(shape):
+        return
+    if not hint and argument == "labels" and array.ndim < len(shape) and jnp.issubdtype(array.dtype, np.integer):
+        other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
+        hint = f"; for class indices, {other}"
+    raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}{hint}.")
+
+
+_WITH_INTEGER_LABELS = {"softmax_cross_entropy", "softmax_focal_loss", "categorical_cross_entropy"}
+
+
+def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -> None:
+    """On an explicit mesh, where an array that is replicated may stay so."""
+    own = jax.typeof(array).sharding.spec
+    if any(own) and tuple(own) != tuple(spec):
+        expected = jax.sharding.PartitionSpec(*spec)
+        hint = "use `jax.sharding.reshard`"
+        raise ValueError(f"{name}: expected `{argument}` with sharding {expected}, got {own}; {hint}.")
+
+
+def filling(name: str, argument: str, array: Array, like: Array) -> Array:
+    """Targets of the shape of the predictions, which a single number fills."""
+    if array.ndim == 0 < like.ndim:
+        return jnp.full_like(like, array, array.dtype)
+    same_shape(name, argument, array, like.shape)
+    return array
 
 
 def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> Array:
@@ -107,15 +150,44 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
     if array.ndim > len(shape) or any(
         n not in (1, m) for n, m in zip(array.shape[::-1], tuple(shape)[::-1], strict=False)
     ):
+        hint = ""
+        if 0 < array.ndim < len(shape) and array.shape == tuple(shape)[: array.ndim]:
+            index = ", ".join(["..."] + ["None"] * (len(shape) - array.ndim))
+            hint = f"; to align it with the first axes, pass `{argument}[{index}]`"
         raise ValueError(
-            f"{name}: expected `{argument}` of a shape that broadcasts to {tuple(shape)}, got {array.shape}."
+            f"{name}: expected `{argument}` of a shape that broadcasts to {tuple(shape)}, got {array.shape}{hint}."
         )
     return jnp.broadcast_to(array, shape)
+
+
+def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """Integer labels, one for each example of logits of that shape, or one for all."""
+    given, expected, hint = jnp.shape(labels), tuple(n for a, n in enumerate(shape) if a not in axes), ""
+    if given == shape != expected:
+        dense = name.removesuffix("_with_integer_labels")
+        hint = "; for probabilities, " + (f"use `{dense}`" if dense != name else "apply `jnp.argmax`")
+    elif len(axes) == 1:
+        fitting = [a for a in range(len(shape)) if shape[:a] + shape[a + 1 :] == given]
+        hint = f"; if axis {fitting[0]} of `{argument}` is the class axis, pass `axis={fitting[0]}`" if fitting else ""
+    array = integer(name, "labels", labels, hint)
+    if array.ndim:
+        same_shape(name, "labels", array, expected, hint)
+    return array
 
 
 def is_number(value: ArrayLike, neutral: float) -> bool:
     """Whether an option is the Python number that changes nothing."""
     return isinstance(value, (int, float)) and value == neutral
+
+
+def hyperparameter(name: str, argument: str, value: ArrayLike, dtype: DTypeLike) -> Array:
+    """A real number, or an array of them, in the dtype of the losses.
+
+    XLA turns x / c into x (1 / c) and (x c) c into x (c c) if c is a constant, and 1 / c is 0 for c = 1e38, or c c
+    infinite. So that a Python number under `jit` gives what a traced one does, XLA does not see that it is one.
+    """
+    number = real(name, argument, value).astype(dtype)
+    return number if number.ndim else lax.optimization_barrier(number)
 
 
 def option(
@@ -124,7 +196,7 @@ def option(
     """A hyperparameter for each loss, in the dtype of the losses; None where it is the number that changes nothing."""
     if value is None or is_number(value, neutral):
         return None
-    return broadcast(name, argument, real(name, argument, value).astype(dtype), shape)
+    return broadcast(name, argument, hyperparameter(name, argument, value, dtype), shape)
 
 
 def compute_dtype(*arrays: Array) -> np.dtype:
@@ -147,9 +219,17 @@ def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]
     return named
 
 
+_REDUCTIONS_OF_OTHERS = {
+    "batchmean": '; divide "sum" by the number of examples',
+    "sum_over_batch_size": '; divide "sum" by the number of losses, or without weights use "mean"',
+    "mean_with_sample_weight": '; use "mean"',
+}
+
+
 def choice(name: str, argument: str, value: Reduction, axis_name: AxisName | None = None) -> None:
     if value not in get_args(Reduction):
-        raise ValueError(f"{name}: expected `{argument}` to be one of {get_args(Reduction)}, got {value!r}.")
+        hint = _REDUCTIONS_OF_OTHERS.get(str(value), "")
+        raise ValueError(f"{name}: expected `{argument}` to be one of {get_args(Reduction)}, got {value!r}{hint}.")
     if value == "none" and axis_name is not None:
         raise ValueError(f'{name}: expected `axis_name` with `{argument}` "sum" or "mean", got "none".')
     mapped(name, "axis_name", axis_name)

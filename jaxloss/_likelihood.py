@@ -310,7 +310,8 @@ def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
 
 
 def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
-    (losses,) = apart(0.5 * s + 2 * jnp.square(_half_score(x, t, s)[0]))
+    half, _ = _half_score(x, t, s)
+    (losses,) = apart(jnp.where(jnp.isinf(half), jnp.inf, 0.5 * s + 2 * jnp.square(half)))  # also at s = -inf
     return losses  # not fused into their sum, which XLA then makes slowly on a CPU
 
 

@@ -7,7 +7,7 @@ from itertools import count
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 
 def times(a: Array, b: Array) -> Array:
@@ -171,10 +171,24 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return sech2(*primals), -2 * tanh(*primals) * sech2(*primals) * tangents[0]
 
 
+def power_of_two(x: Array) -> Array:
+    """A constant power of two near x > 0, which has a reciprocal; for 0 it is 1."""
+    finfo = jnp.finfo(x.dtype)
+    x = lax.stop_gradient(x)
+    x = jnp.where(x == 0, 1, jnp.clip(x, 8 * finfo.tiny, finfo.max / 4))
+    return lax.reduce_precision(x, exponent_bits=finfo.nexp, mantissa_bits=0)
+
+
+def quotient(a: Array, b: Array) -> Array:
+    """a / b for b > 0. XLA multiplies by the reciprocal of one number, which of 1e38 would be 0."""
+    unit = 1 / power_of_two(b)
+    return (a * unit) / (b * unit)
+
+
 @jax.custom_jvp
 def soft_cap(x: Array, cap: Array) -> Array:
     """cap * tanh(x / cap)."""
-    return cap * jnp.tanh(x / cap)
+    return cap * jnp.tanh(quotient(x, cap))
 
 
 def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
@@ -182,7 +196,7 @@ def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
 
     The second cancels near 0; there it is sech(u)^2 (sinh(2u) - 2u) / 2, by the series of sinh, of terms of one sign.
     """
-    u = x / cap
+    u = quotient(x, cap)
     slope = sech2(u)
     near = jnp.abs(u) < 0.5
     v = jnp.where(near, jnp.square(2 * u), 0)

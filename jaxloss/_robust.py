@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._compiled import compiled
 from ._elements import OPTIONAL, elements, of_error
-from ._numerics import nested, tanh
+from ._numerics import nested, quotient, tanh
 from ._reduction import finish
 from ._types import Reduction
 
@@ -149,7 +149,7 @@ def smooth_l1_loss(
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
     size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
     quadratic = jnp.minimum(size, beta)
-    return quadratic / beta * (size - 0.5 * quadratic)
+    return quotient(quadratic, beta) * (size - 0.5 * quadratic)
 
 
 def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:

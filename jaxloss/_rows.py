@@ -1,5 +1,6 @@
 """Losses over classes or features: from the arguments of a call to rows, and what all of them share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from ._types import Axis, AxisName
 def rows(x: Array, axes: tuple[int, ...]) -> Array:
     """x with the class axes at the end, in that order, as one."""
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
-    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], -1)
+    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], math.prod(x.shape[-len(axes) :]))
 
 
 def prologue(
@@ -53,7 +54,7 @@ def of_each(
     name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
 ) -> Array:
     """An option for each example, harmless where that is excluded."""
-    number = _inputs.broadcast(name, argument, _inputs.real(name, argument, value).astype(dtype), shape)
+    number = _inputs.broadcast(name, argument, _inputs.hyperparameter(name, argument, value, dtype), shape)
     return number if kept is None else jnp.where(kept, number, 1)
 
 
@@ -117,10 +118,11 @@ def labelled(
     kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """Rows with an integer label each: the rows, the labels, the mask of classes, the mask and weight of each row."""
-    y = _inputs.integer(name, "labels", labels)
-    x, classes, where, _ = prologue(name, argument, logits, axis, where, kind)
+    x, classes, where, axes = prologue(name, argument, logits, axis, where, kind)
     dtype, shape = _inputs.compute_dtype(x), x.shape[:-1]
-    _inputs.same_shape(name, "labels", y, shape)
+    y = _inputs.class_indices(name, labels, argument, jnp.shape(logits), axes)
+    y = y if y.ndim or not shape else jnp.full_like(x[..., 0], y, y.dtype)
+    _inputs.same_sharding(name, "labels", y, jax.typeof(x).sharding.spec[:-1])
     kept, weight = merge(name, where, weights, shape, dtype)
     usable = in_range(y, x.shape[-1])
     if class_weights is not None:
@@ -143,8 +145,12 @@ def paired(
     """Two rows each: both, the mask of classes, the mask and weight of each row."""
     t = _inputs.real(name, arguments[1], targets)
     x, classes, where, axes = prologue(name, arguments[0], predictions, axis, where, kind)
-    _inputs.same_shape(name, arguments[1], t, jnp.shape(predictions))
-    t = rows(t, axes)
+    if t.ndim == 0:
+        t = jnp.full_like(x, t, t.dtype)
+    else:
+        _inputs.same_shape(name, arguments[1], t, jnp.shape(predictions))
+        t = rows(t, axes)
+    _inputs.same_sharding(name, arguments[1], t, jax.typeof(x).sharding.spec)
     dtype = _inputs.compute_dtype(x, t)
     kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
     kept, weight = excluding(any_left(kept, classes), weight)

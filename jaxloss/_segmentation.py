@@ -343,7 +343,7 @@ def _of_classes(
     dtype, shape = _inputs.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
     options = {"alpha": alpha, "beta": beta, "smooth": smooth}
     options["class_weights"] = 1.0 if class_weights is None else class_weights
-    arrays = {argument: _inputs.real(name, argument, value).astype(dtype) for argument, value in options.items()}
+    arrays = {argument: _inputs.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
     a, b, s, w = (_inputs.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
     probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax

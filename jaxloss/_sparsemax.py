@@ -148,18 +148,22 @@ def _threshold(z: Array) -> Array:
     """The tau at which the sum of max(z_c - tau, 0) is 1, for rows whose maximum is 0.
 
     By Newton's method from -1, below the root of a convex function of straight pieces: each step is the mean of what is
-    above the last one, less its share of 1, and no step goes back. A few of them do what a sort would.
+    above the last one, less its share of 1. A few of them do what a sort would. A step that rises leaves out a class,
+    so that there are no more steps than classes; where a class ties the threshold, rounding may go back by a digit.
     """
 
-    def step(tau: Array) -> Array:
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        i, tau, _ = state
         above = z > tau[..., None]
-        return (jnp.where(above, z, 0).sum(-1) - 1) / above.sum(-1).astype(z.dtype)
+        root = (jnp.where(above, z, 0).sum(-1) - 1) / jnp.maximum(above.sum(-1), 1).astype(z.dtype)
+        return i + 1, jnp.maximum(tau, root), (root > tau).any()
 
-    def rises(taus: tuple[Array, Array]) -> Array:
-        return (taus[1] > taus[0]).any()
+    def rises(state: tuple[Array, Array, Array]) -> Array:
+        i, _, risen = state
+        return risen & (i < z.shape[-1])
 
     start = z.max(-1) - 1
-    tau: Array = lax.while_loop(rises, lambda taus: (taus[1], step(taus[1])), (start, step(start)))[0]
+    tau: Array = lax.while_loop(rises, step, step((jnp.int32(0), start, jnp.bool_(True))))[1]
     return tau
 
 
