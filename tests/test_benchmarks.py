@@ -275,9 +275,7 @@ def test_candidates_that_fail_are_lines_of_the_record(monkeypatch, as_a_user_run
     assert found["skipped"]["wrong"] == "division by zero"
 
 
-def test_a_record_without_ours_has_the_times_of_the_others_and_the_page_says_so(
-    monkeypatch, tmp_path, as_a_user_runs_it
-):
+def test_the_page_has_records_without_ours_and_with_ours_alone(monkeypatch, tmp_path, as_a_user_runs_it):
     real = measure.candidates
 
     def without_ours(*arguments):
@@ -292,9 +290,13 @@ def test_a_record_without_ours_has_the_times_of_the_others_and_the_page_says_so(
     failed = names | {"shape": [5, 8], "candidates": {}, "skipped": {"jaxloss": "no device"}}
     session = {"command": "c", "commit": "abc", "date": "d", "versions": {"jax": "0"}, "ceilings": CEILINGS}
     result = {"device": {"name": "A GPU", "platform": "gpu"}, "sessions": [], "records": []}
+    monkeypatch.setattr(measure, "candidates", real)
+    late = QUICK._replace(deadline=-math.inf)
+    alone = names | {"shape": [6, 8]} | measure.record(HUBER, (6, 8), "float32", "cpu", CEILINGS, True, late)
     file = tmp_path / "benchmarks" / "results" / "a-gpu.json"
-    records.save(file, records.merge(result, session, [found, failed]))
+    records.save(file, records.merge(result, session, [found, failed, alone]))
     page = report.write(tmp_path).read_text()
+    assert "ms, alone" in page
     assert "jaxloss: out of memory (`huber_loss` 4×8 f32)" in page
     assert "jaxloss: no device (`huber_loss` 5×8 f32)" in page
 
