@@ -62,8 +62,8 @@ make bench-compile PYTHON=python3.12    # memory and collectives on TPUs and GPU
 
 It finds the device, names the peers that are missing, and replaces the results of this device in `benchmarks/results/`;
 those of other devices stay. `--only` replaces single cases. On a GPU: `pip install 'jax[cuda13]' -e '.[bench,peers]'
-liger-kernel cut-cross-entropy`, then `python -m benchmarks --device gpu`, about half an hour; CONTRIBUTING.md has the short
-list, for ten minutes. tokamax and jax-cce are the extra `peers-linear`, which needs Python 3.12.
+liger-kernel cut-cross-entropy`, then `python -m benchmarks --device gpu`, about half an hour; CONTRIBUTING.md has the
+short list, for ten minutes. tokamax and jax-cce are the extra `peers-linear`, which needs Python 3.12.
 """
 
 QUICK = "**A quick run on small arrays: it shows that all works, and no number below counts.**"
