@@ -1,10 +1,12 @@
 """Measures every loss beside its peers and writes BENCHMARKS.md."""
 
 import argparse
+import math
 import os
 import pathlib
 import shlex
 import sys
+import time
 
 # glibc gives large arrays back to the system and faults their pages in again at each call: half of the time on a CPU,
 # and chance. Accelerators keep their memory, so do the allocators that trainers on CPUs preload, and so does this run.
@@ -14,6 +16,7 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # the CPU compu
 
 
 def main() -> None:
+    start = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="NAME", help="losses whose names contain one of these"
@@ -22,9 +25,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small arrays, to see that all works: no number counts")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--compile-only", action="store_true", help="no device: what compilers for TPUs and GPUs say")
-    instead.add_argument("--report", action="store_true", help="measure nothing, write BENCHMARKS.md again")
+    instead.add_argument(
+        "--report",
+        nargs="*",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="measure nothing, write BENCHMARKS.md again, with the results in these files of --out",
+    )
     parser.add_argument("--output", type=pathlib.Path, help="the folder to write to, instead of this checkout")
+    parser.add_argument(
+        "--cases",
+        choices=("all", "headline", "eager"),
+        default="all",
+        help="headline: the short list, the most important first; eager: calls without jit",
+    )
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no record is started after that many")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="only the results, one file, and no page")
+    parser.add_argument("--commit", help="of a copy that is no checkout; by default, a hash of its sources")
     options = parser.parse_args()
+    if options.out and (options.output or options.compile_only or options.report is not None):
+        parser.error("--out: expected a run that measures, without --output")
     if sys.platform == "linux" and not KEEP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | KEEP)
     if options.device or options.compile_only:
@@ -40,19 +60,28 @@ def main() -> None:
     if options.device and options.device != found:
         parser.error(f"--device: expected one that JAX finds here, got {options.device}; JAX finds: {found}")
 
-    from . import records, report
+    from . import records
 
     quick = ROOT / "benchmarks" / "quick"
     output = options.output or (quick if options.quick else ROOT)
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    session = records.session(command, options.commit)
+    results = output / "benchmarks" / "results"
     if options.compile_only:
         from .compile_only import compile_all
 
-        compile_all(options.only, options.quick, output, records.session(command))
-    elif not options.report:
+        compile_all(options.only, options.quick, output, session)
+    elif options.report is None:
         from .run import measure_all
 
-        measure_all(options.only, options.quick, output, records.session(command))
+        folder, deadline = options.out or results, start + options.seconds
+        measure_all(options.cases, options.only, options.quick, folder, session, deadline)
+        if options.out:
+            return
+    for file in options.report or ():
+        records.take(file, results)
+    from . import report  # needs matplotlib and tabulate, which a machine that only measures may not have
+
     print("wrote", report.write(output))
 
 

@@ -68,7 +68,10 @@ def missing(device: str) -> dict[str, str]:
 
 def candidates(case: Case, arrays: tuple[Array, ...], device: str, quick: bool) -> Iterator[tuple[str, Maker]]:
     yield "jaxloss", functools.partial(_of_jax, ours(case), arrays)
-    yield "plain", functools.partial(_of_jax, plain(case), arrays)
+    for name, call in case.ways.items():
+        yield name, functools.partial(_of_jax, call, arrays)
+    if not case.ways:  # another row of the same losses has it
+        yield "plain", functools.partial(_of_jax, plain(case), arrays)
     x, *matrices, t = arrays
     layouts = {False: arrays, True: (x, *(m.T for m in matrices), t)}
     absent = missing(device)
@@ -142,6 +145,8 @@ def _of_torch(
 ) -> Candidate:
     import torch
 
+    if device == "gpu":  # as JAX: TF32, unless the case asks for more
+        torch.set_float32_matmul_precision("high" if jax.config.jax_default_matmul_precision is None else "highest")
     *predictions, targets = (torch.from_dlpack(a) for a in arrays)  # the same memory
     targets = targets.long() if targets.dtype == torch.int32 else targets
 

@@ -14,6 +14,9 @@ differentiated too. Its `plain` widens nothing by itself, and its floor are its 
 
 A loss of sequences has its `call`, where the labels are not its second argument.
 
+headline.py has the short list for a GPU that is lent for minutes: rows of this table at other shapes or called in
+another way.
+
 To add a peer that is called on (x, t) and returns losses or their mean, add a function beside `optax`, `keras`, `torch`
 and `liger`, and its import to candidates.py.
 """
@@ -32,6 +35,17 @@ from . import batches, linear, sequences
 Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
 BOTH = ("float32", "bfloat16")
+IMAGES, MASKS, BATCH, LABELS = (32, 16_384, 8), (64, 65_536), (1024, 128), (2048, 100)
+# On accelerators, unless a row says what: arrays of 33 MB stay in the cache of a GPU, where a call takes no longer than
+# its dispatch.
+BEYOND_CACHES = {
+    ROWS: VOCABULARY,
+    NARROW: VOCABULARY,
+    IMAGES: (64, 262_144, 8),
+    MASKS: (512, 262_144),
+    BATCH: (8192, 512),
+    LABELS: (16_384, 100),
+}
 
 
 class Peer(NamedTuple):
@@ -53,12 +67,19 @@ class Case(NamedTuple):
     products: Callable[..., Any] | None = None  # the matrix products of a loss that has some, alone
     call: Callable[..., Array] | None = None  # with x, t and options, if it is not that of jaxloss itself
     options: Mapping[str, float] = MappingProxyType({})
+    ways: Mapping[str, Callable[..., Array]] = MappingProxyType({})  # other calls of jaxloss for the same losses
+    precision: str | None = None  # of float32 products; the default is TF32 on GPUs, bfloat16 on TPUs
+    variant: str = ""  # its name in the results, if the same loss has several rows
     cpu_note: str = ""  # why it is behind a peer, or far from the floor
 
     def runs(self, *, accelerator: bool) -> list[tuple[Shape, str]]:
         shapes = (accelerator and self.on_accelerators) or self.shapes
         dtypes = (accelerator and self.dtypes_on_accelerators) or self.dtypes
         return [(shape, dtype) for shape in shapes for dtype in dtypes]
+
+    def highest(self) -> "Case":
+        """With float32 products in float32."""
+        return self._replace(precision="highest", variant="highest precision")
 
 
 # The peers.
@@ -567,7 +588,7 @@ CASES = (
         batches.draw_images,
         batches.plain_dice,
         (optax("dice_loss"),),
-        shapes=((32, 16_384, 8),),
+        shapes=(IMAGES,),
         quick=(2, 16, 4),
         cpu_note="rows of eight classes: each number a row counts; p and 1 - p, each exact, are written to memory.",
     ),
@@ -576,7 +597,7 @@ CASES = (
         batches.draw_images,
         batches.plain_generalized_dice,
         (optax("multiclass_generalized_dice_loss"),),
-        shapes=((32, 16_384, 8),),
+        shapes=(IMAGES,),
         quick=(2, 16, 4),
         call=batches.generalized_dice,
         cpu_note="as dice_loss.",
@@ -586,7 +607,7 @@ CASES = (
         batches.draw_masks,
         batches.plain_binary_dice,
         (optax("binary_dice_loss"),),
-        shapes=((64, 65_536),),
+        shapes=(MASKS,),
         call=batches.binary_dice,
         cpu_note="p and 1 - p are two divisions, each exact.",
     ),
@@ -604,14 +625,14 @@ CASES = (
         batches.draw_batch,
         batches.plain_ntxent,
         (optax("ntxent"),),
-        shapes=((1024, 128),),
+        shapes=(BATCH,),
     ),
     Case(
         "circle_loss",
         batches.draw_batch,
         batches.plain_circle,
         (Peer("keras", lambda k: lambda x, y: k.losses.circle(y, batches.normalized(x))),),
-        shapes=((1024, 128),),
+        shapes=(BATCH,),
     ),
     Case(
         "triplet_margin_loss",
@@ -657,7 +678,7 @@ CASES = (
         "multilabel_hinge_loss",
         _pair(normal, bits),
         _multilabel,
-        shapes=((2048, 100),),
+        shapes=(LABELS,),
         cpu_note="a loop over the classes, so that no array has a number for two classes of each row.",
     ),
     Case("sum_of_squares_error", _pair(normal, normal), lambda x, t: 0.5 * ((x - t) ** 2).sum(-1)),

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+import jaxloss
+
 TOKENS = 1024  # of a chunk of `scan`, the size that is usually pasted
 
 
@@ -23,14 +25,34 @@ def draw(key: Array, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array, 
     return jax.random.normal(one, (tokens, features), dtype), weight.astype(dtype), labels
 
 
+def tied(function: Any) -> Any:
+    """Of a weight [classes, features], as a tied embedding is stored."""
+    return lambda hidden, weight, labels: function(hidden, weight.T, labels)
+
+
+def draw_tied(key: Array, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array, Array]:
+    hidden, weight, labels = draw(key, shape, dtype)
+    return hidden, weight.T, labels
+
+
+def ours_tied(hidden: Array, weight: Array, labels: Array, **options: Any) -> Array:
+    return jaxloss.linear_cross_entropy(hidden, weight, labels, class_axis=0, **options)
+
+
+def with_metrics(hidden: Array, weight: Array, labels: Array) -> Array:
+    loss, metrics = jaxloss.linear_cross_entropy_with_metrics(hidden, weight, labels, reduction="mean")
+    return loss + 0.0 * sum(metric.astype(loss.dtype).mean() for metric in metrics)  # else XLA drops them
+
+
 def _dot(a: Array, b: Array, axis: int = 1, other: int = 0) -> Array:
     """The product over an axis of each."""
     wide = np.promote_types(a.dtype, "float32")
     return lax.dot_general(a, b, (((axis,), (other,)), ((), ())), preferred_element_type=wide)
 
 
-def plain(hidden: Array, weight: Array, labels: Array) -> Array:
+def plain(hidden: Array, weight: Array, labels: Array, soft_cap: float | None = None) -> Array:
     logits = _dot(hidden, weight)
+    logits = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
     return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
 
 

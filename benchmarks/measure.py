@@ -1,51 +1,97 @@
 """Times of a case in rounds, their ratios, errors against float64, and the floor."""
 
+import functools
 import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
-from tqdm import tqdm
 
-from .candidates import Candidate, candidates, floors, plain, with_gradients
+from .candidates import Candidate, candidates, floors, missing, plain, with_gradients
 from .cases import Case, Shape
 
 # Seconds: what takes less than the first is called often enough in a row, and rounds start for as long as the second.
 # A CPU has neighbours, and needs more of both.
 SHORTEST, BUDGET = {"cpu": 20e-3, "gpu": 5e-3, "tpu": 5e-3}, {"cpu": 10, "gpu": 2, "tpu": 2}
-CHUNK = 2**22  # entries of which the truth is computed at once, and the gradient compared
-# The same where a chunk has to be worth reading a matrix, and what of the gradient of that is compared.
-OF_PRODUCTS, OF_MATRIX = 2**29, 2**25
+SHORT = 2  # seconds of the rounds of the short list
+COMPARED = 2**22  # entries of the gradient
+# Entries of which the truth is computed at once. More where a chunk has to be worth reading a matrix, and on a GPU,
+# where a chunk of that size would take no longer than its dispatch; less where the memory is that of a GPU.
+CHUNK, OF_PRODUCTS = COMPARED, 2**29
+CHUNK_ON_GPU, OF_PRODUCTS_ON_GPU = 2**26, 2**28
+OF_MATRIX = 2**25  # what is compared of the gradient of a matrix
+OUT_OF_MEMORY = "out of memory"
+LATE = "no time left"
+OF_ROUNDS = ("jaxloss", "again", "products", "copy", "nothing")  # what ratios are of
 SPREAD = (20, 50, 80)  # percentiles of what a round gives
 
 
+class Limits(NamedTuple):
+    """How long a record may take."""
+
+    shortest: float  # seconds: what takes less is called several times in a row
+    rounds: float  # seconds of all rounds; 0: as few as there can be
+    deadline: float = math.inf  # on the clock of `time.monotonic`: no candidate starts after it, but for ours
+
+
+def limits_of(device: str, *, quick: bool = False, short: bool = False, deadline: float = math.inf) -> Limits:
+    budget = min(SHORT, BUDGET[device]) if short else BUDGET[device]
+    return Limits(1e-3, 0, deadline) if quick else Limits(SHORTEST[device], budget, deadline)
+
+
+def reason(error: Exception) -> str:
+    """Why a candidate has no numbers, in a line."""
+    text = str(error) or repr(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        return OUT_OF_MEMORY
+    return text.strip().splitlines()[0][:200]
+
+
 def record(
-    case: Case, shape: Shape, dtype: str, device: str, ceilings: dict[str, float], quick: bool
+    case: Case,
+    shape: Shape,
+    dtype: str,
+    device: str,
+    ceilings: dict[str, float],
+    quick: bool,
+    limits: Limits,
 ) -> dict[str, Any]:
     """All numbers of a case; temporaries in bytes, the rest in ms, s, or ratios with their spread."""
+    with jax.default_matmul_precision(case.precision):
+        return _record(case, shape, dtype, device, ceilings, quick, limits)
+
+
+def _record(
+    case: Case, shape: Shape, dtype: str, device: str, ceilings: dict[str, float], quick: bool, limits: Limits
+) -> dict[str, Any]:
     arrays = draw(case, shape, dtype)
-    right = truth(case, arrays, shape[-1])
+    absent = missing(device)
+    skipped = {peer.name: absent[peer.name] for peer in case.peers if peer.name in absent}
+    try:
+        right = truth(case, arrays, shape[-1], device)
+    except Exception as error:  # times are worth having without it
+        right, skipped["float64"] = None, reason(error)
     everybody: dict[str, Candidate] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name, make in candidates(case, arrays, device, quick):
+        if name != "jaxloss" and time.monotonic() > limits.deadline:
+            skipped[name] = LATE
+            continue
         try:
             candidate = make()
             output = candidate.run()
             candidate.wait(output)
-        except Exception as error:  # a peer that needs a C++ compiler, or more memory than there is
-            if name == "jaxloss":
-                raise
-            tqdm.write(
-                f"skipped {name} of {case.loss} {list(shape)} {dtype}: {(str(error) or repr(error)).splitlines()[0]}"
-            )
+            value_error, gradient_error = _errors(candidate, output, *right) if right else (None, None)
+            del output
+        except Exception as error:  # more memory than there is, another version, a C++ compiler that is not there
+            skipped[name] = reason(error)
             continue
-        value_error, gradient_error = _errors(candidate, output, *right)
         everybody[name] = candidate
         facts[name] = {
             "compile_s": candidate.compile_seconds,
@@ -53,30 +99,58 @@ def record(
             "value_error": value_error,
             "gradient_error": gradient_error,
         }
-        del output
-    everybody |= {"again": everybody["jaxloss"]} | floors(case, arrays)
-    times = _rounds(everybody, *((1e-3, 0) if quick else (SHORTEST[device], BUDGET[device])))
+    if "jaxloss" in everybody:
+        everybody["again"] = everybody["jaxloss"]
+    times, failed = rounds(everybody | floors(case, arrays), limits)
+    skipped |= failed
     bytes_, flops = floor_bytes(arrays), operations(case, arrays)
     if case.products:
         floor = times["products"]
     else:
         moved = np.maximum(0, times["copy"] - times["nothing"]) * bytes_ / (2 * arrays[0].nbytes)
-        floor = np.maximum(times["nothing"] + moved, flops / (1e12 * ceilings[f"matmul_{dtype}_tflops"]))
+        floor = np.maximum(times["nothing"] + moved, flops / (1e12 * _tflops(ceilings, dtype, case.precision, device)))
+    facts = {name: fact for name, fact in facts.items() if name in times}
     for name, fact in facts.items():
         fact["ms"] = 1e3 * float(np.median(times[name]))
-        fact["of_floor"] = _spread(times[name] / floor)
-        fact["ours_over_it"] = _spread(times["jaxloss"] / times[name])
-    return {
-        "loss": case.loss,
-        "shape": list(shape),
-        "dtype": dtype,
+        fact["of_floor"] = spread(times[name] / floor)
+        if "jaxloss" in times:
+            fact["ours_over_it"] = spread(times["jaxloss"] / times[name])
+    found = {
         "bytes": bytes_,
         "flops": flops,
         "rounds": len(floor),
         "floor_ms": 1e3 * float(np.median(floor)),
-        "again": _spread(times["jaxloss"] / times["again"]),
         "candidates": facts,
+        "skipped": skipped,
     }
+    return found | ({"again": spread(times["jaxloss"] / times["again"])} if "again" in times else {})
+
+
+def most_tokens(case: Case, most: Shape, dtype: str, device: str, limits: Limits) -> dict[str, Any]:
+    """Those of a loss of hidden states that fit, for ours and optax: the most, halved until value and gradients run."""
+    found, skipped = {}, {}
+    for name in ("jaxloss", "optax"):
+        tokens, *others = most
+        while name not in found | skipped:
+            if time.monotonic() > limits.deadline:
+                skipped[name] = LATE
+                break
+            try:
+                arrays = draw(case, (tokens, *others), dtype)
+                make = dict(candidates(case, arrays, device, quick=True)).get(name)
+                if make is None:
+                    skipped[name] = missing(device)[name]
+                else:
+                    candidate = make()
+                    candidate.wait(candidate.run())
+                    found[name] = {"tokens": tokens}
+            except Exception as error:
+                if reason(error) != OUT_OF_MEMORY or tokens == 1:
+                    skipped[name] = reason(error)
+                tokens //= 2
+            arrays = candidate = make = None  # their memory is for the next
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")  # JAX leaves a share of a GPU to others
+    return {"most": most[0], "memory": memory, "candidates": found, "skipped": skipped}
 
 
 def draw(case: Case, shape: Shape, dtype: str) -> tuple[Array, ...]:
@@ -90,24 +164,42 @@ def floor_bytes(arrays: tuple[Any, ...]) -> int:
 
 
 def operations(case: Case, arrays: tuple[Any, ...]) -> int:
-    """Of the plain form and its gradients, as XLA counts them; an exponential or a logarithm is one."""
-    cpu = SingleDeviceSharding(jax.devices("cpu")[0])
+    """Of the plain form and its gradients, as XLA counts them; an exponential or a logarithm is one.
+
+    The CPU computes nothing here: JAX counts on no other platform before it compiles. 0 if there is no such platform.
+    """
+    try:
+        cpu = SingleDeviceSharding(jax.devices("cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        return 0
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for a in arrays]
     cost = jax.jit(with_gradients(plain(case), len(shapes))).lower(*shapes).cost_analysis() or {}
     return int(cost.get("flops", 0) + cost.get("transcendentals", 0))
 
 
 def ceilings(quick: bool) -> dict[str, float]:
-    """What this device copies (read and written) and multiplies in a second, at best."""
-    cpu = jax.devices()[0].platform == "cpu"
-    entries, side = (2**20, 256) if quick else (2**27, 2048) if cpu else (2**29, 8192)
+    """What this device copies (read and written) and multiplies in a second, at best.
+
+    A GPU rounds the factors of a float32 product to TF32 unless the precision is the highest.
+    """
+    platform = jax.devices()[0].platform
+    entries, side = (2**20, 256) if quick else (2**27, 2048) if platform == "cpu" else (2**29, 8192)
     found = {}
     large = jnp.ones((entries,), "uint32")
     found["copy_gbps"] = 2 * large.nbytes / _best(jax.jit(jnp.invert), large) / 1e9
-    for dtype in "float32", "bfloat16":
+    rates = [("float32", "float32", "highest"), ("bfloat16", "bfloat16", None)]
+    rates += [("tf32", "float32", None)] if platform == "gpu" else []
+    for name, dtype, precision in rates:
         a, b = (jax.random.normal(key, (side, side), dtype) for key in jax.random.split(jax.random.key(0)))
-        found[f"matmul_{dtype}_tflops"] = 2 * side**3 / _best(jax.jit(jnp.matmul), a, b) / 1e12
+        product = jax.jit(functools.partial(jnp.matmul, precision=precision))
+        found[f"matmul_{name}_tflops"] = 2 * side**3 / _best(product, a, b) / 1e12
     return found
+
+
+def _tflops(ceilings: dict[str, float], dtype: str, precision: str | None, device: str) -> float:
+    """The rate of matrix products."""
+    rounded = dtype == "float32" and precision is None
+    return ceilings[f"matmul_{ {'gpu': 'tf32', 'tpu': 'bfloat16'}.get(device, dtype) if rounded else dtype }_tflops"]
 
 
 def _best(function: Callable, *args: Array) -> float:
@@ -120,18 +212,30 @@ def _best(function: Callable, *args: Array) -> float:
     return min(times)
 
 
-def _rounds(everybody: dict[str, Candidate], shortest: float, budget: float) -> dict[str, np.ndarray]:
-    """Seconds of each candidate in each round; a round calls all of them, in random order."""
-    once = {name: _seconds(candidate, 1) for name, candidate in everybody.items()}
-    repeats = {name: max(1, math.ceil(shortest / seconds)) for name, seconds in once.items()}
+def rounds(everybody: dict[str, Candidate], limits: Limits) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Seconds of each candidate in each round, in which all are called, in random order; and who left, and why."""
+    once, failed = {}, {}
+    for name, candidate in everybody.items():
+        try:
+            once[name] = _seconds(candidate, 1)
+        except Exception as error:
+            failed[name] = reason(error)
+            continue
+        if name not in OF_ROUNDS and 0 < limits.rounds < 4 * once[name]:  # nine rounds would take too long
+            failed[name] = f"{once.pop(name):.3g} s a call, too long for the rounds"
+    repeats = {name: max(1, math.ceil(limits.shortest / seconds)) for name, seconds in once.items()}
     a_round = sum(repeats[name] * seconds for name, seconds in once.items())
-    rounds = int(np.clip(budget / a_round, 9 if budget else 3, 40))
-    times: dict[str, list[float]] = {name: [] for name in everybody}
+    count = int(np.clip(limits.rounds / a_round, 9 if limits.rounds else 3, 40))
+    times: dict[str, list[float]] = {name: [] for name in once}
     order = random.Random(0)
-    for _ in tqdm(range(rounds), desc="rounds", leave=False, position=1):
-        for name in order.sample(list(everybody), len(everybody)):
-            times[name].append(_seconds(everybody[name], repeats[name]))
-    return {name: np.array(seconds) for name, seconds in times.items()}
+    for _ in range(count):
+        for name in order.sample(list(times), len(times)):
+            try:
+                times[name].append(_seconds(everybody[name], repeats[name]))
+            except Exception as error:
+                failed[name] = reason(error)
+                del times[name]
+    return {name: np.array(seconds) for name, seconds in times.items()}, failed
 
 
 def _seconds(candidate: Candidate, repeats: int) -> float:
@@ -142,12 +246,23 @@ def _seconds(candidate: Candidate, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def truth(case: Case, arrays: tuple[Array, ...], classes: int) -> tuple[float, float, list[np.ndarray]]:
-    """The value, the mean size of the losses, and the first rows of each gradient: the plain form in float64."""
+def truth(
+    case: Case, arrays: tuple[Array, ...], classes: int, platform: str = "cpu"
+) -> tuple[float, float, list[np.ndarray]]:
+    """The value, the mean size of the losses, and the first rows of each gradient: the plain form in float64.
+
+    On the device at hand, where a CPU would take minutes. A TPU has no float64: XLA makes it of pairs of float32, with
+    their range, and refuses products of it. There, the CPU of its host computes this.
+    """
     x, *matrices, t = arrays
-    rows = max(1, (OF_PRODUCTS if matrices else CHUNK) // classes)
+    if platform == "gpu":
+        chunk = OF_PRODUCTS_ON_GPU if matrices else CHUNK_ON_GPU
+    else:
+        chunk = OF_PRODUCTS if matrices else CHUNK
+    rows = max(1, chunk // classes)
+    compared = rows if matrices else max(1, COMPARED // classes)
     count = math.prod(jax.eval_shape(case.plain, *arrays).shape)
-    cpu = jax.devices("cpu")[0]
+    device = jax.devices("cpu")[0] if platform == "tpu" else jax.devices()[0]
     total, sizes, gradients = 0.0, 0.0, []
 
     def sums(*arrays: Array) -> tuple[Array, Array]:
@@ -155,19 +270,19 @@ def truth(case: Case, arrays: tuple[Array, ...], classes: int) -> tuple[float, f
         return losses.sum(), jnp.abs(losses).sum()
 
     def wide(array: Array) -> Array:
-        a = np.asarray(array)
-        return jax.device_put(a if a.dtype.kind == "i" else a.astype("float64"), cpu)
+        array = jax.device_put(array, device)
+        return array.astype("float64") if jnp.issubdtype(array.dtype, jnp.floating) else array
 
     with jax.enable_x64(True):
         both = jax.jit(jax.value_and_grad(sums, tuple(range(len(arrays) - 1)), has_aux=True))
         matrices = [wide(m) for m in matrices]
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
-            (value, size), slopes = both(wide(x[part]), *matrices, wide(t[part]))
+            (value, size), (first, *others) = both(wide(x[part]), *matrices, wide(t[part]))
             total, sizes = total + float(value), sizes + float(size)
-            first, *others = (np.asarray(slope) for slope in slopes)
-            others = [slope[: max(1, OF_MATRIX // classes)] for slope in others]
-            gradients = [gradients[0], *map(np.add, gradients[1:], others)] if gradients else [first, *others]
+            others = [np.asarray(slope[: max(1, OF_MATRIX // classes)]) for slope in others]
+            first = gradients[0] if gradients else np.asarray(first[:compared])
+            gradients = [first, *(map(np.add, gradients[1:], others) if gradients else others)]
     return total / count, sizes / count, [gradient / count for gradient in gradients]
 
 
@@ -184,5 +299,5 @@ def _errors(
     return abs(float(found) - value) / size, float(max(of_gradients))
 
 
-def _spread(ratios: np.ndarray) -> list[float]:
+def spread(ratios: np.ndarray) -> list[float]:
     return [float(r) for r in np.percentile(ratios, SPREAD)]

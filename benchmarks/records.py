@@ -1,6 +1,7 @@
 """The result files: one a device, and one of what compilers say without a device."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -27,7 +28,7 @@ PACKAGES = (
 HERE = pathlib.Path(__file__).parent
 
 
-def session(command: str) -> dict[str, Any]:
+def session(command: str, commit: str | None = None) -> dict[str, Any]:
     """Where numbers come from."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -37,21 +38,28 @@ def session(command: str) -> dict[str, Any]:
             continue
     return {
         "command": command,
-        "commit": _commit(),
+        "commit": commit or _commit(),
         "date": datetime.date.today().isoformat(),
         "versions": versions,
     }
 
 
-def _commit() -> str:
+def _commit(root: pathlib.Path = HERE.parent) -> str:
+    """That of the checkout; of a copy without one, a hash of its sources, by which the commit can be found."""
+
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "../jaxloss", ".", ":!results")
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+        if pathlib.Path(git("rev-parse", "--show-toplevel")) == root.resolve():  # not a checkout around the copy
+            changed = git("status", "--porcelain", "--", "jaxloss", "benchmarks", ":!benchmarks/results")
+            return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        pass
+    sources = hashlib.sha256()
+    for file in sorted(file for folder in ("jaxloss", "benchmarks") for file in (root / folder).rglob("*.py")):
+        sources.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return f"unknown, sources {sources.hexdigest()[:12]}"
 
 
 def slug(name: str) -> str:
@@ -67,7 +75,7 @@ def load(file: pathlib.Path) -> dict[str, Any]:
 
 
 def key(record: dict[str, Any]) -> tuple:
-    return record.get("target"), record["loss"], *record["shape"], record["dtype"]
+    return *(record.get(name) for name in ("target", "kind", "loss", "variant")), *record["shape"], record["dtype"]
 
 
 def merge(old: dict[str, Any], session: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +89,16 @@ def merge(old: dict[str, Any], session: dict[str, Any], records: list[dict[str, 
         "sessions": [sessions[i] for i in named],
         "records": [r | {"session": named.index(r["session"])} for r in everything],
     }
+
+
+def take(file: pathlib.Path, folder: pathlib.Path) -> None:
+    """The records of a file from elsewhere, among those of the same device."""
+    new = json.loads(file.read_text())
+    target = folder / f"{slug(new['device']['name'])}.json"
+    result = load(target) | {"device": new["device"]}
+    for number, session in enumerate(new["sessions"]):
+        result = merge(result, session, [r for r in new["records"] if r["session"] == number])
+    save(target, result)
 
 
 def save(file: pathlib.Path, content: dict[str, Any]) -> None:

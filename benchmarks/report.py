@@ -8,13 +8,17 @@ from typing import NamedTuple
 from . import charts, records, report_compiled, tables
 from .cases import CASES, CPU_NOTE
 from .compile_only import FILE
+from .eager import PROGRAMS
 from .linear import TOKENS
 from .measure import SHORTEST
 from .records import shape_and_dtype
 from .tables import OF_PRODUCTS, OF_SEQUENCES, SMALL, Record
 
 EQUAL = 0.05
+DISPATCH = 0.05  # ms: below it, the time is that of the host
 PEERS = tuple(name for name in charts.STYLES if name != "jaxloss")
+OURS_AND_OPTAX = ("jaxloss", "optax")
+FEW = 3  # cases that are named one by one
 ORDER = [case.loss for case in CASES]
 
 
@@ -58,8 +62,8 @@ make bench-compile PYTHON=python3.12    # memory and collectives on TPUs and GPU
 
 It finds the device, names the peers that are missing, and replaces the results of this device in `benchmarks/results/`;
 those of other devices stay. `--only` replaces single cases. On a GPU: `pip install 'jax[cuda13]' -e '.[bench,peers]'
-liger-kernel cut-cross-entropy`, then `python -m benchmarks --device gpu`. tokamax and jax-cce are the extra
-`peers-linear`, which needs Python 3.12.
+liger-kernel cut-cross-entropy`, then `python -m benchmarks --device gpu`, about half an hour; CONTRIBUTING.md has the
+short list, for ten minutes. tokamax and jax-cce are the extra `peers-linear`, which needs Python 3.12.
 """
 
 QUICK = "**A quick run on small arrays: it shows that all works, and no number below counts.**"
@@ -94,6 +98,13 @@ METHOD = f"""## How it is measured
 - **The products**, the floor without the logits, are the three matrix products that no such loss does without, of the
   logits, of the gradient of the hidden states and of that of the weight, with sums in float32 and the logits rounded to
   the dtype of the inputs, timed in each round. What has fewer logits at a time may fall below 1: they stay in a cache.
+- **Below {1e3 * DISPATCH:.0f} µs** the time is that of the host, which dispatches the call, and is marked so: such rows
+  do not compare losses.
+- **Products of float32**: on a GPU, JAX rounds their factors to TF32 by default, and PyTorch is set to do the same.
+  Rows with the *highest precision* multiply in float32, JAX and PyTorch alike.
+- **Not measured**: a candidate that is not installed, runs out of memory or fails is named below the tables of its
+  device, with the reason. The others of the case are measured.
+- **Eager calls** have no `jit`: a call computes the losses, or the gradient of their mean, on small arrays.
 - **Errors** are against the plain form in float64: of the value, over the mean size of the losses; of a gradient, the
   largest error over its largest entry. The tables show the larger of the two. Inputs are random, so these show that
   nobody computes something else, and what half precision costs: below 5e-7 they are a few roundings of float32 and no
@@ -130,7 +141,13 @@ def _in_order(result: Record) -> Record:
 
 
 def _place(record: Record) -> tuple:
-    return ORDER.index(record["loss"]), record["dtype"] == "bfloat16", -math.prod(record["shape"])
+    rank = ORDER.index(record["loss"]), record["dtype"] == "bfloat16", -math.prod(record["shape"])
+    return *rank, record.get("variant", "")
+
+
+def _comparable(record: Record) -> bool:
+    """A loss as the table of cases has it, beside its peers."""
+    return not record.get("kind") and not record.get("variant") and "jaxloss" in record["candidates"]
 
 
 def is_equal(spread: list[float], again: list[float]) -> bool:
@@ -148,11 +165,14 @@ def _ratio(record: Record, peer: str) -> str:
 
 
 def _error(candidate: Record) -> str:
+    if candidate["value_error"] is None:
+        return "error unknown"
     return f"{max(candidate['value_error'], candidate['gradient_error']):.0e}".replace("e-0", "e-")
 
 
 def _glance(measured: list[Record]) -> str:
     """Ours over the fastest other of each case, a column a device."""
+    measured = [result | {"records": [r for r in result["records"] if _comparable(r)]} for result in measured]
     columns = {
         platform: [r for r in measured if r["device"]["platform"] == platform] for platform in ("cpu", "gpu", "tpu")
     }
@@ -176,6 +196,8 @@ def _fastest(record: Record | None) -> str:
     if record is None:
         return tables.MISSING
     others = {name: c for name, c in record["candidates"].items() if name != "jaxloss"}
+    if not others:  # no time was left
+        return f"{tables.digits(record['candidates']['jaxloss']['ms'])} ms, alone"
     name = max(others, key=lambda name: others[name]["ours_over_it"][1])
     return f"{_ratio(record, name)} of {name} ({_error(record['candidates']['jaxloss'])}, {_error(others[name])})"
 
@@ -187,7 +209,10 @@ def _device(result: Record, output: pathlib.Path) -> Iterator[str]:
     slug = records.slug(device["name"])
     ceilings = [session["ceilings"] for session in result["sessions"]]
     for group in GROUPS:
-        found = [r for r in result["records"] if group.belongs(r)]
+        variants = [r for r in result["records"] if group.belongs(r) and r.get("variant") and r["candidates"]]
+        if variants:
+            yield f"### {group.title}, called in other ways, {device['name']}\n\n{_every(variants, group.floor)}"
+        found = [r for r in result["records"] if group.belongs(r) and _comparable(r)]
         if not found:
             continue
         file = f"benchmarks/results/{slug}-{group.part}"
@@ -205,6 +230,58 @@ def _device(result: Record, output: pathlib.Path) -> Iterator[str]:
         if group is LINEAR:
             yield _all_temporaries(found, ["jaxloss", *peers])
         yield _details(found, group.floor)
+    tokens = [r for r in result["records"] if r.get("kind") == "tokens" and r["candidates"]]
+    yield from _tokens(tokens, device["name"])
+    yield from _eager([r for r in result["records"] if r.get("kind") == "eager"], device["name"])
+    yield from _skipped(result["records"], device["name"])
+
+
+def _tokens(found: list[Record], device: str) -> Iterator[str]:
+    if not found:
+        return
+    rows = []
+    for record in found:
+        most = {name: candidate["tokens"] for name, candidate in record["candidates"].items()}
+        cells = [f"{'at least ' * (most[n] == record['most'])}{most[n]}" if n in most else "" for n in OURS_AND_OPTAX]
+        memory = f"{record['memory'] / 2**30:.0f} GiB" if record["memory"] else ""
+        rows.append([tables.name(record), shape_and_dtype(record), memory, *cells])
+    headers = ["loss", "features × classes", "memory of JAX", *OURS_AND_OPTAX]
+    yield f"### The most tokens that fit, {device}\n\n" + (
+        "Value and gradients run once; tokens are halved until they do.\n\n" + tables.table(rows, headers)
+    )
+
+
+def _eager(found: list[Record], device: str) -> Iterator[str]:
+    if not found:
+        return
+    rows = []
+    for record in found:
+        cells = []
+        for program in PROGRAMS:
+            times = {name: record["candidates"].get(name, {}).get(f"{program}_ms") for name in OURS_AND_OPTAX}
+            cells += ["" if time is None else f"{tables.digits(time)} ms" for time in times.values()]
+            ratio = record["candidates"].get("optax", {}).get(f"{program}_ours_over_it")
+            cells.append("" if ratio is None else f"{ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}]")
+        rows.append([tables.name(record), shape_and_dtype(record), *cells])
+    headers = [f"{program}, {column}" for program in PROGRAMS for column in (*OURS_AND_OPTAX, "ours over optax")]
+    yield f"### Eager calls, {device}\n\n" + (
+        "Time of a call without `jit`. Ratios below 1: jaxloss is faster.\n\n"
+        + tables.table(rows, ["loss", "shape", *headers])
+    )
+
+
+def _skipped(found: list[Record], device: str) -> Iterator[str]:
+    """Who has no numbers, and why."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for record in found:
+        for name, why in record.get("skipped", {}).items():
+            cases.setdefault((name, why), []).append(f"{tables.name(record)} {shape_and_dtype(record)}")
+    if cases:
+        lines = [
+            f"- {name}: {why} ({', '.join(of) if len(of) <= FEW else f'{len(of)} cases'})"
+            for (name, why), of in cases.items()
+        ]
+        yield f"### Not measured, {device}\n\n" + "\n".join(lines)
 
 
 def _row(record: Record, peers: list[str], mark: Callable[[Record], str], copy_gbps: float) -> list[str]:
@@ -217,7 +294,7 @@ def _row(record: Record, peers: list[str], mark: Callable[[Record], str], copy_g
     return [
         tables.name(record) + mark(record),
         shape_and_dtype(record),
-        f"{tables.digits(ours['ms'])} ms",
+        f"{tables.digits(ours['ms'])} ms{', dispatch' if ours['ms'] < DISPATCH else ''}",
         f"{ours['of_floor'][1]:.1f}",
         f"{share:.0%}",
         f"{tables.mib(ours['temp_bytes'])} MiB",
@@ -244,7 +321,17 @@ def _notes() -> str:
 
 
 def _details(group: list[Record], floor: str) -> str:
-    def spread(ratios: list[float]) -> str:
+    return (
+        "<details><summary>Every candidate: time, spread, compilation, memory and errors</summary>\n\n"
+        + _every(group, floor)
+        + "\n\n</details>"
+    )
+
+
+def _every(group: list[Record], floor: str) -> str:
+    def spread(ratios: list[float] | None) -> str:
+        if ratios is None:
+            return ""
         low, middle, high = ratios
         return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
@@ -259,19 +346,14 @@ def _details(group: list[Record], floor: str) -> str:
                     name,
                     f"{tables.digits(c['ms'])} ms",
                     spread(c["of_floor"]),
-                    spread(c["ours_over_it"]),
+                    spread(c.get("ours_over_it")),
                     compile_seconds,
                     tables.MISSING if c["temp_bytes"] is None else f"{tables.mib(c['temp_bytes'])} MiB",
-                    f"{c['value_error']:.0e}",
-                    f"{c['gradient_error']:.0e}",
+                    *("" if c[e] is None else f"{c[e]:.0e}" for e in ("value_error", "gradient_error")),
                 ]
             )
-        twice = ["jaxloss, twice", "", "", spread(record["again"]), "", "", "", ""]
+        twice = ["jaxloss, twice", "", "", spread(record.get("again")), "", "", "", ""]
         rows.append([tables.name(record), shape_and_dtype(record), *twice])
     headers = ["loss", "shape", "candidate", "time", f"over {floor}", "ours over it", "compilation", "temporaries"]
     headers += ["error of the value", "of the gradient"]
-    return (
-        "<details><summary>Every candidate: time, spread, compilation, memory and errors</summary>\n\n"
-        + tables.table(rows, headers)
-        + "\n\n</details>"
-    )
+    return tables.table(rows, headers)

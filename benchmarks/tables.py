@@ -11,12 +11,13 @@ Record = dict[str, Any]
 OF_SEQUENCES = {case.loss for case in CASES if len(case.quick) == 4}  # batch, frames, labels, classes
 SMALL = {case.loss for case in CASES if case.dtypes != BOTH} - OF_SEQUENCES  # measured once
 OF_PRODUCTS = {case.loss for case in CASES if case.products}
+RATES = {"float32": "f32", "tf32": "f32 rounded to TF32", "bfloat16": "bf16"}
 MISSING = "not measured"
 TOO_LARGE = "too large"
 
 
 def name(record: Record) -> str:
-    return f"`{record['loss']}`"
+    return f"`{record['loss']}`" + (f", {record['variant']}" if record.get("variant") else "")
 
 
 def table(rows: list[list[str]], headers: list[str]) -> str:
@@ -31,9 +32,10 @@ def provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
         best = ""
         if ceilings := session.get("ceilings"):
-            copy, f32, bf16 = (ceilings[f] for f in ("copy_gbps", "matmul_float32_tflops", "matmul_bfloat16_tflops"))
-            best = f" Ceilings of that run: copy {copy:.0f} GB/s, read and written; matrix product {f32:.2g} (f32) and "
-            best += f"{bf16:.2g} TFLOP/s (bf16)."
+            found = {name: ceilings.get(f"matmul_{key}_tflops") for key, name in RATES.items()}
+            rates = " and ".join(f"{rate:.2g} ({name})" for name, rate in found.items() if rate)
+            best = f" Ceilings of that run: copy {ceilings['copy_gbps']:.0f} GB/s, read and written; matrix product "
+            best += f"{rates} TFLOP/s."
         lines.append(
             f"- {f'run {number}: ' if several else ''}`{session['command']}`, {session['date']}, commit "
             f"{session['commit']}: {versions}.{best}"

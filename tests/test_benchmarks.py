@@ -1,11 +1,17 @@
 """The benchmarks run, every candidate computes the loss that it stands beside, and results outlive other runs."""
 
+import itertools
 import json
+import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,8 +20,8 @@ import jaxloss
 pytest.importorskip("tabulate")
 pytest.importorskip("cpuinfo")
 pytest.importorskip("matplotlib")
-from benchmarks import measure, records, report, tables
-from benchmarks.candidates import MODULES
+from benchmarks import eager, headline, measure, records, report, run, tables
+from benchmarks.candidates import MODULES, Candidate, ours
 from benchmarks.cases import CASES
 from benchmarks.compiled_text import collectives, in_loops, largest
 
@@ -68,18 +74,24 @@ def quick(tmp_path_factory):
         ],
     }
     records.save(output / "benchmarks" / "results" / "another-gpu.json", other)
+    return output, benchmarks("--quick", "--output", output)
+
+
+def benchmarks(*arguments):
+    """What the command prints."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    run = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output)]
-    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return output, done.stdout
+    return done.stdout
 
 
 def test_every_candidate_computes_the_same_loss(quick):
     output, printed = quick
     (file,) = (f for f in (output / "benchmarks" / "results").glob("*.json") if f.name != "another-gpu.json")
-    found = json.loads(file.read_text())["records"]
+    found = [r for r in json.loads(file.read_text())["records"] if not r.get("kind")]
     assert {r["loss"] for r in found} == {case.loss for case in CASES}
+    assert all("jaxloss" in r["candidates"] for r in found), [r["skipped"] for r in found]
     seen = set()
     for record in found:
         for name, candidate in record["candidates"].items():
@@ -168,3 +180,239 @@ def test_the_true_gradient_of_a_weight_is_that_of_all_chunks_of_rows(monkeypatch
     np.testing.assert_allclose(sums, [value, size], rtol=1e-12)
     np.testing.assert_allclose(first_rows, of_hidden[:10], rtol=1e-12)
     np.testing.assert_allclose(all_rows, of_weight, rtol=1e-10)
+
+
+# The short list, the time budget, and what goes wrong on the way.
+
+
+@pytest.fixture
+def as_a_user_runs_it():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+HUBER, LINEAR = (next(c for c in CASES if c.loss == loss) for loss in ("huber_loss", "linear_cross_entropy"))
+CEILINGS = {"copy_gbps": 1.0, "matmul_float32_tflops": 1.0, "matmul_bfloat16_tflops": 1.0}
+QUICK = measure.limits_of("cpu", quick=True)
+
+
+def candidate(run):
+    return Candidate(run, jax.block_until_ready, np.asarray, None, 0)
+
+
+def out_of_memory(*_):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\nMore lines.")
+
+
+def test_results_alone_are_written_and_make_a_page_elsewhere(tmp_path):
+    page = (ROOT / "BENCHMARKS.md").read_bytes()
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    printed = benchmarks("--quick", "--cases", "headline", "--only", "ntxent", "huber", "--out", out, "--commit", "abc")
+    (file,) = out.iterdir()
+    result = json.loads(file.read_text())
+    assert {session["commit"] for session in result["sessions"]} == {"abc"}
+    found = {(r["loss"], r.get("kind"), r.get("variant")): r for r in result["records"]}
+    assert set(found) == {
+        ("ntxent", None, None),
+        ("ntxent", None, "highest precision"),
+        ("huber_loss", None, None),
+        ("huber_loss", "eager", None),
+    }
+    assert all("jaxloss" in record["candidates"] for record in found.values()), printed
+    benchmarks("--report", file, "--output", elsewhere)
+    written = (elsewhere / "BENCHMARKS.md").read_text()
+    for part in ("`ntxent`, highest precision", "Eager calls", "commit abc", f"## {result['device']['name']}"):
+        assert part in written
+    assert (ROOT / "BENCHMARKS.md").read_bytes() == page
+
+
+def test_no_record_is_started_after_the_time_is_up(tmp_path, monkeypatch, capsys):
+    clock = itertools.count()
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(measure, "ceilings", lambda quick: CEILINGS)
+    names = [{"loss": "huber_loss", "shape": [n, 2], "dtype": "float32"} for n in range(9)]
+    tasks = [run.Task(name, lambda: {"candidates": {}, "skipped": {}}) for name in names]
+    monkeypatch.setattr(run, "tasks", lambda *_: tasks)
+    session = {"versions": {"jax": "0"}, "commit": "abc"}
+    run.measure_all("headline", [""], True, tmp_path, session, deadline=5)
+    (file,) = tmp_path.iterdir()
+    found = len(json.loads(file.read_text())["records"])
+    assert 0 < found < 9
+    assert f"no time left: {9 - found} of 9 records were not started" in capsys.readouterr().out
+
+
+def test_results_are_saved_after_each_record(tmp_path, monkeypatch):
+    def cut_off():
+        raise KeyboardInterrupt
+
+    name = {"loss": "huber_loss", "shape": [2, 2], "dtype": "float32"}
+    tasks = [run.Task(name, lambda: {"candidates": {}, "skipped": {}}), run.Task(name, cut_off)]
+    monkeypatch.setattr(run, "tasks", lambda *_: tasks)
+    monkeypatch.setattr(measure, "ceilings", lambda quick: CEILINGS)
+    with pytest.raises(KeyboardInterrupt):
+        run.measure_all("all", [""], True, tmp_path, {"versions": {"jax": "0"}, "commit": "abc"}, deadline=math.inf)
+    (file,) = tmp_path.iterdir()
+    assert len(json.loads(file.read_text())["records"]) == 1
+
+
+def test_candidates_that_fail_are_lines_of_the_record(monkeypatch, as_a_user_runs_it):
+    real = measure.candidates
+    calls = itertools.count()
+
+    def fails_in_the_rounds():
+        return out_of_memory() if next(calls) > 1 else (1.0, (jnp.zeros((4, 8)),))
+
+    def with_others(*arguments):
+        yield from (pair for pair in real(*arguments) if pair[0] in ("jaxloss", "plain"))
+        yield "early", out_of_memory
+        yield "late", lambda: candidate(fails_in_the_rounds)
+        yield "wrong", lambda: candidate(lambda: 1 / 0)
+
+    monkeypatch.setattr(measure, "candidates", with_others)
+    found = measure.record(HUBER, (4, 8), "float32", "cpu", CEILINGS, True, QUICK)
+    assert set(found["candidates"]) == {"jaxloss", "plain"}
+    assert found["skipped"]["early"] == found["skipped"]["late"] == measure.OUT_OF_MEMORY
+    assert found["skipped"]["wrong"] == "division by zero"
+
+
+def test_the_page_has_records_without_ours_and_with_ours_alone(monkeypatch, tmp_path, as_a_user_runs_it):
+    real = measure.candidates
+
+    def without_ours(*arguments):
+        yield "jaxloss", out_of_memory
+        yield from (pair for pair in real(*arguments) if pair[0] == "plain")
+
+    monkeypatch.setattr(measure, "candidates", without_ours)
+    names = {"loss": "huber_loss", "shape": [4, 8], "dtype": "float32"}
+    found = names | measure.record(HUBER, (4, 8), "float32", "cpu", CEILINGS, True, QUICK)
+    assert found["skipped"]["jaxloss"] == measure.OUT_OF_MEMORY
+    assert found["candidates"]["plain"]["ms"] > 0
+    failed = names | {"shape": [5, 8], "candidates": {}, "skipped": {"jaxloss": "no device"}}
+    session = {"command": "c", "commit": "abc", "date": "d", "versions": {"jax": "0"}, "ceilings": CEILINGS}
+    result = {"device": {"name": "A GPU", "platform": "gpu"}, "sessions": [], "records": []}
+    monkeypatch.setattr(measure, "candidates", real)
+    late = QUICK._replace(deadline=-math.inf)
+    alone = names | {"shape": [6, 8]} | measure.record(HUBER, (6, 8), "float32", "cpu", CEILINGS, True, late)
+    file = tmp_path / "benchmarks" / "results" / "a-gpu.json"
+    records.save(file, records.merge(result, session, [found, failed, alone]))
+    page = report.write(tmp_path).read_text()
+    assert "ms, alone" in page
+    assert "jaxloss: out of memory (`huber_loss` 4×8 f32)" in page
+    assert "jaxloss: no device (`huber_loss` 5×8 f32)" in page
+
+
+def test_times_are_kept_where_the_truth_is_not_known(monkeypatch, as_a_user_runs_it):
+    monkeypatch.setattr(measure, "truth", out_of_memory)
+    found = measure.record(HUBER._replace(peers=()), (4, 8), "float32", "cpu", CEILINGS, True, QUICK)
+    assert found["skipped"]["float64"] == measure.OUT_OF_MEMORY
+    assert found["candidates"]["jaxloss"]["ms"] > 0
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("CUDA error")])
+def test_memory_of_torch_is_given_back_after_each_record(monkeypatch, error):
+    emptied = []
+
+    def empty_cache():
+        emptied.append(True)
+        if error:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(empty_cache=empty_cache)))
+    found = run.measured(run.Task({}, out_of_memory), "gpu")
+    assert found == {"candidates": {}, "skipped": {"jaxloss": measure.OUT_OF_MEMORY}}
+    assert emptied == [True]
+
+
+def test_a_peer_that_is_not_installed_is_a_line_of_the_record(monkeypatch, as_a_user_runs_it):
+    absent = dict.fromkeys(MODULES, "not installed")
+    for module in ("benchmarks.measure.missing", "benchmarks.candidates.missing"):
+        monkeypatch.setattr(module, lambda device: absent)
+    found = measure.record(HUBER, (4, 8), "float32", "cpu", CEILINGS, True, QUICK)
+    assert found["skipped"] == {peer.name: "not installed" for peer in HUBER.peers}
+    assert set(found["candidates"]) == {"jaxloss", "plain"}
+    assert "not installed" not in run.summary({"loss": "l", "shape": [1], "dtype": "float32"} | found, absent)
+
+
+def test_candidates_of_a_record_end_with_the_time_but_for_ours(as_a_user_runs_it):
+    late = QUICK._replace(deadline=-math.inf)
+    found = measure.record(HUBER, (4, 8), "float32", "cpu", CEILINGS, True, late)
+    assert set(found["candidates"]) == {"jaxloss"}
+    assert found["skipped"]["plain"] == measure.LATE
+
+
+def test_what_would_take_too_long_is_left_out_of_the_rounds_but_for_ours(monkeypatch):
+    monkeypatch.setattr(measure, "_seconds", lambda candidate, repeats: candidate)
+    times, failed = measure.rounds({"jaxloss": 9.0, "slow": 0.6, "fast": 0.1}, measure.Limits(1e-3, 2))
+    assert set(times) == {"jaxloss", "fast"}
+    assert set(failed) == {"slow"}
+
+
+def test_the_commit_of_a_copy_is_a_hash_of_its_sources(tmp_path):
+    assert records.session("c", "abc")["commit"] == "abc"
+    copy = tmp_path / "copy"
+    for folder in ("jaxloss", "benchmarks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    first = records._commit(copy)
+    assert first.startswith("unknown, sources ")
+    if shutil.which("git"):  # the copy lies in the checkout of something else
+        subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+        assert records._commit(copy) == first
+    with (copy / "jaxloss" / "_regression.py").open("a") as file:
+        file.write("\n")
+    assert records._commit(copy) != first
+
+
+@pytest.mark.parametrize("where", ["shape", "on_cpu"])
+def test_the_short_list_is_of_cases_and_can_be_called(where, as_a_user_runs_it):
+    rows = [(row.case, getattr(row, where), row.dtype) for row in (*headline.FIRST, *headline.LAST)]
+    assert rows[0][0].loss == "linear_cross_entropy"
+    assert {case.loss for case, *_ in rows} <= {case.loss for case in CASES}
+    keys = [(case.loss, case.variant, *rest) for case, *rest in rows]
+    assert len(set(keys)) == len(keys)  # a record replaces another with the same key
+    for case, shape, dtype in rows:
+        arrays = jax.eval_shape(lambda case=case, rest=(shape, dtype): case.draw(jax.random.key(0), *rest))
+        for form in (case.plain, ours(case), *case.ways.values()):
+            assert jax.eval_shape(form, *arrays).dtype in (jnp.float32, jnp.bfloat16)
+
+
+def test_small_arrays_leave_the_cache_of_a_gpu_and_products_of_float32_are_measured_twice():
+    runs = run.everything([""], accelerator=True, quick=False)
+    for case, shape, _ in runs:
+        if case.loss in tables.SMALL - {"ntxent", "circle_loss", "multilabel_hinge_loss"}:
+            assert 4 * math.prod(shape) > 1e8, case.loss
+    for loss in "ntxent", "circle_loss":
+        assert [case.precision for case, *_ in runs if case.loss == loss] == [None, "highest"]
+    assert all(case.precision is None for case, *_ in run.everything([""], accelerator=False, quick=False))
+    ceilings = CEILINGS | {"matmul_tf32_tflops": 8.0}
+    rates = [measure._tflops(ceilings, "float32", precision, "gpu") for precision in (None, "highest")]
+    assert rates == [8.0, 1.0]
+
+
+def test_the_truth_of_a_gpu_is_that_of_a_cpu_in_other_chunks(monkeypatch, as_a_user_runs_it):
+    monkeypatch.setattr(measure, "COMPARED", 5 * 32)
+    monkeypatch.setattr(measure, "CHUNK", 5 * 32)
+    monkeypatch.setattr(measure, "CHUNK_ON_GPU", 7 * 32)
+    arrays = measure.draw(HUBER, (24, 32), "bfloat16")
+    (*sums, slopes), (*others, theirs) = (measure.truth(HUBER, arrays, 32, device) for device in ("cpu", "gpu"))
+    np.testing.assert_allclose(sums, others, rtol=1e-12)
+    np.testing.assert_allclose(slopes, theirs, rtol=1e-12)
+    assert slopes[0].dtype == "float64"
+
+
+def test_tokens_are_halved_until_they_fit(monkeypatch, as_a_user_runs_it):
+    real = measure.draw
+    monkeypatch.setattr(
+        measure, "draw", lambda case, shape, dtype: out_of_memory() if shape[0] > 8 else real(case, shape, dtype)
+    )
+    head = LINEAR._replace(peers=())
+    monkeypatch.setattr(measure, "missing", lambda device: {"optax": "not installed"})
+    found = measure.most_tokens(head, (64, 4, 16), "bfloat16", "cpu", QUICK)
+    assert found["candidates"] == {"jaxloss": {"tokens": 8}}
+    assert found["skipped"] == {"optax": "not installed"}
+
+
+def test_compilations_of_eager_calls_are_counted():
+    again = jax.jit(lambda x: x + 1)
+    x = jnp.ones(3)
+    assert eager.compilations(lambda: again(x)) == 0
+    assert eager.compilations(lambda: jax.jit(lambda x: x + 1)(x)) == 1
