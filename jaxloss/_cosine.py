@@ -153,6 +153,7 @@ def _vectors(
     if weight is not None and not _inputs.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
         kept, weight = excluding(kept, weight, is_finite(x) & is_finite(t))
     x, t = (removed_as(0, a, kept, features) for a in (x, t))
+    x, t = map(lax.optimization_barrier, (x, t))  # of constants, XLA turns (t s) (t s) into (t t) (s s): it overflows
     smallest = _inputs.option(name, "epsilon", epsilon, 0, x.shape[:-1], _inputs.compute_dtype(x, t))
     if smallest is not None:
         smallest = smallest if kept is None else jnp.where(kept, smallest, 1)
@@ -174,14 +175,10 @@ def largest_power(x: Array) -> Array:
 
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:
-    """What takes the largest entries near 4: one number for both if they are of similar length.
-
-    Behind a barrier, as XLA would make one number of the scales of constant targets, and that may overflow.
-    """
+    """What takes the largest entries near 4: one number for both if they are of similar length."""
     of_x, of_t = largest_power(x), largest_power(t)
     similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
-    scales: tuple[Array, Array] = lax.optimization_barrier((4 / of_x, 4 / jnp.where(similar, of_x, of_t)))
-    return scales
+    return 4 / of_x, 4 / jnp.where(similar, of_x, of_t)
 
 
 def _sums(

@@ -18,8 +18,8 @@ def times(a: Array, b: Array) -> Array:
 
 def times_bounded(a: Array, b: Array) -> Array:
     """The same for b >= 0, in a form that XLA fuses into a sum: b is bounded by 0 where a is 0, else by infinity."""
-    size, tiny = jnp.abs(a), jnp.finfo(a.dtype).tiny
-    return a * jnp.minimum(b, size / (tiny - jnp.minimum(size, tiny)))
+    largest = lax.optimization_barrier(jnp.finfo(a.dtype).max)  # XLA would make infinity of the square of a constant
+    return a * jnp.minimum(b, jnp.abs(a) * largest * largest)
 
 
 def minus(a: Array, b: Array) -> Array:

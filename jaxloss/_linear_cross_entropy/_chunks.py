@@ -82,30 +82,56 @@ def _logits(plan: Plan, heads: tuple[Head, ...], kept: Array | None) -> tuple[Ar
 # mesh that splits an axis into blocks splits each chunk alike, and no device waits for another's chunk.
 
 
-def _parts(shape: tuple[int, ...], chunk: int) -> tuple[int, ...]:
-    """Into how many parts each axis is cut, for chunks of that many tokens at most."""
-    chunks, parts = math.ceil(math.prod(shape) / chunk), []
+def _lengths(shape: tuple[Any, ...], chunk: int) -> tuple[int, ...]:
+    """How long a chunk of that many tokens at most is along each axis, in chunks as equal as can be.
+
+    Of axes whose size is a symbol, as in `jax.export`, the last one fills the chunk and the others have one token each.
+    """
+    known = [size for size in shape if isinstance(size, int)]
+    chunks, lengths = _ceil(math.prod(known), chunk), []
+    for size in reversed(known):
+        lengths.append(max(1, _ceil(size, min(size, chunks)) if chunks > 1 and size else size))
+        chunks = _ceil(chunks, _ceil(size, lengths[-1]) or 1)
+    room = max(1, chunk // math.prod(lengths))
+    found = []
     for size in reversed(shape):
-        length = math.ceil(size / min(size, chunks)) if chunks > 1 and size else size
-        parts.append(math.ceil(size / length) if length else 1)
-        chunks = math.ceil(chunks / parts[-1])
-    return tuple(reversed(parts))
+        if isinstance(size, int):
+            found.append(lengths.pop(0))
+        else:
+            found.append(room)
+            room = 1
+    return tuple(reversed(found))
 
 
-def _cut(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
+def _ceil(a: Any, b: Any) -> Any:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def _parts(shape: tuple[Any, ...], lengths: tuple[int, ...]) -> list[Any]:
+    """Into how many parts each axis is cut; one part of an empty one."""
+    return [1 if isinstance(size, int) and not size else _ceil(size, n) for size, n in zip(shape, lengths, strict=True)]
+
+
+def _is_cut_evenly(shape: tuple[Any, ...], lengths: tuple[int, ...]) -> bool:
+    return all(isinstance(size, int) and size % length == 0 for size, length in zip(shape, lengths, strict=True))
+
+
+def _cut(x: Array, shape: tuple[Any, ...], lengths: tuple[int, ...]) -> Array:
     """[tokens, rest] as [chunks, tokens of a chunk, rest]."""
-    rest = x.shape[len(shape) :]
-    lengths = [math.ceil(size / part) for size, part in zip(shape, parts, strict=True)]
-    fill = [(0, part * length - size) for size, part, length in zip(shape, parts, lengths, strict=True)]
-    if any(end for _, end in fill):
+    rest, parts = x.shape[len(shape) :], _parts(shape, lengths)
+    if not _is_cut_evenly(shape, lengths):
+        fill = [(0, part * length - size) for size, part, length in zip(shape, parts, lengths, strict=True)]
         x = jnp.pad(x, fill + [(0, 0)] * len(rest))
+    lengths = tuple(min(n, size) if isinstance(size, int) else n for n, size in zip(lengths, shape, strict=True))
     x = x.reshape(*(n for pair in zip(lengths, parts, strict=True) for n in pair), *rest)
     x = jnp.moveaxis(x, range(1, 2 * len(shape), 2), range(len(shape)))
     return x.reshape(math.prod(parts), *lengths, *rest)
 
 
-def _join(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
+def _join(x: Array, shape: tuple[Any, ...], lengths: tuple[int, ...]) -> Array:
     """The inverse of `_cut`."""
+    parts = _parts(shape, lengths)
     x = x.reshape(*parts, *x.shape[1:])
     x = jnp.moveaxis(x, range(len(shape)), range(1, 2 * len(shape), 2))
     x = x.reshape(*(x.shape[2 * i] * part for i, part in enumerate(parts)), *x.shape[2 * len(shape) :])
@@ -115,12 +141,12 @@ def _join(x: Array, shape: tuple[int, ...], parts: tuple[int, ...]) -> Array:
 def _parted(chunk: int, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], Callable[[Any], Any]]:
     """Hidden, tokens, kept and whatever else is of tokens, in chunks, and what joins such arrays."""
     shape = arrays[0][0].shape[:-1]
-    parts = _parts(shape, chunk)
-    if arrays[2] is None and any(size % part for size, part in zip(shape, parts, strict=True)):
+    lengths = _lengths(shape, chunk)
+    if arrays[2] is None and not _is_cut_evenly(shape, lengths):
         arrays = *arrays[:2], jnp.ones(shape, bool), *arrays[3:]  # what fills the last chunk is excluded
     return (
-        jax.tree.map(lambda a: _cut(a, shape, parts), arrays),
-        lambda found: jax.tree.map(lambda a: _join(a, shape, parts), found),
+        jax.tree.map(lambda a: _cut(a, shape, lengths), arrays),
+        lambda found: jax.tree.map(lambda a: _join(a, shape, lengths), found),
     )
 
 
