@@ -205,17 +205,21 @@ def compute_dtype(*arrays: Array) -> np.dtype:
     return np.dtype(np.float64 if wide else np.float32)
 
 
-def class_axes(name: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that `axis` names, as non-negative numbers, in its order."""
+def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:
+    """The axes that the argument names, as non-negative numbers, in its order."""
     ndim = len(shape)
     named = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     if any(not isinstance(a, (int, np.integer)) for a in named):
-        raise TypeError(f"{name}: expected `axis` to be an int, a tuple of ints or None, got {axis!r}.")
+        raise TypeError(f"{name}: expected `{argument}` to be an int, a tuple of ints or None, got {axis!r}.")
     if any(not -ndim <= a < ndim for a in named) or len({a % ndim for a in named}) < len(named) or not named:
-        raise ValueError(f"{name}: expected `axis` to name distinct axes of an array of rank {ndim}, got {axis!r}.")
+        raise ValueError(
+            f"{name}: expected `{argument}` to name distinct axes of an array of rank {ndim}, got {axis!r}."
+        )
     named = tuple(int(a) % ndim for a in named)
     if any(shape[a] == 0 for a in named):
-        raise ValueError(f"{name}: expected at least one class along `axis` {axis}, got an array of shape {shape}.")
+        raise ValueError(
+            f"{name}: expected at least one class along `{argument}` {axis}, got an array of shape {shape}."
+        )
     return named
 
 

@@ -13,8 +13,8 @@ from . import _inputs
 from ._compiled import compiled
 from ._elements import Terms, summands
 from ._numerics import over, sigmoids
-from ._reduction import finish
-from ._rows import apart
+from ._reduction import finish, weigh
+from ._rows import apart, is_finite
 from ._softmax_rows import probabilities, summary
 from ._types import Axis, Reduction
 
@@ -111,7 +111,9 @@ def dice_loss(
     reduction: Reduction = "mean",
     ignore_background: bool = False,
     axis: int | tuple[int, ...] | None = None,
+    class_axis: int = -1,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Array:
     r"""Dice loss of a segmentation, from logits: for each image, the mean of its classes.
 
@@ -126,7 +128,8 @@ def dice_loss(
     ``reduction`` is optax's, over the classes of an image: the batch is left, for :func:`jaxloss.reduce`.
 
     Args:
-      predictions: logits, floating, of shape (batch, ..., classes). One class means a sigmoid.
+      predictions: logits, floating, of shape (batch, ..., classes), or with the classes on ``class_axis``. One class
+        means a sigmoid.
       targets: :math:`t` in [0, 1], such as one-hot labels, real, of the shape of ``predictions``. Where one of both has
         one axis less, it gets a class axis of 1; where both have no class axis, take :func:`binary_dice_loss`.
       class_weights: shape (classes,): the loss of each class is multiplied by its weight; the mean still divides by the
@@ -137,17 +140,19 @@ def dice_loss(
       apply_softmax: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, over the classes.
       ignore_background: leaves class 0, of several, out of the loss.
-      axis: the axis of the pixels, or several; None for all but the first and the last. So of shape (N, classes) each
-        row is an image of one pixel; ``axis=0`` sums over them.
+      axis: the axis of the pixels, or several; None for all but the class axis and the first of the others, the batch.
+        So of shape (N, classes) each row is an image of one pixel; ``axis=0`` sums over them.
+      class_axis: the axis of the classes: 1 for images of shape (batch, classes, height, width).
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
         removes may hold anything. An image without any costs 0, and counts in a mean over the
         batch, unless :func:`jaxloss.reduce` is told to leave it out.
+      weights: real, broadcast to (batch,): each image's loss is multiplied by its weight. A weight of 0 excludes.
 
     ``smooth``, ``alpha`` and ``beta`` may be traced, and broadcast to the loss of each class.
 
     Returns:
-      The loss of shape (batch,), or (batch, classes) for ``"none"``: that of ``predictions`` without ``axis``; float64
-      if an input is, else float32.
+      The loss of shape (batch,), or (batch, classes) for ``"none"``: that of ``predictions`` without ``axis``, the
+      classes last; float64 if an input is, else float32.
 
     Raises:
       TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
@@ -174,11 +179,15 @@ def dice_loss(
     """
     name = "dice_loss"
     _inputs.choice(name, "reduction", reduction)
-    maps = _pixels(name, *_same_rank(*_maps(name, predictions, targets, apply_softmax)), where)
+    x, t = _same_rank(*_maps(name, predictions, targets, apply_softmax), class_axis)
+    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    axis = _pixel_axes(name, axis, class_axis, x.ndim)
+    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
     if class_weights is not None:
         class_weights = _inputs.real(name, "class_weights", class_weights)
         _inputs.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
+    losses = losses if weight is None else weigh(weight[..., None], losses)
     if reduction == "none":
         return losses
     return losses.mean(-1) if reduction == "mean" else losses.sum(-1)
@@ -191,7 +200,10 @@ def binary_dice_loss(
     *,
     smooth: ArrayLike = 1.0,
     apply_sigmoid: bool = True,
+    class_axis: int = -1,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
 ) -> Array:
     r"""Dice loss of a mask, from the logits of its pixels: :func:`dice_loss` of one class.
 
@@ -205,12 +217,14 @@ def binary_dice_loss(
       targets: :math:`t` in [0, 1], real, of the shape of ``predictions``, or with or without the axis of 1.
       smooth: :math:`s \ge 0`, in pixels. At 0, a mask neither predicted nor there costs 0.
       apply_sigmoid: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
+      class_axis: where the axis of 1 is, if there is one.
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any costs 0, and counts in a mean over the
-        batch, unless :func:`jaxloss.reduce` is told to leave it out.
+        removes may hold anything. An image without any costs 0, and does not count in a mean.
+      weights: real, broadcast to (batch,). A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over images, see :func:`jaxloss.reduce`.
 
     Returns:
-      The loss in [0, 1], of shape (batch,); float64 if an input is, else float32.
+      The loss in [0, 1], of shape (batch,), or a scalar; float64 if an input is, else float32.
 
     Raises:
       TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
@@ -230,11 +244,16 @@ def binary_dice_loss(
       Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
     """
     name = "binary_dice_loss"
+    _inputs.choice(name, "reduction", reduction)
     x, t = _maps(name, predictions, targets, apply_sigmoid)
-    if x.ndim == t.ndim and x.shape[-1:] != (1,):
-        x, t = x[..., None], t[..., None]
-    maps = _pixels(name, *_same_rank(x, t), where)
-    return _of_classes(name, maps, apply_sigmoid, smooth=smooth).mean(-1)
+    if x.ndim == t.ndim and not _has_one_class(x, class_axis):
+        x, t, class_axis = x[..., None], t[..., None], -1
+    x, t = _same_rank(x, t, class_axis)
+    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    axis = _pixel_axes(name, None, class_axis, x.ndim)
+    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
+    losses = _of_classes(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
+    return finish(losses, _any_pixel(maps), weight, reduction)
 
 
 @compiled(smooth=_inputs.NOT_NEGATIVE)
@@ -245,7 +264,10 @@ def multiclass_generalized_dice_loss(
     smooth: ArrayLike = 1.0,
     apply_softmax: bool = True,
     ignore_background: bool = False,
+    class_axis: int = -1,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
 ) -> Array:
     r"""Dice loss in which rare classes weigh more: a class of :math:`n_c` pixels :math:`1 / n_c^2`.
 
@@ -257,17 +279,21 @@ def multiclass_generalized_dice_loss(
     targets has weight 0; without any class the loss is 0.
 
     Args:
-      predictions: logits, floating, of shape (batch, ..., classes). One class means a sigmoid.
+      predictions: logits, floating, of shape (batch, ..., classes), or with the classes on ``class_axis``. One class
+        means a sigmoid.
       targets: :math:`t` in [0, 1], such as one-hot labels, real, of the shape of ``predictions``.
       smooth: :math:`s \ge 0`, in pixels. It may be traced, and broadcasts to (batch, classes).
       apply_softmax: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
       ignore_background: leaves class 0, of several, out of the sum of the losses, not out of that of the weights; the
         sum is multiplied by classes / (classes - 1), as in optax.
+      class_axis: the axis of the classes: 1 for images of shape (batch, classes, height, width).
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
         removes may hold anything. An image without any does not count.
+      weights: real, broadcast to (batch,). A weight of 0 excludes the image, but for the number of pixels of a class.
+      reduction: ``"mean"``, ``"sum"`` or ``"none"`` over images, see :func:`jaxloss.reduce`.
 
     Returns:
-      A scalar, of the whole batch; float64 if an input is, else float32.
+      A scalar, of the whole batch, or of shape (batch,) for ``"none"``; float64 if an input is, else float32.
 
     Raises:
       TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
@@ -290,14 +316,17 @@ def multiclass_generalized_dice_loss(
       Sudre et al., https://arxiv.org/abs/1707.03237.
     """
     name = "multiclass_generalized_dice_loss"
-    maps = x, t, kept = _pixels(name, *_maps(name, predictions, targets, apply_softmax), where)
-    pixels = tuple(range(x.ndim - 1))
-    n = t.astype(_inputs.compute_dtype(x, t)).sum(pixels)
-    weights = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
-    weights = over(weights, weights.sum()) * len(weights)
-    losses = _of_classes(name, maps, apply_softmax, None, ignore_background, smooth, class_weights=weights)
-    images = None if kept is None else jnp.broadcast_to(kept.any(pixels[1:]), losses.shape)
-    return finish(losses, images, None, "mean")
+    _inputs.choice(name, "reduction", reduction)
+    x, t = _maps(name, predictions, targets, apply_softmax)
+    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    axis = _pixel_axes(name, None, class_axis, x.ndim)
+    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
+    x, t, _ = maps
+    n = t.astype(_inputs.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
+    of_class = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
+    of_class = over(of_class, of_class.sum()) * of_class.size
+    losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
+    return finish(losses, _any_pixel(maps), weight, reduction)
 
 
 def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
@@ -305,41 +334,80 @@ def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -
     return kind(name, "predictions", predictions), _inputs.real(name, "targets", targets)
 
 
-def _same_rank(x: Array, t: Array) -> tuple[Array, Array]:
+def _has_one_class(x: Array, class_axis: int) -> bool:
+    return -x.ndim <= class_axis < x.ndim and x.shape[class_axis] == 1
+
+
+def _same_rank(x: Array, t: Array, class_axis: int) -> tuple[Array, Array]:
     """Both, of which the one with an axis less has got a class axis."""
-    if t.ndim == x.ndim - 1 and x.shape[-1] == 1:
-        return x, t[..., None]
-    return (x[..., None], t) if x.ndim == t.ndim - 1 and t.shape[-1] == 1 else (x, t)
+    if t.ndim == x.ndim - 1 and _has_one_class(x, class_axis):
+        return x, jnp.expand_dims(t, class_axis)
+    return (jnp.expand_dims(x, class_axis), t) if x.ndim == t.ndim - 1 and _has_one_class(t, class_axis) else (x, t)
 
 
-def _pixels(name: str, x: Array, t: Array, where: ArrayLike | None) -> tuple[Array, Array, Array | None]:
-    """Both, 0 where a pixel is removed, and the mask."""
+def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, ndim: int) -> tuple[int, ...]:
+    """The axes of the pixels once the class axis is the last one."""
+    if axis == ():  # a sum over nothing
+        return ()
+    if axis is None:
+        return tuple(range(1, ndim - 1))
+    axes = _inputs.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
+    if class_axis in axes:
+        raise ValueError(f"{name}: expected `axis` without the class axis, got {axis!r}.")
+    return tuple(a - (a > class_axis) for a in axes)
+
+
+_Maps = tuple[Array, Array, Array | None]
+"""Predictions and targets, the classes last, and the mask of pixels."""
+
+
+def _images(
+    name: str,
+    x: Array,
+    t: Array,
+    class_axis: int,
+    axes: tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> tuple[_Maps, Array | None]:
+    """The maps, 0 where a pixel is removed, and the weight of each image."""
     _inputs.same_shape(name, "targets", t, x.shape)
-    _inputs.class_axes(name, -1, x.shape)
-    if where is None:
-        return x, t, None
-    kept = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape[:-1])[..., None]
-    return jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
+    x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
+    kept = weight = None
+    if where is not None:
+        kept = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape[:-1])
+    if weights is not None:
+        shape = tuple(n for a, n in enumerate(x.shape[:-1]) if a not in axes)
+        weight = _inputs.broadcast(
+            name, "weights", _inputs.real(name, "weights", weights).astype(_inputs.compute_dtype(x, t)), shape
+        )
+        usable = jnp.expand_dims(weight != 0, axes) | (is_finite(x) & is_finite(t)).all(axes, keepdims=True)
+        kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
+    if kept is None:
+        return (x, t, None), None
+    kept = kept[..., None]
+    return (jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept), weight
+
+
+def _any_pixel(maps: _Maps) -> Array | None:
+    """Whether an image of (batch, ..., classes) has a pixel."""
+    x, _, kept = maps
+    return None if kept is None else kept.any(tuple(range(1, x.ndim)))
 
 
 def _of_classes(
     name: str,
-    maps: tuple[Array, Array, Array | None],
+    maps: _Maps,
     logits: bool,
-    axis: int | tuple[int, ...] | None = None,
+    axes: tuple[int, ...],
     ignore_background: bool = False,
     smooth: ArrayLike = 1.0,
     alpha: ArrayLike = 0.5,
     beta: ArrayLike = 0.5,
     class_weights: ArrayLike | None = None,
 ) -> Array:
-    """The weighted loss of each class of each image, of what `_pixels` returns."""
+    """The weighted loss of each class of each image."""
     x, t, kept = maps
-    axes = tuple(range(1, x.ndim - 1)) if axis is None else axis
-    if axes != ():  # which sums over nothing
-        axes = _inputs.class_axes(name, axes, (1,) * x.ndim)  # there may be no pixel along one
-    if x.ndim - 1 in axes:
-        raise ValueError(f"{name}: expected `axis` without the class axis, got {axis!r}.")
     dtype, shape = _inputs.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
     options = {"alpha": alpha, "beta": beta, "smooth": smooth}
     options["class_weights"] = 1.0 if class_weights is None else class_weights
