@@ -103,7 +103,8 @@ def recomputing(function: Callable[..., Array]) -> Callable[..., Array]:
     """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
 
     def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
-        return tuple(jax.vjp(function, *args)[1](g))
+        each = [a if a is None or a.ndim else jnp.broadcast_to(a, g.shape) for a in args]  # a derivative for each loss
+        return tuple(jax.vjp(function, *each)[1](g))
 
     return every_mode(lambda *args: (function(*args), args), backward)
 

@@ -15,7 +15,7 @@ from ._compiled import compiled
 from ._cosine import _compare, _gradients, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._numerics import power_of_two
+from ._numerics import power_of_two, times
 from ._reduction import excluding, finish, merge
 from ._rows import any_left, apart, is_finite, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
@@ -130,10 +130,10 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
         unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    of_eps = jnp.where(eps == 0, 0, _SHRUNK / unit)
+    of_eps = _SHRUNK / unit
     (unit,) = apart(unit)
     (total,) = apart(power(difference / unit).sum(-1, keepdims=True))
-    total += eps * power(of_eps)
+    total += times(eps, power(of_eps))
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 

@@ -187,8 +187,10 @@ def quotient(a: Array, b: Array) -> Array:
 
 @jax.custom_jvp
 def soft_cap(x: Array, cap: Array) -> Array:
-    """cap * tanh(x / cap)."""
-    return cap * jnp.tanh(quotient(x, cap))
+    """cap * tanh(x / cap); near 0, and at an infinite cap, x (1 - u^2 / 3)."""
+    u = quotient(x, cap)
+    near = jnp.abs(u) < 1e-4
+    return jnp.where(near, x * (1 - jnp.square(u) / 3), jnp.where(near, 1, cap) * jnp.tanh(u))
 
 
 def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:

@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._compiled import compiled
 from ._reduction import merge, reduce, weigh
+from ._rows import rows
 from ._softmax_rows import dense
+from ._types import Axis
 
 
 @compiled()
@@ -17,6 +19,7 @@ def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
+    axis: Axis = -1,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduce_fn: Callable[..., Array] | None = jnp.mean,
@@ -29,8 +32,9 @@ def ranking_softmax_loss(
     Here ``where`` and ``weights`` are of items, and ``reduce_fn`` reduces the lists, as in optax.
 
     Args:
-      logits: the scores :math:`s`, floating, of shape (..., items).
+      logits: the scores :math:`s`, floating, the items of a list along ``axis``.
       labels: the relevances :math:`y`, real, of the shape of ``logits``. They need not sum to 1.
+      axis: the axis of the items, or several that together are one, or None for all.
       where: boolean, broadcast to the shape of ``logits``: True is an item, False fills up the list, and may hold
         anything. A list without items does not count.
       weights: :math:`w`, real, broadcast to the shape of ``logits``. An item of weight 0 remains in its list, as one of
@@ -60,14 +64,12 @@ def ranking_softmax_loss(
     name = "ranking_softmax_loss"
     x, y = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
     _inputs.same_shape(name, "labels", y, x.shape)
-    _inputs.class_axes(name, -1, x.shape)
-    items = lists = None
-    if where is not None:
-        items = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape)
-        lists = items.any(-1)
-    _, weight = merge(name, None, weights, x.shape, _inputs.compute_dtype(x, y))
+    items, weight = merge(name, where, weights, x.shape, _inputs.compute_dtype(x, y))
     if weight is not None:
         y = weigh(weight, y.astype(weight.dtype))
+    axes = _inputs.class_axes(name, axis, x.shape)
+    x, y, items = rows(x, axes), rows(y, axes), None if items is None else rows(items, axes)
+    lists = None if items is None else items.any(-1)
     losses = dense(x, y, lists, items, None, None, None, None)
     if lists is not None:
         losses = jnp.where(lists, losses, 0)

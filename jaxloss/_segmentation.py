@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from . import _inputs
 from ._compiled import compiled
 from ._elements import Terms, summands
-from ._numerics import over, sigmoids
+from ._numerics import over, power_of_two, sigmoids
 from ._reduction import finish, weigh
 from ._rows import apart, is_finite
 from ._softmax_rows import probabilities, summary
@@ -441,7 +441,9 @@ def _overlap(
 
 def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
     intersection, false_positives, false_negatives = overlap
-    return _share(alpha * false_positives + beta * false_negatives, intersection + smooth)
+    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
+    errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
+    return _share(errors, unit * (intersection + smooth))
 
 
 @jax.custom_jvp

@@ -1,0 +1,136 @@
+"""Every public function, ready to be called: for laws that hold for what is no loss of (predictions, targets), too.
+
+The rows of cases.py, those of linear_cases.py, and one for each function that neither has. All arguments of a call are
+arrays; `batched` says which have the batch as their first axis.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from linear_cases import LINEAR_CASES
+
+import jaxloss
+
+BATCH, CLASSES = 4, 6
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A function of arrays, and how to draw them for a batch."""
+
+    id: str
+    name: str
+    function: Callable[..., Any]
+    draw: Callable[[np.random.Generator, int], tuple[jax.Array, ...]]
+    batched: tuple[bool, ...]
+    differentiable: bool = True
+
+    def total(self, *arrays: jax.Array) -> jax.Array:
+        """The sum of all floating results."""
+        leaves = jax.tree.leaves(self.function(*arrays))
+        return sum(a.sum() for a in leaves if jnp.issubdtype(a.dtype, np.floating))
+
+    def of_first(self, arrays: tuple[jax.Array, ...]) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+        """The total as a function of the first floating array, and that array."""
+        first = next(i for i, a in enumerate(arrays) if jnp.issubdtype(a.dtype, np.floating))
+        return lambda x: self.total(*arrays[:first], x, *arrays[first + 1 :]), arrays[first]
+
+
+def _reals(*shape: int):
+    return lambda rng, n: jnp.asarray(rng.normal(size=(n, *shape)), np.float32)
+
+
+def _integers(high: int, *shape: int, low: int = 0):
+    return lambda rng, n: jnp.asarray(rng.integers(low, high, size=(n, *shape)), np.int32)
+
+
+def _bits(*shape: int):
+    return lambda rng, n: jnp.asarray(rng.integers(2, size=(n, *shape)), np.float32)
+
+
+def _matrix(*shape: int):
+    return lambda rng, n: jnp.asarray(rng.normal(size=shape), np.float32)
+
+
+def _call(
+    name: str, function: Callable[..., Any], *draws: Callable[..., jax.Array], differentiable: bool = True
+) -> Call:
+    batched = tuple("_matrix" not in draw.__qualname__ for draw in draws)
+    return Call(name, name, function, lambda rng, n: tuple(d(rng, n) for d in draws), batched, differentiable)
+
+
+def _of_case(case) -> Call:
+    return Call(case.id, case.name, case, lambda rng, n: case.draw(rng, n, classes=CLASSES), (True, True))
+
+
+def _of_linear(case) -> Call:
+    def function(labels, *arrays):
+        return case(arrays, labels, chunk_size=2)
+
+    def draw(rng, n):
+        arrays, labels = case.draw(rng, n, classes=CLASSES)
+        return labels, *arrays
+
+    return Call(case.id, case.name, function, draw, (True, *(True, False, False) * (2 if case.teacher else 1)))
+
+
+def _joint(encoded, predicted):
+    return encoded[..., :, None, :] + predicted[..., None, :, :]
+
+
+def _fenchel_young(scores, targets):
+    return jaxloss.make_fenchel_young_loss(jax.scipy.special.logsumexp)(scores, targets)
+
+
+FRAMES, LABELS = _reals(7, CLASSES), _integers(CLASSES, 3, low=1)
+OTHERS = [
+    _call("reduce", jaxloss.reduce, _reals()),
+    _call("smooth_labels", lambda t: jaxloss.smooth_labels(t, 0.1), _bits(CLASSES)),
+    _call("make_fenchel_young_loss", _fenchel_young, _reals(CLASSES), _bits(CLASSES)),
+    _call("ranking_softmax_loss", jaxloss.ranking_softmax_loss, _reals(CLASSES), _bits(CLASSES)),
+    _call("ntxent", jaxloss.ntxent, _reals(5), _integers(2)),
+    _call("circle_loss", jaxloss.circle_loss, _reals(5), _integers(2)),
+    _call("dice_loss", jaxloss.dice_loss, _reals(5, 3), _bits(5, 3)),
+    _call("binary_dice_loss", jaxloss.binary_dice_loss, _reals(5), _bits(5)),
+    _call("multiclass_generalized_dice_loss", jaxloss.multiclass_generalized_dice_loss, _reals(5, 3), _bits(5, 3)),
+    _call(
+        "linear_cross_entropy_with_metrics",
+        jaxloss.linear_cross_entropy_with_metrics,
+        _reals(8),
+        _matrix(8, CLASSES),
+        _integers(CLASSES),
+    ),
+    _call("ctc_loss", lambda x, y: jaxloss.ctc_loss(x, labels=y), FRAMES, LABELS),
+    _call(
+        "ctc_loss_with_forward_probs",
+        lambda x, y: jaxloss.ctc_loss_with_forward_probs(x, labels=y)[0],
+        FRAMES,
+        LABELS,
+    ),
+    _call("ctc_align", lambda x, y: jaxloss.ctc_align(x, labels=y), FRAMES, LABELS, differentiable=False),
+    _call("ctc_greedy_decode", jaxloss.ctc_greedy_decode, FRAMES, differentiable=False),
+    _call("ctc_beam_decode", lambda x: jaxloss.ctc_beam_decode(x, beam_size=3), FRAMES, differentiable=False),
+    _call("rnnt_loss", lambda x, y: jaxloss.rnnt_loss(x, labels=y, blank_id=0), _reals(7, 4, CLASSES), LABELS),
+    _call(
+        "rnnt_loss_with_joint",
+        lambda h, g, y: jaxloss.rnnt_loss_with_joint(_joint, h, g, y, blank_id=0, chunk_size=3),
+        _reals(7, CLASSES),
+        _reals(4, CLASSES),
+        LABELS,
+    ),
+]
+
+CALLS = [*map(_of_case, CASES), *map(_of_linear, LINEAR_CASES), *OTHERS]
+NOT_CALLED = {"LogProbs", "TokenMetrics", "CTCAlignment", "CTCDecoded"}  # results
+
+
+def over_calls(calls, *smoke: str):
+    """A test over these calls, of which some are in the smoke subset."""
+    marks = dict.fromkeys(smoke, pytest.mark.smoke)
+    return pytest.mark.parametrize("call", [pytest.param(c, id=c.id, marks=marks.get(c.id, ())) for c in calls])

@@ -1,0 +1,35 @@
+"""JAX's debuggers report nothing on ordinary input."""
+
+import jax
+import numpy as np
+import pytest
+from calls import BATCH, CALLS, over_calls
+from jax.experimental import checkify
+
+import jaxloss
+
+CHECKS = checkify.float_checks | checkify.index_checks
+
+
+@over_calls(CALLS)
+def test_checkify_is_silent(call, rng):
+    total, x = call.of_first(call.draw(rng, BATCH))
+    error, _ = jax.jit(checkify.checkify(jax.value_and_grad(total) if call.differentiable else total, CHECKS))(x)
+    error.throw()
+
+
+@over_calls(CALLS)
+@pytest.mark.parametrize("flag", ["jax_debug_nans", "jax_debug_infs"])
+def test_flags_are_silent(call, flag, rng):
+    total, x = call.of_first(call.draw(rng, BATCH))
+    jax.config.update(flag, True)
+    try:
+        jax.grad(total)(x) if call.differentiable else total(x)
+    finally:
+        jax.config.update(flag, False)
+
+
+def test_what_is_excluded_by_its_weight_is_silent(rng):
+    x, y = np.float32(rng.normal(size=(3, 4))), np.array([1, -100, 2])
+    with jax.debug_nans(True):
+        jax.grad(lambda x: jaxloss.softmax_cross_entropy_with_integer_labels(x, y, weights=y >= 0, reduction="mean"))(x)
