@@ -39,7 +39,7 @@ def every_mode(
     backward: Callable[[Any, Array], tuple[Array | None, ...]],
     *,
     loop: bool = False,
-    infinite: bool = False,
+    infinite: tuple[int, ...] = (),
 ) -> Callable[..., Array]:
     """The function with the derivative ``backward``, in reverse and in forward mode.
 
@@ -52,8 +52,8 @@ def every_mode(
 
     Each argument is None, or has the shape of the losses and more axes where it is a row. ``backward`` may return more
     precision than the argument has. ``loop`` says that ``forward`` is a loop, which no compiler merges with its like:
-    it is run once, and has to be right to differentiate as it stands, twice. ``infinite`` says that a gradient may be
-    infinite for finite arguments, so that a tangent of 0 has to be told from an infinite one.
+    it is run once, and has to be right to differentiate as it stands, twice. ``infinite`` are the positions of the
+    arguments by which a gradient may be infinite where the loss is finite: there a tangent of 0 contributes 0.
 
     The function takes ``unweighted`` as well, a mask of the losses: where it is True nothing has a derivative that is
     not finite, of any order, for these losses are multiplied by a weight of 0.
@@ -83,7 +83,7 @@ def every_mode(
                         none = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
                         gradient = jnp.where(none, 0, gradient)
                     t = t.astype(gradient.dtype)
-                    product = multiply_by_tangent(gradient, t) if infinite else gradient * t
+                    product = multiply_by_tangent(gradient, t) if i in infinite else gradient * t
                     tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
             return tangent
 

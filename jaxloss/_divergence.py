@@ -85,7 +85,7 @@ def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
     return -t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq + 1)
 
 
-_kl = elementwise(lambda lq, t: times(t, _log(t) - lq), _kl_slopes)
+_kl = elementwise(lambda lq, t: times(t, _log(t) - lq), _kl_slopes, infinite=(1,))
 
 
 @compiled()
@@ -227,7 +227,7 @@ def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
     return jnp.exp(lq) - t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq)
 
 
-_generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes)
+_generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes, infinite=(1,))
 
 
 @compiled(beta=_inputs.UNIT)

@@ -31,11 +31,15 @@ class Terms(NamedTuple):
 
 
 def elementwise(
-    formula: Callable[..., Array], slopes: Callable[..., tuple[Array | None, ...]] | None = None
+    formula: Callable[..., Array],
+    slopes: Callable[..., tuple[Array | None, ...]] | None = None,
+    *,
+    infinite: tuple[int, ...] = (),
 ) -> Callable[..., Array]:
     """The formula on arguments widened to the dtype of the loss, which keeps for its derivative no more than them.
 
-    Without ``slopes``, the partial derivatives by each argument, JAX differentiates the formula.
+    Without ``slopes``, the partial derivatives by each argument, JAX differentiates the formula. ``infinite`` are the
+    positions of the arguments whose slopes may be infinite.
     """
 
     def widened(*args: Array) -> list[Array]:
@@ -51,7 +55,7 @@ def elementwise(
     def backward(saved: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
         return tuple(None if slope is None else g * slope for slope in slopes(*widened(*saved)))
 
-    return every_mode(forward, backward)
+    return every_mode(forward, backward, infinite=infinite)
 
 
 def of_error(
@@ -126,8 +130,9 @@ def summands(
     weights: ArrayLike | None,
     reduction: Reduction,
     kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
+    rule: bool = True,
 ) -> tuple[list[Array], Terms, Mask]:
-    """The same of a sum over ``axis``."""
+    """The same of a sum over ``axis``; without a ``rule``, what has weight 0 and is not finite is excluded."""
     checked = _kinds(name, arrays, kinds)
     _inputs.choice(name, "reduction", reduction)
     dtype, full = _inputs.compute_dtype(*checked), checked[0].shape
@@ -139,7 +144,8 @@ def summands(
     kept, weight = merge(name, where, weights, shape, dtype)
     if entries is not None:
         kept = entries.any(axes) if kept is None else kept & entries.any(axes)
-    kept, weight = excluding(kept, weight)
+    usable = None if rule else jnp.stack([jnp.isfinite(x).all(axes) for x in checked]).all(0)
+    kept, weight = excluding(kept, weight, usable)
     numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
     rows = None if kept is None else jnp.expand_dims(kept, axes)

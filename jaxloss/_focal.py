@@ -387,7 +387,7 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
             of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
         return gradient, of_t, (g * times(labels, by_option)).sum(-1), None, None, of_share
 
-    return every_mode(forward, backward)
+    return every_mode(forward, backward, infinite=(1,))
 
 
 @jax.custom_jvp

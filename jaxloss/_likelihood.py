@@ -99,9 +99,9 @@ def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
 
 
 _poisson = elementwise(
-    lambda r, t: _of_rate(r, r - times(t, jnp.log(r))), lambda r, t: (_rate_slope(r, t), -jnp.log(r))
+    lambda r, t: _of_rate(r, r - times(t, jnp.log(r))), lambda r, t: (_rate_slope(r, t), -jnp.log(r)), infinite=(0, 1)
 )
-_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate)
+_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate, infinite=(0, 1))
 
 
 @compiled()

@@ -80,7 +80,7 @@ def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
     return -over(t, p), -jnp.log(p)
 
 
-_cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes)
+_cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes, infinite=(0, 1))
 
 
 @compiled()
@@ -301,7 +301,7 @@ def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
     return -jnp.exp(times(q - 1, log_p)), by_q
 
 
-_generalized = elementwise(_generalized_of_label, _generalized_slopes)
+_generalized = elementwise(_generalized_of_label, _generalized_slopes, infinite=(0,))
 
 
 @compiled(label_smoothing=_inputs.UNIT)
@@ -383,4 +383,4 @@ def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Arra
     return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
 
 
-_binary = elementwise(_binary_element, _binary_slopes)
+_binary = elementwise(_binary_element, _binary_slopes, infinite=(0, 1))

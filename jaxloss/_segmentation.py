@@ -93,6 +93,7 @@ def tversky_loss(
         weights,
         reduction,
         kinds=(_inputs.real, _inputs.real),
+        rule=False,
     )
     options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
     return finish(_loss(_overlap(_given, p, t, entries, axes, 0), *options), *mask)

@@ -440,4 +440,4 @@ def _dense_backward(dense: _Dense, g: Array) -> tuple[Array | None, ...]:
     return gradient, of_labels, None, None, of_smoothing, of_z_loss, of_cap, of_scale
 
 
-dense = every_mode(_dense_forward, _dense_backward)
+dense = every_mode(_dense_forward, _dense_backward, infinite=(1,))

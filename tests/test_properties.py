@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, CLASSES, NOT_LOSSES, every_case, every_row_case
+from cases import CASES, CLASSES, NOT_LOSSES, NOT_ZERO, SIGN, every_case, every_row_case
 from tolerances import close, same
 
 import jaxloss
@@ -168,6 +168,87 @@ def test_weights_are_repetition(case, rng):
     by_weights = jax.grad(lambda w: case(x, t, weights=w, reduction="mean"))(weights + 1)
     mean = case(x, t, weights=weights + 1, reduction="mean")
     same(by_weights, (losses - mean) / (weights + 1).sum(), span=10)
+
+
+@every_case
+def test_a_weight_of_zero_has_its_derivative(case, rng):
+    """The loss, where that is finite; and the derivative by a weight of the gradient is the gradient of the loss."""
+    x, t = case.draw(rng, 6)
+    losses, gradient = case(x, t), jax.grad(total(case))(x, t)
+    bad = jnp.asarray(np.resize([False, False, True], losses.shape))
+    dirty, labels = plant(case, x, t, bad)
+    zero, tangent = jnp.zeros(losses.shape), jnp.asarray(np.resize([1.0, 2.0], losses.shape), np.float32)
+    entries = [a[..., None] if case.rows else a for a in (bad, tangent)]
+
+    def weighted(x, w, reduction="sum"):
+        return case(x, labels, weights=w, reduction=reduction)
+
+    @jax.jit
+    def law(x, w):
+        by_weight = jax.grad(weighted, 1)(x, w), jax.jacfwd(weighted, 1)(x, w)
+        forward = jax.jvp(lambda w: jax.grad(weighted)(x, w), (w,), (tangent,))[1]
+        reverse = jax.grad(lambda x: jax.jvp(lambda w: weighted(x, w), (w,), (tangent,))[1])(x)
+        second = jax.jvp(jax.grad(weighted), (x, w), (jnp.ones_like(x), jnp.zeros_like(w)))[1]
+        return by_weight, (forward, reverse), second
+
+    by_weight, mixed, second = law(dirty, zero)
+    for ours in by_weight:
+        same(ours, jnp.where(bad, 0, losses), span=10)
+    for ours in mixed:
+        same(ours, jnp.where(entries[0], 0, entries[1] * gradient), span=10)
+    np.testing.assert_array_equal(second, 0)
+    first = jnp.zeros(losses.size).at[0].set(3).reshape(losses.shape)
+    of_mean = jax.grad(lambda w: case(x, t, weights=w, reduction="mean"))(first)
+    same(of_mean, (losses - losses.ravel()[0]) / 3, span=10)
+
+
+@every_row_case
+def test_a_mean_counts_no_row_without_classes(case, rng):
+    """Mask, weights and the reduction at once."""
+    x, t = case.draw(rng, 4)
+    left = jnp.asarray([True, False, True, True])
+    weights = jnp.asarray([1.0, 5.0, 2.0, 3.0])
+    dirty = plant(case, x, t, ~left)
+    losses = case(x, t)
+    ours = case(*dirty, where=jnp.broadcast_to(left[:, None], x.shape), weights=weights, reduction="mean")
+    kept = jnp.where(left, weights, 0)
+    close(ours, (kept * losses).sum() / kept.sum(), jnp.abs(losses).max(), span=10)
+
+
+@every_case
+def test_no_option_sees_what_is_excluded(case, rng):
+    if not case.options:
+        return
+    x, t = case.draw(rng, 4)
+    kept = jnp.asarray(np.resize([True, False], case(x, t).shape))
+    dirty = plant(case, x, t, ~kept)
+    options = {name: jnp.float32(value) for name, value in case.options.items()}
+
+    @jax.jit
+    def law(x, t, **masks):
+        return jax.grad(lambda options: jnp.where(kept, case(x, t, **options, **masks), 0).sum())(options)
+
+    expected = law(x, t)
+    for masks in ({"where": kept}, {"weights": kept.astype(np.float32)}):
+        for name, ours in law(*dirty, **masks).items():
+            same(ours, expected[name], span=10, of=name)
+
+
+@every_case
+def test_a_tangent_of_zero_is_none(case, rng):
+    """Also as a number, beside an infinite derivative: at targets and probabilities of 0 and 1."""
+    if case.targets == "index":
+        return
+    x, t = case.draw(rng, 3)
+    t = t if case.target_domain in (SIGN, NOT_ZERO) else t.at[0].set(0)
+    x = x.at[0, 0].set(-np.inf) if case.rows and "softmax" in case.name else x
+    if "log_" not in case.name and case.predictions.draw(rng, (9, 4), 2.0).min() > 0:
+        x = x.at[1].set(0)
+    dx, dt = jnp.cos(x), jnp.sin(t + 1)
+    by_x = jax.jit(lambda: jax.jvp(lambda x: case(x, t), (x,), (dx,))[1])()
+    by_t = jax.jit(lambda: jax.jvp(lambda t: case(x, t), (t,), (dt,))[1])()
+    same(jax.jit(jax.jvp, static_argnums=0)(case, (x, t), (dx, jnp.zeros_like(t)))[1], by_x, span=10)
+    same(jax.jit(jax.jvp, static_argnums=0)(case, (x, t), (jnp.zeros_like(x), dt))[1], by_t, span=10)
 
 
 @every_case
