@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -56,8 +57,13 @@ def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callab
             if _UNKNOWN in kinds or not _is_hashable(static):
                 return function(*args, **kwargs)
             traced = (value for value, kind in zip(given.values(), kinds, strict=True) if kind is _TRACED)
-            result: R = run(static, *traced)
-            return result
+            try:
+                result: R = run(static, *map(_as_jax, traced))
+            except (TypeError, ValueError):
+                pass
+            else:
+                return result
+            return function(*args, **kwargs)  # raises the same sentence, without JAX's frames and notes
 
         return call
 
@@ -78,6 +84,11 @@ def _kind(value: Any) -> Any:
 def _static_kind(value: Any) -> Any:
     """The type; a function that was made inside of another is a new one in each call, and not worth compiling for."""
     return _UNKNOWN if callable(value) and "<" in getattr(value, "__qualname__", "") else type(value)
+
+
+def _as_jax(value: Any) -> Any:
+    """A NumPy array of 64 bits, which a derivative of a compiled function takes for one of 32, as an array of JAX."""
+    return jnp.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _is_hashable(static: tuple[Any, ...]) -> bool:

@@ -15,7 +15,7 @@ from ._compiled import compiled
 from ._cosine import _compare, _gradients, _vectors
 from ._derivatives import every_mode
 from ._elements import elements, elementwise
-from ._numerics import power_of_two, times
+from ._numerics import power_of_two
 from ._reduction import excluding, finish, merge
 from ._rows import any_left, apart, is_finite, of_each, prologue, removed_as, rows, wide
 from ._types import Axis, Reduction
@@ -118,7 +118,15 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
     if known in (1, np.inf):
         size = difference * jnp.sign(difference)
         return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
-    q, eps, square = q[..., None], eps[..., None], known == 2
+    if known is None:  # a degree among others that is infinite has no powers either
+        is_largest = q == jnp.inf
+        by_powers = _by_powers(difference, eps, jnp.where(is_largest, 2, q), False)
+        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), by_powers)
+    return _by_powers(difference, eps, q, True)
+
+
+def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
+    q, eps = q[..., None], eps[..., None]
     power = jnp.square if square else lambda x: _size_to_the(x, q, False)
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
     constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
@@ -130,10 +138,12 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
         unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
     else:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    of_eps = _SHRUNK / unit
+    degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
+    highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
+    of_eps = jnp.minimum(_SHRUNK / unit, highest)
     (unit,) = apart(unit)
     (total,) = apart(power(difference / unit).sum(-1, keepdims=True))
-    total += times(eps, power(of_eps))
+    total += eps * power(of_eps)
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 

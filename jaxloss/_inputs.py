@@ -166,7 +166,7 @@ def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int,
     if given == shape != expected:
         dense = name.removesuffix("_with_integer_labels")
         hint = "; for probabilities, " + (f"use `{dense}`" if dense != name else "apply `jnp.argmax`")
-    elif len(axes) == 1:
+    elif len(axes) == 1 and given != expected:
         fitting = [a for a in range(len(shape)) if shape[:a] + shape[a + 1 :] == given]
         hint = f"; if axis {fitting[0]} of `{argument}` is the class axis, pass `axis={fitting[0]}`" if fitting else ""
     array = integer(name, "labels", labels, hint)

@@ -66,7 +66,8 @@ def ranking_softmax_loss(
     _inputs.same_shape(name, "labels", y, x.shape)
     items, weight = merge(name, where, weights, x.shape, _inputs.compute_dtype(x, y))
     if weight is not None:
-        y = weigh(weight, y.astype(weight.dtype))
+        y = y.astype(weight.dtype)
+        y = weigh(weight, y if items is None else jnp.where(items, y, 0))
     axes = _inputs.class_axes(name, axis, x.shape)
     x, y, items = rows(x, axes), rows(y, axes), None if items is None else rows(items, axes)
     lists = None if items is None else items.any(-1)

@@ -89,7 +89,12 @@ def test_it_says_what_it_expected(lists):
     for args, options, error, sentence in [
         ((scores, labels[..., :4]), {}, ValueError, "expected `labels` of shape (2, 3, 5), got (2, 3, 4)."),
         ((labels.astype(np.int32), labels), {}, TypeError, "expected `logits` of a floating dtype, got int32."),
-        ((scores, labels), {"where": labels}, TypeError, "expected `where` of dtype bool, got float32."),
+        (
+            (scores, labels),
+            {"where": labels},
+            TypeError,
+            "expected `where` of dtype bool, got float32; pass `where != 0`",
+        ),
         ((scores, labels), {"weights": jnp.ones((2, 4))}, ValueError, "expected `weights` of a shape that broadcasts"),
     ]:
         with pytest.raises(error, match=re.escape(f"ranking_softmax_loss: {sentence}")):

@@ -623,7 +623,11 @@ def test_saved_are_logits_and_some_numbers_a_node(rng):
             ValueError,
             "expected `fastemit_lambda` of a shape that broadcasts to (2,), got (3,).",
         ),
-        ({"where": jnp.ones(2)}, TypeError, "expected `where` of dtype bool, got float32."),
+        (
+            {"where": jnp.ones(2)},
+            TypeError,
+            "expected `where` of dtype bool, got float32; pass `where != 0`, or",
+        ),
         (
             {"reduction": "avg"},
             ValueError,
