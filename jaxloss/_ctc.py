@@ -20,11 +20,23 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
+from . import _confident_sequences, _inputs
+from ._confident_sequences import LOG_2, exactly
 from ._derivatives import every_mode
 from ._reduction import finish
 from ._rows import at, nan_unless, of_type
-from ._sequences import Sequences, beside, log_add, pick_several, prologue, spread
+from ._sequences import (
+    Sequences,
+    beside,
+    choose,
+    log_add,
+    pick_several,
+    prologue,
+    repeated_labels,
+    shifted,
+    shifted_back,
+    spread,
+)
 from ._softmax_rows import Row, gap, probabilities, summary
 from ._types import Reduction
 
@@ -216,27 +228,6 @@ def _shares(lesser: Array) -> tuple[Array, Array]:
     return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
 
 
-def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The new states of the sequences that have this frame, and the old ones of others."""
-    if there is None:
-        return new
-    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
-
-
-def _shifted(x: Array, fill: float) -> Array:
-    """Each entry in the place of the next one."""
-    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
-
-
-def _shifted_back(x: Array) -> Array:
-    return jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
-
-
-def _repeated(y: Array) -> Array:
-    """Whether the next label is the same; behind the last one there is none."""
-    return _shifted_back(y + 1) == y + 1
-
-
 def _frame_by_frame(
     emitted: Array, y: Array, frames: Array | None
 ) -> tuple[tuple[Array, Array], tuple[tuple[Array, Array], Array, tuple[Array, Array]]]:
@@ -247,16 +238,16 @@ def _frame_by_frame(
     nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
     start = of_type((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
-    repeated = _repeated(y)
+    repeated = repeated_labels(y)
 
     def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
         (blank, label), (e, there) = states, frame
         either, of_blank = _add(blank, label)
-        entered, of_label = _add(label, _shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        entered, of_label = _add(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
         blank, label = either + e[..., :1], entered + e
         top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
         top = jnp.where(top == -jnp.inf, 0, top)
-        new = _if(there, (blank - top[..., None], label - top[..., None]), states)
+        new = choose(there, (blank - top[..., None], label - top[..., None]), states)
         return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
@@ -269,13 +260,18 @@ def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[A
     last = at(counts, y)
     total, share = _add(*(jnp.where(last, state, 0).sum(-1) for state in states))
     log_p = offsets.sum(0) + total
-    loss = jnp.where(log_p < 0, -log_p, lax.stop_gradient(log_p) - log_p)  # rounding alone makes it positive
-    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf)
+    loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
+    confident = loss < LOG_2
+    if frames is not None:
+        confident &= frames.any(-1)  # without a frame it is 0 as it stands
+    loss = _confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
+    likely = jnp.where(jnp.moveaxis(emitted, 0, -2) > -LOG_2, y[..., None, :], -1).max(-1)  # one class at most
+    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf, confident, likely)
 
 
 def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
-    x, y, frames, counts, row, shares, share, impossible = saved
-    repeated = _repeated(y)
+    x, y, frames, counts, row, shares, share, impossible, confident, likely = saved
+    repeated = repeated_labels(y)
     last = at(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
     blank, label = _shares(share[..., None])
     end = last * blank, last * label
@@ -284,19 +280,42 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
         (blank, label), (of_either, of_entered, there) = posteriors, frame
         (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
-        entering = _shifted_back(entering * label)
+        entering = shifted_back(entering * label)
         either = jnp.where(repeated, blank, blank + entering)
         old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
         emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
-        return _if(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
+        return choose(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
+    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
+    likely = jnp.where(there, likely, -1)
+    posteriors = jnp.moveaxis(emitted, 0, -2)
+    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
+    entries = posteriors, others - row.rest / (1 + row.rest), jnp.ones_like(row.top, shape=(*y.shape[:-1], x.shape[-1]))
+    gradient = _gradient(entries, there, likely, confident, x, y, frames, counts, row)
+    return g[..., None, None] * gradient, None, None, None
+
+
+def _gradient(
+    entries: tuple[Array, Array, Array],
+    there: Array,
+    likely: Array,
+    confident: Array,
+    x: Array,
+    y: Array,
+    frames: Array | None,
+    counts: Array,
+    row: Row,
+) -> Array:
+    """p less the posteriors; of a class that has most of a frame, both near 1, minus the sum of all others' entries."""
+    posteriors, at_likely, kept = entries
+    exact, at_likely, kept = _confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
     p, _ = probabilities(x, row)
-    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
-    gradient = jnp.where(there[..., None], p, 0) - spread(jnp.moveaxis(emitted, 0, -2), y, x.shape[-1])
-    return g[..., None, None] * gradient, None, None, None
+    p = jnp.where(there[..., None], p, 0)
+    gradient = exactly(kept[..., None, :] * p, p) - spread(exactly(exact, posteriors), y, x.shape[-1])
+    return jnp.where(at(likely, p), exactly(at_likely[..., None], gradient), gradient)
 
 
 _negative_log_probability = every_mode(_forward, _backward, loop=True)

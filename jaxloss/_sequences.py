@@ -106,6 +106,27 @@ def steps(
     return None, right
 
 
+def choose(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The new states of the sequences that have this frame, and the old ones of others."""
+    if there is None:
+        return new
+    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
+
+
+def shifted(x: Array, fill: float) -> Array:
+    """Each entry in the place of the next one."""
+    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+
+
+def shifted_back(x: Array) -> Array:
+    return jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
+
+
+def repeated_labels(y: Array) -> Array:
+    """Whether the next label is the same; behind the last one there is none."""
+    return shifted_back(y + 1) == y + 1
+
+
 def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """log(exp a + exp b); a - b, 0 if neither is there; and the lesser exponential over the greater.
 
