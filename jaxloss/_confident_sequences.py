@@ -24,7 +24,7 @@ from jax import Array, lax
 from ._numerics import log1p
 from ._rows import at, of_type
 from ._sequences import choose, pick_several, repeated_labels, shifted
-from ._softmax_rows import Row, exp_below, probabilities
+from ._softmax_rows import Row, exp_below, exp_sum
 
 LOG_2 = float(np.log(2))
 
@@ -86,11 +86,13 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
     equal = _same_labels(y)
     following = jnp.concatenate([equal[..., 1:, :], jnp.zeros_like(equal[..., :1, :])], -2) & more[..., None]
     rejects = (_first(y) & (n > 0))[..., None, :] & ~following  # [..., state, label]
+    dtype = p.dtype
     by_blank, by_label = other[..., None] + _sum(p, rejects), other[..., None] + _sum(p, rejects & ~equal)
-    enters, from_label = more.astype(p.dtype), (more & ~repeated_labels(y)).astype(p.dtype)
-    nothing = jnp.zeros_like(p, shape=p.shape[1:])
+    enters, from_label = more.astype(dtype), (more & ~repeated_labels(y)).astype(dtype)
+    nothing = jnp.full_like(y, 0, dtype)
     start = of_type((p, other, y, counts, frames), (jnp.where(n == 0, 1, nothing), nothing, nothing.sum(-1)))
 
+    @partial(jax.checkpoint, prevent_cse=False)  # of the states in all frames, nothing else is kept
     def step(carry: Any, frame: Any) -> Any:
         (blank, label, rejection), (p, by_blank, by_label, there) = carry, frame
         new = p[..., :1] * (blank + label), p * (label + shifted(enters * blank + from_label * label, 0))
@@ -109,7 +111,7 @@ def _ctc_terms(x: Array, y: Array, frames: Array | None, row: Row) -> tuple[Arra
     total = 1 + row.rest
     p = exp_below(pick_several(x, y), row.top[..., None]) / total[..., None]
     others = _other_classes(y, x.shape[-1], p.dtype)
-    other = (probabilities(x, row)[0] * others[..., None, :]).sum(-1)
+    other = exp_sum(x, row.top, others[..., None, :]) / total
     return jnp.moveaxis(p, -2, 0), jnp.moveaxis(other, -1, 0), others
 
 

@@ -32,7 +32,7 @@ from ._numerics import expm1, sigmoids
 from ._reduction import finish
 from ._rows import apart, at, largest, nan_unless, of_type, pick, removed_as
 from ._sequences import Sequences, log_add, prologue, shifted, shifted_back
-from ._softmax_rows import Row, exp_below, gap, probabilities
+from ._softmax_rows import Row, exp_below, exp_sum, gap, probabilities
 from ._types import Reduction
 
 
@@ -328,10 +328,7 @@ def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Ar
     of_blank, of_label = (z.astype(top.dtype) for z in (x[..., blank], label))
     exp_blank, exp_label = exp_below(of_blank, top), exp_below(of_label, top)
     exp_label = jnp.where(y[..., None, :] == blank, 0, exp_label)
-    # The terms of `exp_below`, apart: what the sum has in common with another pass would be written to memory.
-    bound = jnp.asarray(jnp.finfo(top.dtype).max, top.dtype)
-    other, bound, finite_top = apart(_other_classes(x, y, blank).astype(top.dtype), bound, jnp.clip(top, -bound, bound))
-    exp_others = (jnp.exp(jnp.minimum(x.astype(top.dtype), bound) - finite_top[..., None]) * other).sum(-1)
+    exp_others = exp_sum(x, top, _other_classes(x, y, blank).astype(top.dtype))
     every = exp_blank + exp_label + exp_others
     rest = jnp.where(of_label == top, exp_blank + exp_others, exp_blank + exp_label + (exp_others - 1))
     rest = jnp.where(of_blank == top, exp_label + exp_others, rest)
