@@ -292,7 +292,8 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     likely = jnp.where(there, likely, -1)
     posteriors = jnp.moveaxis(emitted, 0, -2)
     others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
-    entries = posteriors, others - row.rest / (1 + row.rest), jnp.ones_like(row.top, shape=(*y.shape[:-1], x.shape[-1]))
+    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
+    entries = posteriors, others - row.rest / (1 + row.rest), every_class
     gradient = _gradient(entries, there, likely, confident, x, y, frames, counts, row)
     return g[..., None, None] * gradient, None, None, None
 
