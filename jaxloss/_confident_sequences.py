@@ -14,7 +14,7 @@ of P > 1/2: others have a logarithm that is not small.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,23 @@ from jax import Array, lax
 from ._numerics import log1p
 from ._rows import at, of_type
 from ._sequences import choose, pick_several, repeated_labels, shifted
-from ._softmax_rows import Row, exp_below, exp_sum
+from ._softmax_rows import Row, exp_below, exp_sum, probabilities
 
 LOG_2 = float(np.log(2))
 
 
 def exactly(value: Array, formula: Array) -> Array:
-    """The value, with the derivative of a formula that rounds more."""
+    """The value, with the derivative of a formula that rounds more.
+
+    The difference of the formula to itself is 0 only where it has been rounded: a compiler may fuse a product into it.
+    """
+    formula = lax.optimization_barrier(formula)
     return lax.stop_gradient(value) + (formula - lax.stop_gradient(formula))
 
 
-def _exactly_where(confident: Array, value: Array, formula: Array) -> Array:
-    """The same, where the formula is finite."""
+def _where(confident: Array, value: Array, formula: Array) -> Array:
+    """The value of confident sequences, likewise."""
+    confident = confident.reshape(*confident.shape, *[1] * (formula.ndim - confident.ndim))
     return jnp.where(confident, exactly(value, jnp.where(confident, formula, 0)), formula)
 
 
@@ -43,8 +48,8 @@ def _as_it_is(computed: Any, *_: Any) -> Any:
     return computed
 
 
-def _loss_of(rejection: Array, confident: Array, loss: Array) -> Array:
-    return jnp.where(confident, -log1p(-jnp.where(confident, rejection, 0)), loss)
+def _loss(rejection: Array, confident: Array, loss: Array) -> Array:
+    return _where(confident, -log1p(-jnp.where(confident, rejection, 0)), loss)
 
 
 def _partials(rejection_of: Any, *terms: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -102,7 +107,8 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     (blank, label, rejection), _ = lax.scan(step, start, (p, by_blank, by_label, there))
-    return rejection + jnp.where(at(counts, y), 0, blank + label).sum(-1)
+    missed: Array = rejection + jnp.where(at(counts, y), 0, blank + label).sum(-1)
+    return missed
 
 
 def _ctc_terms(x: Array, y: Array, frames: Array | None, row: Row) -> tuple[Array, Array, Array]:
@@ -119,30 +125,38 @@ def _ctc_loss(
     loss: Array, confident: Array, x: Array, y: Array, frames: Array | None, counts: Array, row: Row
 ) -> Array:
     p, other, _ = _ctc_terms(x, y, frames, row)
-    return _loss_of(_ctc_rejection(p, other, y, counts, frames), confident, loss)
+    return _loss(_ctc_rejection(p, other, y, counts, frames), confident, loss)
 
 
-def ctc_loss(loss: Array, confident: Array, x: Array, y: Array, frames: Array | None, counts: Array, row: Row) -> Array:
+def ctc_loss(loss: Array, confident: Array, *given: Any) -> Array:
     """The losses, those of confident sequences exactly."""
-    given = lax.stop_gradient((loss, confident, x, y, frames, counts, row))
-    return _exactly_where(confident, lax.cond(confident.any(), _ctc_loss, _as_it_is, *given), loss)
+    replaced: Array = lax.cond(confident.any(), _ctc_loss, _as_it_is, loss, confident, *lax.stop_gradient(given))
+    return replaced
+
+
+class Entries(NamedTuple):
+    """What the gradient of CTC is made of: that of the class c in a frame is kept_c p_c - sum_{n: y_n = c} less_n."""
+
+    less: Array  # [..., frames, 1 + n]
+    at_likely: Array  # [..., frames], the entry of the class with p > 1/2
+    kept: Array  # [..., classes]
 
 
 def _ctc_entries(
-    entries: tuple[Array, Array, Array],
+    entries: Entries,
     confident: Array,
-    top: Array,
+    likely: Array,
     x: Array,
     y: Array,
     frames: Array | None,
     counts: Array,
     row: Row,
-) -> tuple[Array, Array, Array]:
-    """p_c (A_c - sum_k p_k A_k) / P, A_c being the derivative of 1 - P by p_c, the same for all classes without a label.
+) -> Entries:
+    """p_c (A_c - sum_k p_k A_k) / P, A_c being the derivative of 1 - P by p_c, equal for all classes without a label.
 
-    Of these it is p_c. That of the most probable class is minus the sum of the others.
+    For these it is p_c. That of the most probable class is minus the sum of the others.
     """
-    p, other, others = _ctc_terms(x, y, frames, row)
+    p, other, others = _ctc_terms(*lax.stop_gradient((x, y, frames, row)))
     rejection, (by_p, by_other) = _partials(partial(_ctc_rejection, y=y, counts=counts, frames=frames), p, other)
     first = _first(y)
     by_p = _sum(by_p, _same_labels(y) & first[..., None])
@@ -150,19 +164,23 @@ def _ctc_entries(
     other, by_other = (jnp.moveaxis(a, 0, -1) for a in (other, by_other))
     mean = (p * by_p).sum(-1) + other * by_other
     probability = 1 - jnp.where(confident, rejection, 0)
-    exact = jnp.where(first[..., None, :], p * (by_p - mean[..., None]), 0) / probability[..., None, None]
-    of_others = other + jnp.where(y[..., None, :] == top[..., None], 0, exact).sum(-1)
-    posteriors, at_top, kept = entries
-    return (
-        jnp.where(confident[..., None, None], -exact, posteriors),
-        jnp.where(confident[..., None], -of_others, at_top),
-        jnp.where(confident[..., None], others, kept),
+    first = jnp.broadcast_to(first[..., None, :], p.shape)
+    exact = jnp.where(first, p * (by_p - mean[..., None]), 0) / probability[..., None, None]
+    at_likely = -other - jnp.where(y[..., None, :] == likely[..., None], 0, exact).sum(-1)
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    less = entries.less - jnp.where(first, pick_several(probabilities(x, row)[0], y), 0)
+    less = jnp.where(confident[..., None, None], less, entries.less)
+    return Entries(
+        _where(confident, -exact, less),
+        _where(confident, at_likely, entries.at_likely),
+        jnp.where(confident[..., None], others, entries.kept),
     )
 
 
-def ctc_entries(entries: tuple[Array, Array, Array], confident: Array, *given: Any) -> tuple[Array, Array, Array]:
-    given = lax.stop_gradient((entries, confident, *given))
-    return lax.cond(confident.any(), _ctc_entries, _as_it_is, *given)
+def ctc_entries(entries: Entries, confident: Array, *given: Any) -> Entries:
+    """The entries, those of confident sequences exactly."""
+    replaced: Entries = lax.cond(confident.any(), _ctc_entries, _as_it_is, entries, confident, *given)
+    return replaced
 
 
 # The transducer. A node allows the blank and, but for the last of a frame, the next label.
@@ -179,42 +197,50 @@ def _transducer_rejection(blank: Array, label: Array, rejected: Array, counts: A
         return (alpha * blank + shifted(alpha * label, 0), rejection + (alpha * rejected).sum(-1)), None
 
     (alpha, rejection), _ = lax.scan(step, start, tuple(jnp.moveaxis(a, -1, 0) for a in (blank, label, rejected)))
-    return rejection + jnp.where(at(counts, alpha), 0, alpha).sum(-1)
+    missed: Array = rejection + jnp.where(at(counts, alpha), 0, alpha).sum(-1)
+    return missed
 
 
 def _transducer_loss(
     loss: Array, confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
 ) -> Array:
-    return _loss_of(_transducer_rejection(jnp.exp(blank), jnp.exp(label), rejected, counts), confident, loss)
+    return _loss(_transducer_rejection(jnp.exp(blank), jnp.exp(label), rejected, counts), confident, loss)
 
 
 def transducer_loss(loss: Array, confident: Array, *given: Array) -> Array:
     """The losses, those of confident sequences exactly."""
-    value = lax.cond(confident.any(), _transducer_loss, _as_it_is, *lax.stop_gradient((loss, confident, *given)))
-    return _exactly_where(confident, value, loss)
+    given = lax.stop_gradient(given)
+    replaced: Array = lax.cond(confident.any(), _transducer_loss, _as_it_is, loss, confident, *given)
+    return replaced
 
 
 def _transducer_cotangents(
     cotangents: tuple[Array, Array, Array], confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
-) -> tuple[Array, ...]:
-    p = jnp.exp(blank), jnp.exp(label), rejected
-    rejection, partials = _partials(partial(_transducer_rejection, counts=counts), *p)
-    slope = 1 / (1 - jnp.where(confident, rejection, 0))[..., None, None]
-    exact = slope * p[0] * partials[0], slope * p[1] * partials[1], slope * partials[2]
-    return tuple(jnp.where(confident[..., None, None], *pair) for pair in zip(exact, cotangents, strict=True))
+) -> tuple[Array, Array, Array]:
+    of_blank, of_label, of_rejected = cotangents
+    arcs = jnp.exp(blank), jnp.exp(label)
+    p_blank, p_label = lax.stop_gradient(arcs)
+    rejection_of = partial(_transducer_rejection, counts=counts)
+    rejection, partials = _partials(rejection_of, p_blank, p_label, lax.stop_gradient(rejected))
+    slope = jnp.where(confident, 1 / (1 - jnp.where(confident, rejection, 0)), 0)[..., None, None]
+    by_blank, by_label, alpha = (slope * derivative for derivative in partials)
+    return (
+        _where(confident, p_blank * by_blank, of_blank + alpha * arcs[0]),
+        _where(confident, p_label * by_label, of_label + alpha * arcs[1]),
+        jnp.where(confident[..., None, None], alpha, of_rejected),
+    )
 
 
 def transducer_cotangents(
-    cotangents: tuple[Array, Array, Array], confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
-) -> tuple[Array, ...]:
+    cotangents: tuple[Array, Array, Array], confident: Array, *given: Array
+) -> tuple[Array, Array, Array]:
     """The cotangents of the logarithms of blanks and labels, and of the rejected probabilities.
 
     At a node of confident sequences they are the posteriors' (-P(blank), -P(label), 0) plus a multiple of (p_blank,
     p_label, 1), which by the softmax is nothing, since all its probabilities sum to 1. With the multiple alpha / P,
     alpha the probability of the node, posteriors near 1 are replaced by what they lack.
     """
-    given = lax.stop_gradient((cotangents, confident, blank, label, rejected, counts))
-    value = lax.cond(confident.any(), _transducer_cotangents, _as_it_is, *given)
-    multiple = lax.stop_gradient(value[2])
-    formulas = cotangents[0] + multiple * jnp.exp(blank), cotangents[1] + multiple * jnp.exp(label)
-    return *map(exactly, value, formulas), multiple
+    replaced: tuple[Array, Array, Array] = lax.cond(
+        confident.any(), _transducer_cotangents, _as_it_is, cotangents, confident, *given
+    )
+    return replaced

@@ -21,10 +21,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _confident_sequences, _inputs
-from ._confident_sequences import LOG_2, exactly
+from ._confident_sequences import LOG_2
 from ._derivatives import every_mode
 from ._reduction import finish
-from ._rows import at, nan_unless, of_type
+from ._rows import at, nan_unless, of_type, pick
 from ._sequences import (
     Sequences,
     beside,
@@ -37,7 +37,7 @@ from ._sequences import (
     shifted_back,
     spread,
 )
-from ._softmax_rows import Row, gap, probabilities, summary
+from ._softmax_rows import Row, gap, of_label, probabilities, summary
 from ._types import Reduction
 
 
@@ -290,33 +290,19 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
     there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
     likely = jnp.where(there, likely, -1)
-    posteriors = jnp.moveaxis(emitted, 0, -2)
-    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
-    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
-    entries = posteriors, others - row.rest / (1 + row.rest), every_class
-    gradient = _gradient(entries, there, likely, confident, x, y, frames, counts, row)
-    return g[..., None, None] * gradient, None, None, None
-
-
-def _gradient(
-    entries: tuple[Array, Array, Array],
-    there: Array,
-    likely: Array,
-    confident: Array,
-    x: Array,
-    y: Array,
-    frames: Array | None,
-    counts: Array,
-    row: Row,
-) -> Array:
-    """p less the posteriors; of a class that has most of a frame, both near 1, minus the sum of all others' entries."""
-    posteriors, at_likely, kept = entries
-    exact, at_likely, kept = _confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    posteriors = jnp.moveaxis(emitted, 0, -2)
+    # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
+    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
+    _, lacking = of_label(pick(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
+    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
+    entries = _confident_sequences.Entries(posteriors, others + lacking, every_class)
+    entries = _confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     p, _ = probabilities(x, row)
-    p = jnp.where(there[..., None], p, 0)
-    gradient = exactly(kept[..., None, :] * p, p) - spread(exactly(exact, posteriors), y, x.shape[-1])
-    return jnp.where(at(likely, p), exactly(at_likely[..., None], gradient), gradient)
+    p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
+    gradient = p - spread(entries.less, y, x.shape[-1])
+    gradient = jnp.where(at(likely, p), entries.at_likely[..., None], gradient)
+    return g[..., None, None] * gradient, None, None, None
 
 
 _negative_log_probability = every_mode(_forward, _backward, loop=True)

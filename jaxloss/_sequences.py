@@ -47,7 +47,10 @@ def prologue(
     y = _inputs.integer(name, "labels", labels)
     if y.shape[:-1] != tuple(batch) or y.ndim == 0:
         expected = "".join(f"{n}, " for n in batch)
-        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.")
+        advice = ""
+        if len(shape) == 2 and y.ndim == 2 and y.shape[0] == shape[1]:
+            advice = " Logits are batch first, (batch, frames, ...): `jnp.swapaxes(logits, 0, 1)` if yours are not."
+        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.{advice}")
     blank = class_of_blank(name, blank_id, classes)
     frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)
     there, right_labels = steps(name, "label", paddings[1], lengths[1], y.shape)

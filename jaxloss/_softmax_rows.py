@@ -186,17 +186,17 @@ def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | None) -> tuple[Array, Array]:
+def of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | None = None) -> tuple[Array, Array]:
     """p of the label y, whose z is known, and p - 1 = (exp - 1 - rest) / (1 + rest), where exp - 1 is exact."""
     distance = gap(label, row.top)
     slope = 1 / (1 + row.rest)
     return slope * jnp.exp(-distance), slope * (jnp.expm1(-distance) - row.rest)
 
 
-@_of_label.defjvp
+@of_label.defjvp
 def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
     _, y, z, row = primals
-    p, miss = _of_label(*primals, across)
+    p, miss = of_label(*primals, across)
     v = _moving(z, row, tangents[2], across)
     mean = summed(probabilities(z, row, across)[0] * v, across)
     tangent = p * (pick_across(v, y, across) - mean)
@@ -274,7 +274,7 @@ def indexed_backward(
     z = _transform(x.astype(g.dtype), kept, classes, options)
     g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
     g = g if kept is None else jnp.where(kept, g, 0)
-    p_y, at_label = _of_label(label, y, z, row, across)
+    p_y, at_label = of_label(label, y, z, row, across)
     gradient = g[..., None] * probabilities(z, row, across)[0]
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
