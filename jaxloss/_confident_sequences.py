@@ -111,14 +111,25 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
     return missed
 
 
+@jax.custom_jvp
+def _several(x: Array, y: Array, row: Row) -> Array:
+    """The probabilities of several classes in each frame, with the derivative that `probabilities` has."""
+    return exp_below(pick_several(x, y), row.top[..., None]) / (1 + row.rest)[..., None]
+
+
+@_several.defjvp
+def _(primals: tuple[Array, Array, Row], tangents: tuple[Array, Any, Row]) -> tuple[Array, Array]:
+    x, y, row = primals
+    _, (tangent, _) = jax.jvp(probabilities, (x, row), (tangents[0], tangents[2]))
+    return _several(*primals), pick_several(tangent, y)
+
+
 def _ctc_terms(x: Array, y: Array, frames: Array | None, row: Row) -> tuple[Array, Array, Array]:
     """The probabilities of the blank and the labels, and of all other classes; and which classes those are."""
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    total = 1 + row.rest
-    p = exp_below(pick_several(x, y), row.top[..., None]) / total[..., None]
-    others = _other_classes(y, x.shape[-1], p.dtype)
-    other = exp_sum(x, row.top, others[..., None, :]) / total
-    return jnp.moveaxis(p, -2, 0), jnp.moveaxis(other, -1, 0), others
+    others = _other_classes(y, x.shape[-1], row.top.dtype)
+    other = exp_sum(x, row.top, others[..., None, :]) / (1 + row.rest)
+    return jnp.moveaxis(_several(x, y, row), -2, 0), jnp.moveaxis(other, -1, 0), others
 
 
 def _ctc_loss(
@@ -168,7 +179,7 @@ def _ctc_entries(
     exact = jnp.where(first, p * (by_p - mean[..., None]), 0) / probability[..., None, None]
     at_likely = -other - jnp.where(y[..., None, :] == likely[..., None], 0, exact).sum(-1)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    less = entries.less - jnp.where(first, pick_several(probabilities(x, row)[0], y), 0)
+    less = entries.less - jnp.where(first, _several(x, y, row), 0)
     less = jnp.where(confident[..., None, None], less, entries.less)
     return Entries(
         _where(confident, -exact, less),

@@ -7,7 +7,8 @@ exist, and stays at log 0. Of a frame that emits blank with log-probability e_0 
     b_n <-  e_0 + z_n
     l_n <-  e_n + log(exp l_n + exp (z_{n-1}, or b_{n-1} if the labels n-1 and n are equal))
 
-from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. So a frame takes two
+from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. A logarithm near 0 is
+computed again by `_confident_sequences`. So a frame takes two
 exponentials and two short series for each label, and what it keeps for the derivative are the lesser shares of the two
 sums. With them the posterior of each state goes back from the last frame to the first by products and sums alone:
 nothing in it is large, and nothing rounds but the shares.
@@ -64,6 +65,10 @@ def ctc_loss(
 
     where :math:`B` merges what is repeated, and then takes blanks out. Log-probabilities are logits, too: their softmax
     is what they are the logarithm of.
+
+    The loss of a confident sequence is exact, however small it is: a sum of the probabilities of what is not an
+    alignment, where a logarithm would round to 0. So is its gradient, up to the frame's share in that sum. Under
+    ``vmap`` this costs as much as the rest, else only batches with a sequence of :math:`\ell < \log 2` pay for it.
 
     Frames and labels that are not there are named by paddings, as in optax, or by lengths: of each, one of the two, or
     none if all are there::

@@ -49,7 +49,7 @@ def prologue(
         expected = "".join(f"{n}, " for n in batch)
         advice = ""
         if len(shape) == 2 and y.ndim == 2 and y.shape[0] == shape[1]:
-            advice = " Logits are batch first, (batch, frames, ...): `jnp.swapaxes(logits, 0, 1)` if yours are not."
+            advice = " Logits are batch first: use `jnp.swapaxes(logits, 0, 1)` if these are (frames, batch, ...)."
         raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.{advice}")
     blank = class_of_blank(name, blank_id, classes)
     frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)

@@ -5,7 +5,8 @@ leads to the next frame, with log-probability blank(t, u), and the next label st
 
     alpha(t, u)  =  log(exp(alpha(t-1, u) + blank(t-1, u)) + exp(alpha(t, u-1) + label(t, u-1)))
 
-from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. What is kept of each
+from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. A logarithm near 0 is
+computed again by `_confident_sequences`, for which the other classes of a node are summed, too. What is kept of each
 node for the derivative is the difference of the two sums, whose sigmoid is the share of the first. With the shares the
 posterior of each arc goes back from the last node to the first by products and sums of non-negative numbers alone.
 
@@ -61,6 +62,8 @@ def rnnt_loss(
     over the paths of T blanks and U labels, each blank a step to the next frame, and the last step a blank; b and l are
     the posterior probabilities that a path takes the blank, or the next label, at (t, u). Log-probabilities are logits,
     too.
+
+    The loss of a confident sequence and its gradient are exact, however small they are, as in :func:`ctc_loss`.
 
     Frames and labels that are not there are named by paddings or by lengths, as in :func:`ctc_loss`::
 
@@ -347,16 +350,19 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
     emitted = _log_probabilities(x, y, nodes, blank)  # of which a derivative meets this rule again
     saved = emitted, _row_by_row(x, y, nodes, blank)[3]
 
-    def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, ...]:
-        (*log_p, rejected), row = saved
+    def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array, Array]:
+        (of_blank, of_label, rejected), row = saved
         p, _ = probabilities(removed_as(0, x, nodes, None), row)
         t = removed_as(0, t, nodes, None).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
-        here = classes == blank, classes == y[..., None, :, None]
-        factors = [jnp.where(c, -expm1(e)[..., None], -p) for c, e in zip(here, log_p, strict=True)]
-        accepted = jnp.exp(log_p[0]) + jnp.where(y[..., None, :] == blank, 0, jnp.exp(log_p[1]))
-        factors.append(p * jnp.where(here[0] | here[1], -rejected[..., None], accepted[..., None]))
-        return tuple((factor * t).sum(-1) for factor in factors)
+        is_blank, is_label = classes == blank, classes == y[..., None, :, None]
+        t_blank, t_label = (jnp.where(here, t, 0).sum(-1) for here in (is_blank, is_label))
+        p_blank, p_label = jnp.exp(of_blank), jnp.where(y[..., None, :] == blank, 0, jnp.exp(of_label))
+        others = jnp.where(is_blank | is_label, 0, p * t).sum(-1)
+        by_blank = -expm1(of_blank) * t_blank - p_label * t_label - others
+        by_label = jnp.where(y[..., None, :] == blank, 1, -expm1(of_label)) * t_label - p_blank * t_blank - others
+        both = p_blank * t_blank + p_label * t_label
+        return by_blank, by_label, (p_blank + p_label) * others - rejected * both
 
     return emitted, jax.checkpoint(linear, prevent_cse=False)(x, y, nodes, saved, tangents[0])
 
