@@ -7,7 +7,8 @@ exist, and stays at log 0. Of a frame that emits blank with log-probability e_0 
     b_n <-  e_0 + z_n
     l_n <-  e_n + log(exp l_n + exp (z_{n-1}, or b_{n-1} if the labels n-1 and n are equal))
 
-from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. So a frame takes two
+from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. A logarithm near 0 is
+computed again by `_confident_sequences`. So a frame takes two
 exponentials and two short series for each label, and what it keeps for the derivative are the lesser shares of the two
 sums. With them the posterior of each state goes back from the last frame to the first by products and sums alone:
 nothing in it is large, and nothing rounds but the shares.
@@ -20,13 +21,25 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
+from . import _confident_sequences, _inputs
 from ._compiled import compiled
+from ._confident_sequences import LOG_2
 from ._derivatives import every_mode
 from ._reduction import finish
-from ._rows import at, nan_unless, of_type
-from ._sequences import Sequences, beside, log_add, pick_several, prologue, spread
-from ._softmax_rows import Row, gap, probabilities, summary
+from ._rows import at, nan_unless, of_type, pick
+from ._sequences import (
+    Sequences,
+    beside,
+    choose,
+    log_add,
+    pick_several,
+    prologue,
+    repeated_labels,
+    shifted,
+    shifted_back,
+    spread,
+)
+from ._softmax_rows import Row, gap, of_label, probabilities, summary
 from ._types import Reduction
 
 
@@ -54,6 +67,10 @@ def ctc_loss(
 
     where :math:`B` merges what is repeated, and then takes blanks out. Log-probabilities are logits, too: their softmax
     is what they are the logarithm of.
+
+    The loss of a confident sequence is exact, however small it is: a sum of the probabilities of what is not an
+    alignment, where a logarithm would round to 0. So is its gradient, up to the frame's share in that sum. Under
+    ``vmap`` this costs as much as the rest, else only batches with a sequence of :math:`\ell < \log 2` pay for it.
 
     Frames and labels that are not there are named by paddings, as in optax, or by lengths: of each, one of the two, or
     none if all are there::
@@ -219,27 +236,6 @@ def _shares(lesser: Array) -> tuple[Array, Array]:
     return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
 
 
-def _if(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The new states of the sequences that have this frame, and the old ones of others."""
-    if there is None:
-        return new
-    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
-
-
-def _shifted(x: Array, fill: float) -> Array:
-    """Each entry in the place of the next one."""
-    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
-
-
-def _shifted_back(x: Array) -> Array:
-    return jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
-
-
-def _repeated(y: Array) -> Array:
-    """Whether the next label is the same; behind the last one there is none."""
-    return _shifted_back(y + 1) == y + 1
-
-
 def _frame_by_frame(
     emitted: Array, y: Array, frames: Array | None
 ) -> tuple[tuple[Array, Array], tuple[tuple[Array, Array], Array, tuple[Array, Array]]]:
@@ -250,16 +246,16 @@ def _frame_by_frame(
     nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
     start = of_type((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
-    repeated = _repeated(y)
+    repeated = repeated_labels(y)
 
     def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
         (blank, label), (e, there) = states, frame
         either, of_blank = _add(blank, label)
-        entered, of_label = _add(label, _shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        entered, of_label = _add(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
         blank, label = either + e[..., :1], entered + e
         top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
         top = jnp.where(top == -jnp.inf, 0, top)
-        new = _if(there, (blank - top[..., None], label - top[..., None]), states)
+        new = choose(there, (blank - top[..., None], label - top[..., None]), states)
         return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
@@ -272,13 +268,18 @@ def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[A
     last = at(counts, y)
     total, share = _add(*(jnp.where(last, state, 0).sum(-1) for state in states))
     log_p = offsets.sum(0) + total
-    loss = jnp.where(log_p < 0, -log_p, lax.stop_gradient(log_p) - log_p)  # rounding alone makes it positive
-    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf)
+    loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
+    confident = loss < LOG_2
+    if frames is not None:
+        confident &= frames.any(-1)  # without a frame it is 0 as it stands
+    loss = _confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
+    likely = jnp.where(jnp.moveaxis(emitted, 0, -2) > -LOG_2, y[..., None, :], -1).max(-1)  # one class at most
+    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf, confident, likely)
 
 
 def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
-    x, y, frames, counts, row, shares, share, impossible = saved
-    repeated = _repeated(y)
+    x, y, frames, counts, row, shares, share, impossible, confident, likely = saved
+    repeated = repeated_labels(y)
     last = at(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
     blank, label = _shares(share[..., None])
     end = last * blank, last * label
@@ -287,18 +288,28 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
         (blank, label), (of_either, of_entered, there) = posteriors, frame
         (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
-        entering = _shifted_back(entering * label)
+        entering = shifted_back(entering * label)
         either = jnp.where(repeated, blank, blank + entering)
         old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
         emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
-        return _if(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
+        return choose(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
-    x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    p, _ = probabilities(x, row)
     there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
-    gradient = jnp.where(there[..., None], p, 0) - spread(jnp.moveaxis(emitted, 0, -2), y, x.shape[-1])
+    likely = jnp.where(there, likely, -1)
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    posteriors = jnp.moveaxis(emitted, 0, -2)
+    # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
+    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
+    _, lacking = of_label(pick(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
+    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
+    entries = _confident_sequences.Entries(posteriors, others + lacking, every_class)
+    entries = _confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
+    p, _ = probabilities(x, row)
+    p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
+    gradient = p - spread(entries.less, y, x.shape[-1])
+    gradient = jnp.where(at(likely, p), entries.at_likely[..., None], gradient)
     return g[..., None, None] * gradient, None, None, None
 
 

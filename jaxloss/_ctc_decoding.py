@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._compiled import compiled
-from ._ctc import _add, _emitted, _if, _repeated, _sequences, _shifted
+from ._ctc import _add, _emitted, _sequences
 from ._rows import at, nan_unless, of_type, pick
-from ._sequences import Sequences
+from ._sequences import Sequences, choose, repeated_labels, shifted
 from ._softmax_rows import gap, summary
 
 
@@ -88,7 +88,7 @@ def ctc_greedy_decode(
         log_p = jnp.where(frames, log_p, 0)
         path = _left(path, frames, blank)
     log_prob = factor * log_p.sum(-1)
-    new = (path != _shifted(path, blank)) & (path != blank) & (log_prob > -jnp.inf)[..., None]
+    new = (path != shifted(path, blank)) & (path != blank) & (log_prob > -jnp.inf)[..., None]
     return CTCDecoded(_left(path, new, -1), new.sum(-1, dtype=np.int32), log_prob)
 
 
@@ -314,7 +314,7 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
     top = jnp.where(top == -jnp.inf, 0, top)
     blank = jnp.where(stays, _take(blank, source), -jnp.inf) - top
     label = jnp.where(stays, _take(label, source), score) - top
-    blank, label = _if(there, (blank, label), (beam.blank, beam.label))
+    blank, label = choose(there, (blank, label), (beam.blank, beam.label))
     top = top if there is None else jnp.where(there[..., None], top, 0)
 
     lengths = _take(beam.lengths, source)  # without what is added
@@ -329,18 +329,18 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
 
 def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
     """Of each frame the label's number from 1 on, 0 for a blank, -1 if it is not there; and the best last state."""
-    y, repeated = sequences.labels, _repeated(sequences.labels)
+    y, repeated = sequences.labels, repeated_labels(sequences.labels)
     there = None if sequences.frames is None else jnp.moveaxis(sequences.frames, -1, 0)
 
     def forth(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
         (blank, label), (e, there) = states, frame
         blank_stays, either = blank >= label, jnp.maximum(blank, label)
-        entering = _shifted(jnp.where(repeated, blank, either), -jnp.inf)
+        entering = shifted(jnp.where(repeated, blank, either), -jnp.inf)
         label_stays, entered = label >= entering, jnp.maximum(label, entering)
         blank, label = either + e[..., :1], entered + e
         top = jnp.maximum(blank, label).max(-1, keepdims=True)
         top = jnp.where(top == -jnp.inf, 0, top)
-        return _if(there, (blank - top, label - top), states), (blank_stays, label_stays)
+        return choose(there, (blank - top, label - top), states), (blank_stays, label_stays)
 
     def back(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
         (n, in_label), (blank_stays, label_stays, there) = state, frame

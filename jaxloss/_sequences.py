@@ -47,7 +47,10 @@ def prologue(
     y = _inputs.integer(name, "labels", labels)
     if y.shape[:-1] != tuple(batch) or y.ndim == 0:
         expected = "".join(f"{n}, " for n in batch)
-        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.")
+        advice = ""
+        if len(shape) == 2 and y.ndim == 2 and y.shape[0] == shape[1]:
+            advice = " Logits are batch first: use `jnp.swapaxes(logits, 0, 1)` if these are (frames, batch, ...)."
+        raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.{advice}")
     blank = class_of_blank(name, blank_id, classes)
     frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)
     there, right_labels = steps(name, "label", paddings[1], lengths[1], y.shape)
@@ -104,6 +107,27 @@ def steps(
         there = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < length[..., None].astype(np.int32)
         return there, (length >= 0) & (length <= shape[-1])
     return None, right
+
+
+def choose(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The new states of the sequences that have this frame, and the old ones of others."""
+    if there is None:
+        return new
+    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
+
+
+def shifted(x: Array, fill: float) -> Array:
+    """Each entry in the place of the next one."""
+    return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+
+
+def shifted_back(x: Array) -> Array:
+    return jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
+
+
+def repeated_labels(y: Array) -> Array:
+    """Whether the next label is the same; behind the last one there is none."""
+    return shifted_back(y + 1) == y + 1
 
 
 def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:

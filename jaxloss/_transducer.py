@@ -5,7 +5,8 @@ leads to the next frame, with log-probability blank(t, u), and the next label st
 
     alpha(t, u)  =  log(exp(alpha(t-1, u) + blank(t-1, u)) + exp(alpha(t, u-1) + label(t, u-1)))
 
-from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. What is kept of each
+from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. A logarithm near 0 is
+computed again by `_confident_sequences`, for which the other classes of a node are summed, too. What is kept of each
 node for the derivative is the difference of the two sums, whose sigmoid is the share of the first. With the shares the
 posterior of each arc goes back from the last node to the first by products and sums of non-negative numbers alone.
 
@@ -25,14 +26,15 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
+from . import _confident_sequences, _inputs
 from ._compiled import compiled
+from ._confident_sequences import LOG_2, exactly
 from ._derivatives import every_mode
 from ._numerics import expm1, sigmoids
 from ._reduction import finish
-from ._rows import apart, at, nan_unless, of_type, pick, removed_as
-from ._sequences import Sequences, log_add, prologue
-from ._softmax_rows import Row, gap, probabilities, summary
+from ._rows import apart, at, largest, nan_unless, of_type, pick, removed_as
+from ._sequences import Sequences, log_add, prologue, shifted, shifted_back
+from ._softmax_rows import Row, exp_below, exp_sum, gap, probabilities
 from ._types import Reduction
 
 
@@ -62,6 +64,8 @@ def rnnt_loss(
     over the paths of T blanks and U labels, each blank a step to the next frame, and the last step a blank; b and l are
     the posterior probabilities that a path takes the blank, or the next label, at (t, u). Log-probabilities are logits,
     too.
+
+    The loss of a confident sequence and its gradient are exact, however small they are, as in :func:`ctc_loss`.
 
     Frames and labels that are not there are named by paddings or by lengths, as in :func:`ctc_loss`::
 
@@ -255,8 +259,8 @@ def _lattice(
 
 def _in_chunks(
     joint: Callable[[Array, Array], Array], encoded: Array, predicted: Array, lattice: _Lattice, chunk_size: int
-) -> tuple[Array, Array]:
-    """The log-probabilities of the blank and of the next label, [..., frames, n + 1]."""
+) -> tuple[Array, Array, Array]:
+    """What `_log_probabilities` returns, [..., frames, n + 1]."""
     frames = encoded.shape[-2]
     chunks = -(-frames // chunk_size)
     size = -(-frames // max(1, chunks))
@@ -274,22 +278,25 @@ def _in_chunks(
         return x.reshape(*x.shape[:-3], chunks * size, x.shape[-1])[..., :frames, :]
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(chunk: tuple[Array, Array | None]) -> tuple[Array, Array]:
+    def of_chunk(chunk: tuple[Array, Array | None]) -> tuple[Array, Array, Array]:
         encoded, nodes = chunk
         return _log_probabilities(joint(encoded, predicted), lattice.labels, nodes, lattice.of.blank)
 
     nodes = None if lattice.nodes is None else in_chunks(lattice.nodes)
-    _, (blank, label) = lax.scan(lambda carry, chunk: (carry, of_chunk(chunk)), None, (in_chunks(encoded), nodes))
-    return joined(blank), joined(label)
+    _, (blank, label, rejected) = lax.scan(
+        lambda carry, chunk: (carry, of_chunk(chunk)), None, (in_chunks(encoded), nodes)
+    )
+    return joined(blank), joined(label), joined(rejected)
 
 
-def _finish(emitted: tuple[Array, Array], lattice: _Lattice, zero_infinity: bool, reduction: Reduction) -> Array:
-    blank, label = emitted
+def _finish(emitted: tuple[Array, Array, Array], lattice: _Lattice, zero_infinity: bool, reduction: Reduction) -> Array:
+    blank, label, rejected = emitted
     more = lax.broadcasted_iota(np.int32, label.shape, label.ndim - 1) < lattice.of.counts[..., None, None]
     if lattice.nodes is not None:
-        blank, more = jnp.where(lattice.nodes, blank, 0), more & lattice.nodes
+        blank, rejected = (jnp.where(lattice.nodes, a, 0) for a in (blank, rejected))
+        more &= lattice.nodes
     label = jnp.where(more, label, -jnp.inf)
-    arcs = _by_diagonals(blank, 0), _by_diagonals(label, -jnp.inf)
+    arcs = _by_diagonals(blank, 0), _by_diagonals(label, -jnp.inf), _by_diagonals(rejected, 0)
     losses = _negative_log_probability(*arcs, lattice.of.counts, lattice.fastemit)
     losses = nan_unless(lattice.of.valid, losses.dtype) * losses
     if zero_infinity:
@@ -298,40 +305,68 @@ def _finish(emitted: tuple[Array, Array], lattice: _Lattice, zero_infinity: bool
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _log_probabilities(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array]:
-    """log p of the blank and of the labels, of logits [..., frames, n + 1, classes]; elsewhere than at nodes, of 0."""
-    return _row_by_row(x, y, nodes, blank)[:2]
+def _log_probabilities(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Array]:
+    """log p of the blank and of the labels, and the sum of p of all other classes, which no arc has.
+
+    Of logits [..., frames, n + 1, classes]; elsewhere than at nodes, of 0.
+    """
+    return _row_by_row(x, y, nodes, blank)[:3]
 
 
-def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Row]:
-    """The same, and what else there is to know of the rows."""
+def _other_classes(x: Array, y: Array, blank: int) -> Array:
+    """Which classes are neither the blank nor the next label, [..., 1, n + 1, classes]."""
+    shape = *y.shape[:-1], 1, y.shape[-1], x.shape[-1]
+    classes = lax.broadcasted_iota(y.dtype, shape, len(shape) - 1)
+    return (classes != blank) & (classes != y[..., None, :, None])
+
+
+def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Array, Array, Array, Row]:
+    """The same, and what else there is to know of the rows.
+
+    The sum beside the maximum comes from that of the other classes. Only if one of these is the maximum is 1 subtracted
+    from it, and then both logarithms are those of probabilities below 1/2, or nearly.
+    """
     (x,) = apart(x)
     x = removed_as(0, x, nodes, None)
-    row = summary(x)
+    top = largest(x, None).astype(np.promote_types(x.dtype, np.float32))
     label = pick(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
-    log_p = (-(gap(z, row.top) + row.log_total) for z in (x[..., blank], label))
+    of_blank, of_label = (z.astype(top.dtype) for z in (x[..., blank], label))
+    exp_blank, exp_label = exp_below(of_blank, top), exp_below(of_label, top)
+    exp_label = jnp.where(y[..., None, :] == blank, 0, exp_label)
+    exp_others = exp_sum(x, top, _other_classes(x, y, blank).astype(top.dtype))
+    every = exp_blank + exp_label + exp_others
+    rest = jnp.where(of_label == top, exp_blank + exp_others, exp_blank + exp_label + (exp_others - 1))
+    rest = jnp.where(of_blank == top, exp_label + exp_others, rest)
+    rest = exactly(jnp.where(top == -jnp.inf, exp_others, rest), every)
+    row = Row(top, rest, jnp.log1p(rest))
+    log_p = (-(gap(z, top) + row.log_total) for z in (of_blank, of_label))
     of_blank, of_label = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
-    return of_blank, of_label, row
+    return of_blank, of_label, exp_others / (1 + rest), row
 
 
 @_log_probabilities.defjvp
 def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Array, Any, Any]) -> Any:
     # The derivative of log p_c by the logit c is 1 - p_c, exact as -expm1(log p_c), and by another one j it is -p_j.
+    # That of the sum r of the others by one of them is p_j (1 - r), 1 - r being a sum, too, and by the two -p_j r.
     x, y, nodes = primals
-    log_p = _log_probabilities(x, y, nodes, blank)  # of which a derivative meets this rule again
-    saved = log_p, _row_by_row(x, y, nodes, blank)[2]
+    emitted = _log_probabilities(x, y, nodes, blank)  # of which a derivative meets this rule again
+    saved = emitted, _row_by_row(x, y, nodes, blank)[3]
 
-    def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array]:
-        log_p, row = saved
+    def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array, Array]:
+        (of_blank, of_label, rejected), row = saved
         p, _ = probabilities(removed_as(0, x, nodes, None), row)
         t = removed_as(0, t, nodes, None).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
-        here = classes == blank, classes == y[..., None, :, None]
-        factors = (jnp.where(c, -expm1(e)[..., None], -p) for c, e in zip(here, log_p, strict=True))
-        by_blank, by_label = ((factor * t).sum(-1) for factor in factors)
-        return by_blank, by_label
+        is_blank, is_label = classes == blank, classes == y[..., None, :, None]
+        t_blank, t_label = (jnp.where(here, t, 0).sum(-1) for here in (is_blank, is_label))
+        p_blank, p_label = jnp.exp(of_blank), jnp.where(y[..., None, :] == blank, 0, jnp.exp(of_label))
+        others = jnp.where(is_blank | is_label, 0, p * t).sum(-1)
+        by_blank = -expm1(of_blank) * t_blank - p_label * t_label - others
+        by_label = jnp.where(y[..., None, :] == blank, 1, -expm1(of_label)) * t_label - p_blank * t_blank - others
+        both = p_blank * t_blank + p_label * t_label
+        return by_blank, by_label, (p_blank + p_label) * others - rejected * both
 
-    return log_p, jax.checkpoint(linear, prevent_cse=False)(x, y, nodes, saved, tangents[0])
+    return emitted, jax.checkpoint(linear, prevent_cse=False)(x, y, nodes, saved, tangents[0])
 
 
 def _filled(x: Array, more: int, fill: float) -> Array:
@@ -350,15 +385,14 @@ def _by_diagonals(x: Array, fill: float) -> Array:
     return shifted.reshape(*batch, n, frames + n - 1)
 
 
-def _forward(blank: Array, label: Array, counts: Array, fastemit: Array | None) -> tuple[Array, Any]:
+def _forward(blank: Array, label: Array, rejected: Array, counts: Array, fastemit: Array | None) -> tuple[Array, Any]:
     nothing = jnp.full_like(blank.sum(-1), -jnp.inf)
     first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
     start = of_type((blank, label), jnp.where(first, 0, nothing))
 
     def step(alpha: Array, arcs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         blank, label = (alpha + arc for arc in arcs)
-        label = jnp.concatenate([jnp.full_like(label[..., :1], -jnp.inf), label[..., :-1]], -1)
-        alpha, difference, _ = log_add(blank, label)
+        alpha, difference, _ = log_add(blank, shifted(label, -jnp.inf))
         top = lax.stop_gradient(alpha).max(-1)
         top = jnp.where(top == -jnp.inf, 0, top)
         return alpha - top[..., None], (top, difference)
@@ -366,23 +400,30 @@ def _forward(blank: Array, label: Array, counts: Array, fastemit: Array | None) 
     alpha, (offsets, differences) = lax.scan(step, start, (jnp.moveaxis(blank, -1, 0), jnp.moveaxis(label, -1, 0)))
     log_p = offsets.sum(0) + jnp.where(at(counts, alpha), alpha, 0).sum(-1)
     loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
-    return loss, (differences, counts, fastemit, log_p == -jnp.inf)
+    confident = (loss < LOG_2) & (blank < 0).any((-1, -2))  # without a frame it is 0 as it stands
+    arcs = blank, label, rejected, counts
+    loss = _confident_sequences.transducer_loss(loss, confident, *arcs)
+    return loss, (differences, arcs, fastemit, log_p == -jnp.inf, confident)
 
 
-def _backward(saved: Any, g: Array) -> tuple[Array, Array, None, None]:
-    differences, counts, fastemit, impossible = saved
+def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:
+    differences, (*arcs, counts), fastemit, impossible, confident = saved
     last = at(counts, jnp.zeros_like(differences, shape=differences.shape[1:]))
 
     def step(posterior: Array, shares: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         blank, label = (share * posterior for share in shares)
-        label = jnp.concatenate([label[..., 1:], jnp.zeros_like(label[..., :1])], -1)
+        label = shifted_back(label)
         return blank + label, (blank, label)
 
     end = last.astype(differences.dtype) * jnp.where(impossible, 0, 1)[..., None]
-    _, arcs = lax.scan(step, end, sigmoids(differences), reverse=True)
-    blank, label = (-g[..., None, None] * jnp.moveaxis(arc, 0, -1) for arc in arcs)
-    label = label if fastemit is None else (1 + fastemit)[..., None, None] * label
-    return blank, label, None, None
+    _, posteriors = lax.scan(step, end, sigmoids(differences), reverse=True)
+    blank, label = (-jnp.moveaxis(posterior, 0, -1) for posterior in posteriors)
+    cotangents = blank, label, jnp.zeros_like(blank)
+    of_blank, of_label, of_rejected = _confident_sequences.transducer_cotangents(cotangents, confident, *arcs, counts)
+    if fastemit is not None:
+        of_label += fastemit[..., None, None] * label
+    g = g[..., None, None]
+    return g * of_blank, g * of_label, g * of_rejected, None, None
 
 
 _negative_log_probability = every_mode(_forward, _backward, loop=True)

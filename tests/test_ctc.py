@@ -1,14 +1,16 @@
 """CTC against all alignments one by one, against the textbook's recursion, and its laws."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from sequence_oracles import ctc, ctc_by_enumeration
+from sequence_oracles import ctc, ctc_at_50_digits, ctc_by_enumeration
 from test_transformations import TRANSFORMATIONS
 from tolerances import close, posteriors_of_many_frames, same
 
@@ -278,6 +280,134 @@ def test_every_transformation(transformation, rng):
         same(a, b, span=10)
 
 
+def confident(rng, labels, frames, margin, *, classes, repeats=1):
+    """Logits of frames that are blanks and labels in turn; and the frame before the first label may be either."""
+    x = rng.normal(size=(frames, classes)) / 2
+    path = np.zeros(frames, int)
+    for i, label in enumerate(labels):
+        path[2 * repeats * i + 2 : 2 * repeats * i + 2 + repeats] = label
+    x[np.arange(frames), path] += margin
+    if len(labels):
+        x[1, [0, labels[0]]] = margin
+    return np.asarray(x, np.float32)
+
+
+def batch_with_confident(rng, size):
+    """Every third sequence is."""
+    x, y, lengths, counts = batch(rng, size)
+    for i in range(0, size, 3):
+        labels, frames = np.asarray(y[i, : counts[i]]), int(lengths[i])
+        x = x.at[i, :frames].set(confident(rng, labels, frames, 9, classes=CLASSES))
+    return x, y, lengths, counts
+
+
+SURE = [([1, 2, 3], 5, 12), ([2, 2, 1], 12, 9), ([3, 1, 3], 20, 12), ([], 12, 7), ([4], 40, 10), ([1, 4, 4], 60, 12)]
+
+
+def test_confident_sequences_are_exact(rng):
+    """Label, margin and frames of each; one of the batch is not confident, and one is hardly."""
+    x, labels = np.zeros((len(SURE) + 2, 12, 5), np.float32), np.zeros((len(SURE) + 2, 3), np.int32)
+    x[-2:] = rng.normal(size=(2, 12, 5))
+    x[-1, 4:] += 9 * np.eye(5)[0]
+    x[-1, :4] += 1.2 * np.eye(5)[[1, 1, 0, 2]]
+    every = [*SURE, ([1, 2, 1], 2, 12), ([1, 2], 9, 11)]
+    for i, (y, margin, frames) in enumerate(every):
+        labels[i, : len(y)] = y
+        if i < len(SURE):
+            x[i, :frames] = confident(rng, y, frames, margin, classes=5)
+    lengths, counts = (np.array(a) for a in ([f for *_, f in every], [len(y) for y, *_ in every]))
+    losses, gradient = value_and_gradient(
+        jnp.asarray(x), jnp.asarray(labels), logit_lengths=jnp.asarray(lengths), label_lengths=jnp.asarray(counts)
+    )
+    for i, (y, margin, frames) in enumerate(every):
+        value, slope, terms = ctc_at_50_digits(x[i, :frames], y)
+        close(losses[i], value, value, span=margin, of=str(every[i]))
+        close(gradient[i, :frames], slope, terms, span=margin, of=str(every[i]))
+        assert not gradient[i, frames:].any()
+
+
+@pytest.mark.parametrize(("frames", "classes", "dtype"), [(60, 30, np.float32), (30, 8, np.float64)])
+def test_long_confident_sequences(frames, classes, dtype, rng):
+    labels = np.array([3, 3, 5, 2, 3, 1, 1])
+    with jax.enable_x64(dtype == np.float64):
+        x = np.stack([confident(rng, labels, frames, margin, classes=classes) for margin in (7, 12, 20, 40)])
+        losses, gradient = value_and_gradient(jnp.asarray(x, dtype), jnp.asarray([labels] * 4, np.int32))
+        for i, margin in enumerate((7, 12, 20, 40)):
+            value, slope, terms = ctc_at_50_digits(x[i], labels)
+            close(losses[i], value, value, span=margin, dtype=dtype)
+            close(gradient[i], slope, terms, span=margin, dtype=dtype)
+
+
+def test_the_two_oracles_agree(rng):
+    x = rng.normal(size=(4, 3)) * 3
+    for labels in ([], [1], [2, 2], [1, 2]):
+        for a, b in zip(ctc_at_50_digits(x, labels)[:2], ctc_by_enumeration(x, labels, 0), strict=True):
+            close(a, b, np.abs(b), dtype=np.float64)
+
+
+def test_two_frames_by_hand():
+    """The first may be either, and the second is a label: only two blanks are lost."""
+    loss, gradient = value_and_gradient(jnp.array([[0.0, 0.0], [0.0, 20.0]]), jnp.array([1]))
+    lost = 1 / (1 + np.exp(20.0)) / 2
+    close(loss, lost, lost, span=20)
+    close(gradient, lost * np.array([[0.5, -0.5], [1, -1]]), lost, span=20)
+    loss, _ = value_and_gradient(jnp.array([[0.0, 20.0], [0.0, 20.0]]), jnp.array([1]))
+    close(loss, np.exp(-40.0), np.exp(-40.0), span=40)
+
+
+def test_a_sure_frame_of_an_unsure_sequence_has_a_gradient_that_sums_to_zero(rng):
+    """p and the posterior of its class are both near 1."""
+    x, y = rng.normal(size=(10, 5)), [1, 2]
+    x[[0, 4, 5, 9], 0] += [9, 12, 16, 20]
+    x[7, 1] += 16  # which is no alignment of the labels, and a class of one
+    loss, gradient = value_and_gradient(jnp.asarray(x, np.float32), jnp.array(y))
+    value, slope, terms = ctc_at_50_digits(np.asarray(x, np.float32), y)
+    assert value > 1
+    close(loss, value, value)
+    for t in (0, 4, 5, 9):
+        assert abs(np.asarray(gradient[t], np.float64).sum()) <= 1e-6 * np.abs(gradient[t]).sum()
+    close(gradient, slope, terms, span=20)
+
+
+def test_derivatives_of_confident_sequences(rng, with_x64):
+    """Those of the ordinary formula, in reverse, forward, twice, and in a scan."""
+    y = jnp.array([2, 2], np.int32)
+    x = jnp.asarray(confident(rng, [2, 2], 6, 6, classes=4), np.float64)
+    direction = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    assert CTC(x, labels=y) < 0.1
+
+    @partial(jax.jit, static_argnums=0)
+    def found(f, x):
+        def in_a_scan(x):
+            return jax.lax.scan(lambda total, x: (total + f(x), None), 0.0, x[None])[0]
+
+        return (
+            jax.jvp(jax.value_and_grad(f), (x,), (direction,)),
+            jax.grad(lambda x: jax.jvp(f, (x,), (direction,))[1])(x),
+            jax.jvp(jax.grad(in_a_scan), (x,), (direction,))[1],
+        )
+
+    ours, theirs = found(lambda x: CTC(x, labels=y), x), found(lambda x: plain(x, y), x)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        close(a, b, 1, span=6, dtype=np.float64)
+
+
+def test_debuggers_report_nothing():
+    x = jnp.zeros((3, 4, 3)).at[:, :, 0].set(jnp.array([[0.0], [1.0], [30.0]]))
+    y, counts = jnp.array([[1, 2], [2, 2], [1, 1]]), jnp.array([2, 2, 0])
+
+    def total(x):
+        return CTC(x, labels=y, label_lengths=counts, logit_lengths=jnp.array([4, 2, 4])).sum()
+
+    error, _ = jax.jit(checkify.checkify(jax.value_and_grad(total), errors=checkify.float_checks))(x)
+    error.throw()
+
+
+def test_logits_of_frames_first_are_named():
+    with pytest.raises(ValueError, match=r"got \(2, 4\)\. Logits are batch first: use `jnp.swapaxes\(logits, 0, 1\)`"):
+        CTC(jnp.zeros((6, 2, 3)), labels=jnp.ones((2, 4), np.int32))
+
+
 @pytest.mark.parametrize("sure", [12.0, 15.0])
 def test_a_sure_sequence_keeps_its_digits(sure):
     x = sure * jax.nn.one_hot(jnp.array([0, 1, 0, 0, 0]), 4)
@@ -311,7 +441,7 @@ def test_second_derivatives_of_a_padded_batch(rng):
 
 
 def test_vmap_over_anything(rng):
-    x, y, lengths, counts = batch(rng, 3)
+    x, y, lengths, counts = batch_with_confident(rng, 3)
 
     def one(x, y, length, count, blank=0):
         return CTC(x, labels=y, logit_lengths=length, label_lengths=count, blank_id=blank)
@@ -333,8 +463,8 @@ def test_vmap_over_anything(rng):
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_split_over_devices(kind, rng):
-    """A batch over eight devices: value, gradient and its derivative, and no exchange but of the sum."""
-    x, y, lengths, counts = batch(rng, 16)
+    """A batch over eight devices: value, gradient and its derivative, and no exchange but of numbers."""
+    x, y, lengths, counts = batch_with_confident(rng, 16)
     direction = jnp.cos(x)
 
     def everything(x, y, lengths, counts, direction):
@@ -358,7 +488,7 @@ def test_split_over_devices(kind, rng):
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_inside_of_a_shard_map(check_vma, rng):
-    x, y, lengths, counts = batch(rng, 16)
+    x, y, lengths, counts = batch_with_confident(rng, 16)
 
     def losses(x, y, lengths, counts):
         return CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts)
@@ -373,12 +503,19 @@ def test_inside_of_a_shard_map(check_vma, rng):
 
 
 def test_memory_is_that_of_two_numbers_a_state(rng):
-    """Beside the gradient, and what it is made of: the emitted, the shares of both sums, the posteriors."""
+    """The shares of both sums. The branch of confident sequences has a dozen while it runs, and keeps none of them."""
     frames, classes, labels = 400, 100, 60
     x, y, lengths, counts = batch(rng, 8, frames=frames, classes=classes, labels=labels)
-    f = jax.jit(jax.value_and_grad(lambda x: CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts).sum()))
+
+    def total(x):
+        return CTC(x, labels=y, logit_lengths=lengths, label_lengths=counts).sum()
+
     states = 4 * 8 * frames * (labels + 1)
-    assert f.lower(x).compile().memory_analysis().temp_size_in_bytes < 4 * states + 1.5 * 4 * x.size
+    _, pull = jax.vjp(total, x)
+    saved = sum(a.nbytes for a in jax.tree.leaves(pull) if hasattr(a, "nbytes"))
+    assert saved < 2 * states + 1.1 * x.nbytes
+    temporaries = jax.jit(jax.value_and_grad(total)).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries < 15 * states + 1.5 * x.nbytes
 
 
 def test_optax_calls_it_so(rng):

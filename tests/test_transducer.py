@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sequence_oracles import transducer_at_50_digits
 from tolerances import close, same
 
 from jaxloss import rnnt_loss, rnnt_loss_with_joint
@@ -91,7 +93,10 @@ def draw(rng, shape, dtype=np.float32, scale=2.0):
 
 
 def batch(rng, size=8):
+    """Every third sequence is confident."""
     x, y = draw(rng, (size, 6, 4, 5))
+    for i in range(0, size, 3):
+        x = x.at[i].set(confident(rng, np.asarray(y[i]), 6, 9, nodes=4, classes=5))
     return x, y, jnp.asarray(rng.integers(1, 7, size), np.int32), jnp.asarray(rng.integers(0, 4, size), np.int32)
 
 
@@ -434,6 +439,100 @@ def test_confident_sequences_keep_their_digits(rng):
     assert abs(truth) < 1e-15
 
 
+def confident(rng, labels, frames, margin, *, nodes, classes):
+    """Logits of nodes with a margin for one arc each; at the second one, both arcs lead to the same end."""
+    x = rng.normal(size=(frames, nodes, classes)) / 2
+    step = max(1, frames // (len(labels) + 1))
+    for t, u in np.ndindex(frames, nodes):
+        due = u < len(labels) and t >= step * u  # labels from there on, and blanks before
+        x[t, u, labels[u] if due else 0] += margin
+    if len(labels) > 1:
+        t = max(0, step - 1)
+        x[t, 1, [0, labels[1]]] = margin
+    return np.asarray(x, np.float32)
+
+
+SURE = [([1, 2, 3], 5, 8), ([2, 2, 1], 12, 6), ([3, 3], 20, 8), ([], 12, 7), ([4], 40, 8), ([1, 4, 2], 60, 3)]
+
+
+def test_confident_sequences_are_exact(rng):
+    """Label, margin and frames of each; one of the batch is not confident."""
+    every = [*SURE, ([1, 2, 1], 2, 8)]
+    x, y = rng.normal(size=(len(every), 8, 4, 5)).astype(np.float32), np.zeros((len(every), 3), np.int32)
+    for i, (labels, margin, frames) in enumerate(every):
+        y[i, : len(labels)] = labels
+        if i < len(SURE):
+            x[i, :frames] = confident(rng, labels, frames, margin, nodes=4, classes=5)
+    frames, counts = (jnp.asarray(a) for a in ([f for *_, f in every], [len(labels) for labels, *_ in every]))
+    fastemit = jnp.asarray([0, 0, LAMBDA, LAMBDA, LAMBDA, 0, LAMBDA], np.float32)
+
+    def total(x):
+        losses = of_batch(x, jnp.asarray(y), frames, counts, fastemit_lambda=fastemit)
+        return losses.sum(), losses
+
+    gradient, losses = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(x))
+    for i, (labels, margin, t) in enumerate(every):
+        one = x[i, :t, : len(labels) + 1]
+        value, slope, terms = transducer_at_50_digits(one, labels, 0, float(fastemit[i]))
+        sure = i < len(SURE)
+        assert (value < np.log(2)) == sure
+        close(losses[i], value, value + (0 if sure else t), span=margin, of=str(every[i]))
+        close(gradient[i, :t, : len(labels) + 1], slope, terms if sure else 2, span=margin, of=str(every[i]))
+
+
+@pytest.mark.parametrize(("frames", "classes", "dtype"), [(30, 20, np.float32), (20, 6, np.float64)])
+def test_long_confident_sequences(frames, classes, dtype, rng):
+    labels, margins = np.array([3, 3, 5, 2, 3, 1]), (9, 12, 20, 40)
+    with jax.enable_x64(dtype == np.float64):
+        x = np.stack([confident(rng, labels, frames, margin, nodes=7, classes=classes) for margin in margins])
+        y = jnp.asarray([labels] * 4, np.int32)
+        f = jax.jit(
+            jax.value_and_grad(lambda x: (lambda v: (v.sum(), v))(rnnt_loss(x, labels=y, blank_id=0)), has_aux=True)
+        )
+        (_, losses), gradient = f(jnp.asarray(x, dtype))
+        for i, margin in enumerate(margins):
+            value, slope, terms = transducer_at_50_digits(x[i], labels, 0)
+            close(losses[i], value, value, span=margin, dtype=dtype)
+            close(gradient[i], slope, terms, span=margin, dtype=dtype)
+
+
+def test_the_oracles_agree(rng):
+    x = rng.normal(size=(4, 3, 4)) * 2
+    for ours, theirs in zip(
+        transducer_at_50_digits(x, [2, 1], 0, LAMBDA)[:2], by_paths(x, [2, 1], 0, LAMBDA), strict=True
+    ):
+        close(ours, theirs, 1, span=6, dtype=np.float64)
+
+
+def test_derivatives_of_confident_sequences(rng, with_x64):
+    """Those of the ordinary formula, in reverse, forward and twice."""
+    y = jnp.asarray([2, 1], np.int32)
+    x = jnp.asarray(confident(rng, [2, 1], 4, 6, nodes=3, classes=4), np.float64)
+    direction = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    assert rnnt_loss(x, labels=y, blank_id=0) < 0.1
+
+    @partial(jax.jit, static_argnums=0)
+    def found(f, x):
+        both = jax.jvp(jax.value_and_grad(f), (x,), (direction,))
+        return both, jax.grad(lambda x: jax.jvp(f, (x,), (direction,))[1])(x)
+
+    labels = np.asarray(y)
+    ours, theirs = found(lambda x: rnnt_loss(x, labels=y, blank_id=0), x), found(lambda x: plain(x, labels, 0), x)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        close(a, b, 1, span=6, dtype=np.float64)
+
+
+def test_debuggers_report_nothing():
+    x = jnp.zeros((3, 4, 3, 3)).at[..., 0].set(jnp.array([0.0, 1.0, 30.0])[:, None, None])
+    y, frames, counts = jnp.array([[1, 2], [2, 2], [1, 1]]), jnp.array([4, 2, 0]), jnp.array([2, 0, 1])
+
+    def total(x):
+        return of_batch.__wrapped__(x, y, frames, counts).sum()
+
+    error, _ = jax.jit(checkify.checkify(jax.value_and_grad(total), errors=checkify.float_checks))(x)
+    error.throw()
+
+
 def test_never_negative():
     x = jnp.zeros((50, 3, 2)).at[..., 0].set(jnp.linspace(10, 30, 50)[:, None])
     x = x.at[3, 0].set(jnp.array([0.0, 25.0])).at[9, 1].set(jnp.array([0.0, 25.0]))
@@ -626,7 +725,7 @@ def test_saved_are_logits_and_some_numbers_a_node(rng):
         (
             {"where": jnp.ones(2)},
             TypeError,
-            "expected `where` of dtype bool, got float32; pass `where != 0`, or",
+            "expected `where` of dtype bool, got float32; pass `where != 0`, or numbers as `weights`.",
         ),
         (
             {"reduction": "avg"},
@@ -647,6 +746,11 @@ def test_errors(kwargs, error, sentence):
         with pytest.raises(error) as raised:
             call()
         assert str(raised.value) == f"{name}: {sentence}"
+
+
+def test_logits_of_frames_first_are_named():
+    with pytest.raises(ValueError, match=r"got \(2, 2\)\. Logits are batch first: use `jnp.swapaxes\(logits, 0, 1\)`"):
+        rnnt_loss(jnp.zeros((4, 2, 3, 5)), labels=jnp.ones((2, 2), np.int32), blank_id=0)
 
 
 def test_errors_of_one_form(rng):
