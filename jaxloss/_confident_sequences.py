@@ -215,7 +215,7 @@ def _transducer_rejection(blank: Array, label: Array, rejected: Array, counts: A
 def _transducer_loss(
     loss: Array, confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
 ) -> Array:
-    return _loss(_transducer_rejection(jnp.exp(blank), jnp.exp(label), rejected, counts), confident, loss)
+    return _loss(_transducer_rejection(blank, label, rejected, counts), confident, loss)
 
 
 def transducer_loss(loss: Array, confident: Array, *given: Array) -> Array:
@@ -229,15 +229,14 @@ def _transducer_cotangents(
     cotangents: tuple[Array, Array, Array], confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
 ) -> tuple[Array, Array, Array]:
     of_blank, of_label, of_rejected = cotangents
-    arcs = jnp.exp(blank), jnp.exp(label)
-    p_blank, p_label = lax.stop_gradient(arcs)
+    p_blank, p_label = lax.stop_gradient((blank, label))
     rejection_of = partial(_transducer_rejection, counts=counts)
     rejection, partials = _partials(rejection_of, p_blank, p_label, lax.stop_gradient(rejected))
     slope = jnp.where(confident, 1 / (1 - jnp.where(confident, rejection, 0)), 0)[..., None, None]
     by_blank, by_label, alpha = (slope * derivative for derivative in partials)
     return (
-        _where(confident, p_blank * by_blank, of_blank + alpha * arcs[0]),
-        _where(confident, p_label * by_label, of_label + alpha * arcs[1]),
+        _where(confident, p_blank * by_blank, of_blank + alpha * blank),
+        _where(confident, p_label * by_label, of_label + alpha * label),
         jnp.where(confident[..., None, None], alpha, of_rejected),
     )
 

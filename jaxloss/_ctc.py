@@ -204,7 +204,8 @@ def _sequences(
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
     rest = blank_id, where, weights, _inputs.compute_dtype(x)
-    sequences = beside(x, prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest))
+    nan = jnp.isnan(x).any(-1)
+    sequences = beside(x, prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan))
     y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
     return x, sequences._replace(labels=y)
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import _inputs
 from ._numerics import log1p_of_ratio
-from ._reduction import merge
+from ._reduction import excluding, merge
 from ._rows import apart
 
 
@@ -39,8 +39,12 @@ def prologue(
     where: ArrayLike | None,
     weights: ArrayLike | None,
     dtype: np.dtype,
+    nan: Array,
 ) -> Sequences:
-    """For frames [..., frames] of that shape; the paddings and the lengths are those of frames and of labels."""
+    """For frames [..., frames] of that shape; the paddings and the lengths are those of frames and of labels.
+
+    ``nan`` says which frames hold NaN: with them, a sequence of weight 0 is excluded.
+    """
     *batch, _ = shape
     if labels is None:
         raise TypeError(f"{name}: expected `labels` to be an array, got None.")
@@ -54,16 +58,19 @@ def prologue(
     blank = class_of_blank(name, blank_id, classes)
     frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)
     there, right_labels = steps(name, "label", paddings[1], lengths[1], y.shape)
-    kept, weight = merge(name, where, weights, tuple(batch), dtype)
-    if kept is not None:
-        frames, there = (_of_kept(kept, s, of) for s, of in ((frames, shape), (there, y.shape)))
     right = (y >= 0) & (y < classes) & (y != blank)
     if there is not None:
         right |= ~there
         right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
-        y = jnp.where(there, y, blank)
     valid = right.all(-1) & right_frames & right_labels
-    valid = valid if kept is None else valid | ~kept
+    kept, weight = merge(name, where, weights, tuple(batch), dtype)
+    if weight is not None:
+        kept, weight = excluding(kept, weight, valid & ~(nan if frames is None else nan & frames).any(-1))
+    if kept is not None:
+        frames, there = (_of_kept(kept, s, of) for s, of in ((frames, shape), (there, y.shape)))
+        valid |= ~kept
+    if there is not None:
+        y, right = jnp.where(there, y, blank), right | ~there
     counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
     return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, kept, weight)
 

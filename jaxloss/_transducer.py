@@ -120,10 +120,12 @@ def rnnt_loss(
     if x.ndim < 3 or 0 in x.shape[-2:]:
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, n + 1, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    lattice = _lattice(name, x, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    nan = jnp.isnan(x).any((-2, -1))
+    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
     _inputs.choice(name, "reduction", reduction)
     emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
-    return _finish(emitted, lattice, zero_infinity, reduction)
+    losses: Array = _finish(emitted, lattice, zero_infinity, reduction)
+    return losses
 
 
 def rnnt_loss_with_joint(
@@ -213,13 +215,18 @@ def rnnt_loss_with_joint(
     if x.shape[:-1] != (*batch, frames, g.shape[-2]) or x.shape[-1] == 0:
         expected = "".join(f"{size}, " for size in (*batch, frames, g.shape[-2]))
         raise ValueError(f"{name}: expected `joint` to return logits of shape ({expected}classes), got {x.shape}.")
+    if not isinstance(frames, int):
+        raise ValueError(f"{name}: expected `encoded` with a known number of frames, got {h.shape}.")
     if chunk_size is None:
-        chunk_size = max(1, 2**21 // max(1, math.prod((*batch, *x.shape[-2:]))))
+        known = (size for size in (*batch, *x.shape[-2:]) if isinstance(size, int))
+        chunk_size = max(1, 2**21 // max(1, math.prod(known)))
     chunk_size = _inputs.positive_integer(name, "chunk_size", chunk_size)
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    lattice = _lattice(name, x, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    nan = jnp.isnan(h).any(-1)
+    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
     _inputs.choice(name, "reduction", reduction)
-    return _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
+    losses: Array = _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
+    return losses
 
 
 class _Lattice(NamedTuple):
@@ -233,6 +240,7 @@ class _Lattice(NamedTuple):
 def _lattice(
     name: str,
     x: Array | jax.ShapeDtypeStruct,
+    nan: Array,
     blank_id: int,
     labels: ArrayLike | None,
     paddings: tuple[ArrayLike | None, ArrayLike | None],
@@ -243,7 +251,7 @@ def _lattice(
 ) -> _Lattice:
     *batch, _, nodes_a_frame, classes = x.shape
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    of = prologue(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype)
+    of = prologue(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan)
     _inputs.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1))
     fastemit = _inputs.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
     y = _filled(of.labels, 1, of.blank)
@@ -289,6 +297,7 @@ def _in_chunks(
     return joined(blank), joined(label), joined(rejected)
 
 
+@partial(jax.jit, static_argnums=(2, 3))
 def _finish(emitted: tuple[Array, Array, Array], lattice: _Lattice, zero_infinity: bool, reduction: Reduction) -> Array:
     blank, label, rejected = emitted
     more = lax.broadcasted_iota(np.int32, label.shape, label.ndim - 1) < lattice.of.counts[..., None, None]
@@ -297,7 +306,7 @@ def _finish(emitted: tuple[Array, Array, Array], lattice: _Lattice, zero_infinit
         more &= lattice.nodes
     label = jnp.where(more, label, -jnp.inf)
     arcs = _by_diagonals(blank, 0), _by_diagonals(label, -jnp.inf), _by_diagonals(rejected, 0)
-    losses = _negative_log_probability(*arcs, lattice.of.counts, lattice.fastemit)
+    losses: Array = _negative_log_probability(*arcs, lattice.of.counts, lattice.fastemit)
     losses = nan_unless(lattice.of.valid, losses.dtype) * losses
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
@@ -401,9 +410,10 @@ def _forward(blank: Array, label: Array, rejected: Array, counts: Array, fastemi
     log_p = offsets.sum(0) + jnp.where(at(counts, alpha), alpha, 0).sum(-1)
     loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
     confident = (loss < LOG_2) & (blank < 0).any((-1, -2))  # without a frame it is 0 as it stands
-    arcs = blank, label, rejected, counts
+    arcs = jnp.exp(blank), jnp.exp(label), rejected, counts
     loss = _confident_sequences.transducer_loss(loss, confident, *arcs)
-    return loss, (differences, arcs, fastemit, log_p == -jnp.inf, confident)
+    largest = jnp.finfo(differences.dtype).max
+    return loss, (jnp.clip(differences, -largest, largest), arcs, fastemit, log_p == -jnp.inf, confident)
 
 
 def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:

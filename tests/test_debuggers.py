@@ -18,9 +18,14 @@ def test_checkify_is_silent(call, rng):
     error.throw()
 
 
+WITH_INFINITIES = {"ctc_loss_with_forward_probs"}  # the logarithms of what is impossible are its result
+
+
 @over_calls(CALLS)
 @pytest.mark.parametrize("flag", ["jax_debug_nans", "jax_debug_infs"])
 def test_flags_are_silent(call, flag, rng):
+    if flag == "jax_debug_infs" and call.name in WITH_INFINITIES:
+        pytest.skip("infinities are its result")
     total, x = call.of_first(call.draw(rng, BATCH))
     jax.config.update(flag, True)
     try:
