@@ -1,8 +1,10 @@
 # `make demo`, `make test`, `make sweep` (more tests of the same) and `make bench`: each makes its own environment below
 # .venv with $(PYTHON), 3.11 or newer; `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS:
-# make bench ARGS='--only huber'.
+# make bench ARGS='--only huber'. SEED is that of the random calls in the tests: the same ones each time in `make test`,
+# others in each `make sweep`, which prints it.
 PYTHON ?= python3
 WORKERS ?= 2
+SEED ?= 0
 
 .PHONY: demo test sweep lint bench bench-compile clean
 
@@ -10,10 +12,11 @@ demo: .venv/demo/done
 	.venv/demo/bin/python examples/digits.py
 
 test: .venv/test/done
-	.venv/test/bin/python -m pytest -n $(WORKERS)
+	.venv/test/bin/python -m pytest -n $(WORKERS) --hypothesis-seed=$(SEED)
 
+sweep: SEED = $(shell date +%s)
 sweep: .venv/test/done
-	.venv/test/bin/python -m pytest -n $(WORKERS) -m sweep
+	.venv/test/bin/python -m pytest -n $(WORKERS) -m sweep --hypothesis-seed=$(SEED)
 
 bench: .venv/bench/done
 	.venv/bench/bin/python -m benchmarks $(ARGS)

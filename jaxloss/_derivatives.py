@@ -103,10 +103,15 @@ def recomputing(function: Callable[..., Array]) -> Callable[..., Array]:
     """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
 
     def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
-        each = [a if a is None or a.ndim else jnp.broadcast_to(a, g.shape) for a in args]  # a derivative for each loss
-        return tuple(jax.vjp(function, *each)[1](g))
+        return tuple(jax.vjp(function, *(a if a is None else _widened(a, g) for a in args))[1](g))
 
     return every_mode(lambda *args: (function(*args), args), backward)
+
+
+def _widened(x: Array, losses: Array) -> Array:
+    """x in the precision of the losses, and a number for each of them: so has the derivative by it."""
+    x = x.astype(losses.dtype) if jnp.issubdtype(x.dtype, np.floating) else x
+    return x if x.ndim else jnp.broadcast_to(x, losses.shape)
 
 
 def _over_row(mask: Array, x: Array) -> Array:
