@@ -111,7 +111,8 @@ def reduce(
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``.
       where: boolean, broadcast to the shape of ``losses``: True is kept. What it excludes may hold anything.
-      weights: real, broadcast to the shape of ``losses``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``losses``. A weight of 0 excludes: the entry may hold anything. The
+        derivative by the weight is the loss at 0 too (0 if it is not finite), so that weights may be learned from 0.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``.
       axis_name: a mapped axis, or several, over which ``"sum"`` and ``"mean"`` run as well.
 

@@ -153,7 +153,8 @@ def rnnt_loss_with_joint(
 
     An array of all logits exists neither in this pass nor in that of the derivatives: of a chunk of frames only the
     log-probabilities of the blank and of the next label stay, two numbers a node, and derivatives run ``joint`` again.
-    They include those by the arrays that ``joint`` closes over, such as its parameters.
+    They include those by the arrays that ``joint`` closes over, such as its parameters. Call it under ``jax.jit``: an
+    eager call compiles ``joint`` each time.
 
     Args:
       joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but

@@ -182,7 +182,7 @@ ROWS = [
     Row(
         "convex_kl_divergence(x, y)",
         "generalized_kl_divergence(x, y)",
-        "the name; optax warns of it too",
+        "the name, deprecated in optax: of all of its losses the one that is not here",
         "log shares",
         "shares",
     ),
@@ -356,6 +356,9 @@ entry, `keep` a `bool` for each row, `classes` one for each entry.
 """,
     ROWS,
     """\
+Predictions and targets have the same shape here, or the targets are a single number: what optax broadcasts without a
+word, such as (3,) against (3, 1) in `huber_loss`, raises.
+
 Nearly all losses take `where=`, `weights=` and `reduction=` here, all compute in float32 and return it, unless an input
 is in float64; gradients come back in the dtype of the input.
 """,
