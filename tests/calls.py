@@ -134,5 +134,5 @@ def over_calls(calls, *smoke: str):
     """A test over these calls: some in the smoke subset, and further ways of calling a function in the sweep."""
     first = {c.name: c.id for c in reversed(calls)}
     marks = {c.id: () if c.id == first[c.name] else pytest.mark.sweep for c in calls}
-    marks |= {name: pytest.mark.smoke for name in smoke}
+    marks |= dict.fromkeys(smoke, pytest.mark.smoke)
     return pytest.mark.parametrize("call", [pytest.param(c, id=c.id, marks=marks[c.id]) for c in calls])
