@@ -79,6 +79,7 @@ def ntxent(
     """
     name = "ntxent"
     _inputs.choice(name, "reduction", reduction)
+    (labels,) = _inputs.identities(labels)
     x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
     kept, weight = excluding(*merge(name, where, weights, y.shape, _inputs.compute_dtype(x)), is_finite(x))
     compared = kept if weight is None else weight != 0
@@ -166,6 +167,7 @@ def circle_loss(
     """
     name = "circle_loss"
     _inputs.choice(name, "reduction", reduction)
+    labels, reference_labels = _inputs.identities(labels, reference_labels)
     x, y = others, y_others = _batch(name, ("embeddings", "labels"), embeddings, labels)
     if reference_embeddings is not None:
         labels = y if reference_labels is None else reference_labels

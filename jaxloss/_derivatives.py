@@ -129,5 +129,16 @@ def _constant_where(mask: Array, x: Array) -> Array:
 def multiply_by_tangent(gradient: Array, tangent: Array) -> Array:
     """gradient * tangent, 0 for a tangent of 0: an infinite gradient is the product of two finite numbers."""
     largest = lax.optimization_barrier(jnp.finfo(gradient.dtype).max)  # of constants, XLA would make one again
-    excess = jnp.where(jnp.isinf(gradient), largest, 1)
-    return jnp.clip(gradient, -largest, largest) * tangent * excess
+    return _bounded(gradient) * tangent * jnp.where(jnp.isinf(gradient), largest, 1)
+
+
+@jax.custom_jvp
+def _bounded(x: Array) -> Array:
+    """x, of which the largest number stands for infinity; its derivative is that of x."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)
+
+
+@_bounded.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _bounded(*primals), tangents[0]

@@ -90,6 +90,15 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
     return array if array.dtype.itemsize >= 4 else array.astype(np.int32)
 
 
+def identities(*labels: ArrayLike | None) -> tuple[Any, ...]:
+    """Labels that are only compared; numbers instead of NumPy's integers that are wider than those of JAX."""
+    arrays = [x for x in labels if isinstance(x, np.ndarray)]
+    if all(fits(x) or x.dtype.kind not in "iu" for x in arrays):
+        return labels
+    values = np.unique(np.concatenate([x.ravel() for x in arrays]))
+    return tuple(np.searchsorted(values, x).astype(np.int32) if isinstance(x, np.ndarray) else x for x in labels)
+
+
 def boolean(name: str, argument: str, value: ArrayLike) -> Array:
     array = _array(name, argument, value)
     if array.dtype != np.bool_:

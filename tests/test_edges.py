@@ -80,6 +80,8 @@ ELEMENTS = [
     ("poisson_nll_loss_with_log_rates", -inf, 2.0, {}, inf, -2),
     ("poisson_nll_loss_with_log_rates", inf, 2.0, {"full": True}, inf, inf),
     ("gaussian_nll_loss", 1.0, 1.0, {"variance": jnp.float32(0)}, nan, nan),
+    ("gaussian_nll_loss_with_log_variance", 1.0, 2.0, {"log_variance": -inf}, inf, nan),
+    ("gaussian_nll_loss_with_log_variance", 1.0, 1.0, {"log_variance": -300.0}, -150, 0),
     ("gaussian_nll_loss", 1e25, 0.0, {"variance": 1e30}, 5e19, 1e-5),
     ("gaussian_nll_loss", 1e-3, 0.0, {"variance": 1e-8}, 40.789660, 1e5),
     ("gaussian_nll_loss_with_log_variance", 1e-20, 0.0, {"log_variance": -80.0}, -39.999997, 5.5406224e14),
@@ -96,6 +98,44 @@ ELEMENTS = [
     ("binary_cross_entropy", -0.5, 0.5, {}, nan, nan),
     ("binary_cross_entropy", 1e-30, 1.0, {}, 69.077553, -1e30),
 ]
+
+
+def test_a_divergence_whose_weight_is_at_an_end_has_second_derivatives():
+    q, t = (jax.nn.log_softmax(jnp.array(a)) for a in ([[1.0, 2.0, 3.0]] * 3, [[1.0, 0.0, 3.0]] * 3))
+
+    def total(q, beta):
+        return jaxloss.jensen_shannon_divergence(q, t, beta=beta).sum()
+
+    beta = jnp.array([0.0, 1.0, 0.5])
+    by_q, by_beta = jax.jvp(jax.grad(total, (0, 1)), (q, beta), (jnp.cos(q), jnp.zeros(3)))[1]
+    np.testing.assert_array_equal(by_q[:2], 0)
+    assert np.isfinite(by_beta).all()
+    assert np.isfinite(jax.jvp(jax.grad(total, 1), (q, beta), (0 * q, jnp.ones(3)))[1]).all()
+
+
+@pytest.mark.parametrize("sizes", [(1e3, 1e20), (1e20, 1e-20)])
+def test_vectors_of_different_length_have_second_derivatives(sizes):
+    x, t = sizes[0] * jnp.array([1.0, 0.5]), sizes[1] * jnp.array([1.0, -0.3])
+    for loss in (jaxloss.cosine_similarity, jaxloss.cosine_distance):
+        direction = jnp.array([1.0, -1.0])
+        unit = jax.jvp(jax.grad(loss), (x / sizes[0], t / sizes[1]), (direction, jnp.zeros(2)))[1]
+        ours = jax.jvp(jax.grad(loss), (x, t), (sizes[0] * direction, jnp.zeros(2)))[1]
+        np.testing.assert_allclose(ours * sizes[0], unit / sizes[0], rtol=1e-5)
+
+
+def test_degrees_of_triplets_in_one_batch():
+    a, p, n = jnp.array([[1.0, 2.0]] * 2), jnp.array([[1.5, 2.1]] * 2), jnp.array([[0.9, 2.2]] * 2)
+    degrees = jnp.array([2.0, inf])
+
+    def loss(a, norm_degree):
+        return jaxloss.triplet_margin_loss(a, p[: len(a)], n[: len(a)], norm_degree=norm_degree)
+
+    for i, degree in enumerate((2.0, inf)):
+        np.testing.assert_allclose(loss(a, degrees)[i], loss(a[:1], degree)[0], rtol=1e-6)
+        gradient = jax.grad(lambda a: loss(a, degrees).sum())(a)
+        np.testing.assert_allclose(gradient[i], jax.grad(lambda a, d=degree: loss(a, d).sum())(a[:1])[0], rtol=1e-6)
+    empty = jnp.zeros((0, 3))
+    assert jaxloss.triplet_margin_loss(empty, empty, empty, swap=True, norm_degree=jnp.ones(0)).shape == (0,)
 
 
 @pytest.mark.parametrize(("name", "x", "t", "options", "value", "slope"), ELEMENTS)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import every_case
+from cases import CASES, every_case
+from tolerances import same
 
 import jaxloss
 
@@ -152,6 +153,34 @@ def test_labels_of_any_integer_dtype(dtype):
     y = np.array([0, 127, 5, 100])
     np.testing.assert_array_equal(INTEGER(x, jnp.asarray(y, dtype)), INTEGER(x, jnp.asarray(y, np.int32)))
     np.testing.assert_array_equal(INTEGER(np.asarray(x), y.astype(dtype)), INTEGER(x, jnp.asarray(y, np.int32)))
+
+
+WIDE = np.array([2**32 + 1, 1, -(2**32), np.iinfo(np.int64).min, 2**40], np.int64)  # whose low 32 bits are classes
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.targets == "index"], ids=lambda c: c.id)
+def test_labels_beyond_32_bits_are_no_classes(case, rng):
+    x, _ = case.draw(rng, 5)
+    for labels in (WIDE, WIDE.astype(np.uint64)):
+        losses, pull = jax.vjp(lambda x, labels=labels: case(x, labels), x)
+        np.testing.assert_array_equal(np.isnan(losses), WIDE != 1)
+        np.testing.assert_array_equal(np.isnan(pull(jnp.ones(5))[0]).all(-1), WIDE != 1)
+        np.testing.assert_array_equal(np.isnan(jax.jit(lambda x, labels=labels: case(x, labels))(x)), WIDE != 1)
+    assert np.isnan(case(x[0], 2**40))
+
+
+def test_ids_and_lengths_beyond_32_bits(rng):
+    x = jnp.asarray(rng.normal(size=(4, 3)), np.float32)
+    ids = np.array([5, 5 + 2**32, 5 + 2**33, 5])
+    for loss in (jaxloss.ntxent, jaxloss.circle_loss):
+        same(loss(x, ids), loss(x, np.array([0, 1, 2, 0])))
+    ours = jaxloss.circle_loss(x, ids, reference_embeddings=x[::-1], reference_labels=ids + 2**32)
+    small = np.array([0, 1, 2, 0])
+    expected = jaxloss.circle_loss(x, small, reference_embeddings=x[::-1], reference_labels=np.array([1, 2, 3, 1]))
+    same(ours, expected)
+    for lengths in (np.array([6, 6 + 2**32]), np.array([6, -(2**32)])):
+        np.testing.assert_array_equal(np.isnan(CTC(FRAMES, labels=LABELS, logit_lengths=lengths)), [False, True])
+    np.testing.assert_array_equal(jaxloss.squared_error(jnp.zeros(2), np.array([2**40, 1])), [2.0**80, 1])
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int32])

@@ -314,3 +314,41 @@ def test_bad_input_gets_one_sentence(loss, args, options, kind, sentence):
     with pytest.raises(kind) as error:
         loss(*args, **options)
     assert str(error.value) == f"{loss.__name__}: expected {sentence}"
+
+
+@pytest.mark.parametrize("loss", [DICE, GENERALIZED, lambda x, t, **k: BINARY(x[..., :1], t[..., :1], **k)])
+def test_the_class_axis_is_a_matter_of_layout(loss, rng):
+    x = jnp.asarray(rng.normal(size=(2, 4, 5, 3)), np.float32)
+    t = jax.nn.one_hot(jnp.asarray(rng.integers(3, size=(2, 4, 5))), 3)
+    expected = jax.value_and_grad(lambda x: loss(x, t).sum())(x)
+    for axis in (1, -3, 2):
+
+        def moved(x, axis=axis):
+            a, b = (jnp.moveaxis(v, -1, axis) for v in (x, t))
+            if loss not in (DICE, GENERALIZED):
+                return BINARY(*(jnp.take(v, jnp.array([0]), axis) for v in (a, b)), class_axis=axis).sum()
+            return loss(a, b, class_axis=axis).sum()
+
+        for ours, theirs in zip(jax.value_and_grad(moved)(x), expected, strict=True):
+            same(ours, theirs, span=10)
+
+
+def test_pixels_are_named_by_their_axes_in_any_layout(rng):
+    x = jnp.asarray(rng.normal(size=(2, 4, 5, 3)), np.float32)
+    t = jax.nn.one_hot(jnp.asarray(rng.integers(3, size=(2, 4, 5))), 3)
+    ours = DICE(*(jnp.moveaxis(v, -1, 1) for v in (x, t)), axis=(0, 3), class_axis=1, reduction="none")
+    same(ours, DICE(x, t, axis=(0, 2), reduction="none"), span=10)
+
+
+def test_images_have_weights(rng):
+    x = jnp.asarray(rng.normal(size=(3, 6, 2)), np.float32)
+    t = jax.nn.one_hot(jnp.asarray(rng.integers(2, size=(3, 6))), 2)
+    weights, dirty = jnp.array([2.0, 0.0, 1.0]), x.at[1].set(nan)
+    for loss in (DICE, lambda x, t, **k: BINARY(x[..., 0], t[..., 0], **k)):
+        same(loss(dirty, t, weights=weights), loss(x, t) * weights)
+        gradient = jax.grad(lambda x, loss=loss: loss(x, t, weights=weights).sum())(dirty)
+        same(gradient[1], 0 * x[1])
+        same(jax.grad(lambda w, loss=loss: loss(x, t, weights=w).sum())(0 * weights), loss(x, t))
+    losses = GENERALIZED(x, t, reduction="none")
+    same(GENERALIZED(x, t, weights=weights), (losses * weights).sum() / 3)
+    same(BINARY(x[..., 0], t[..., 0], reduction="mean"), BINARY(x[..., 0], t[..., 0]).mean())
