@@ -300,9 +300,8 @@ def jensen_shannon_divergence(
 # a term is (1 - b) q (exp(r) - 1 - r) + b t (exp(s) - 1 - s): neither is negative, and nothing cancels where q nears t.
 
 
-def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    """r, s and m: where q and t are near, by log(1 + b (t / q - 1)); else by the larger of them and log(m / larger)."""
-    u = minus(lt, lq)
+def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
+    """r and s, given u = log(t / q): near 0, r is log(1 + b (t / q - 1)); else both are by the larger of q and t."""
     near = jnp.abs(u) < 1
     v = jnp.where(near, u, 0)
     near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
@@ -313,24 +312,26 @@ def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     )
     r = jnp.where(near, near_r, minus(jnp.maximum(u, 0), -of_larger))
     s = jnp.where(near, near_s, minus(jnp.maximum(-u, 0), -of_larger))
-    log_m = jnp.where(near, lq + near_r, minus(jnp.maximum(lq, lt), -of_larger))
-    return r, s, jnp.exp(log_m)
+    return r, s
 
 
-def js_element(lq: Array, lt: Array, b: Array) -> Array:
-    r, s, m = _mixture(lq, lt, b)
-    (losses,) = apart(times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s)))
+def _js_element(lq: Array, lt: Array, b: Array) -> Array:
+    q, t = jnp.exp(lq), jnp.exp(lt)
+    r, s = js_ratios(minus(lt, lq), b)
+    m = b * t + (1 - b) * q
+    (losses,) = apart(times(1 - b, excess(q, m, r)) + times(b, excess(t, m, s)))
     return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
-def js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     lq, lt, b = lax.optimization_barrier((lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s, m = _mixture(lq, lt, b)
+    r, s = js_ratios(minus(lt, lq), b)
+    m = b * t + (1 - b) * q
     return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)
 
 
-_js = elementwise(js_element, js_slopes)
+_js = elementwise(_js_element, _js_slopes)
 
 
 @compiled()
