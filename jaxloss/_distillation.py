@@ -192,8 +192,8 @@ class _Saved(NamedTuple):
 def _lifted(formula: Formula) -> Callable[..., Array]:
     """The divergence of each row of logits, with its derivatives."""
 
-    def logits_of(x: Array, y: Array, kept: Array | None, classes: Array | None) -> tuple[Array, ...]:
-        return tuple(transformed(z, kept, classes, (None, None)) for z in (x, y))
+    def logits_of(x: Array, y: Array, kept: Array | None, classes: Array | None) -> tuple[Array, Array]:
+        return transformed(x, kept, classes, (None, None)), transformed(y, kept, classes, (None, None))
 
     def forward(
         x: Array,
@@ -206,14 +206,14 @@ def _lifted(formula: Formula) -> Callable[..., Array]:
         if kept is not None:  # an excluded row has harmless options
             temperature = None if temperature is None else jnp.where(kept, temperature, 1)
             numbers = tuple(jnp.where(kept, number, 0.5) for number in numbers)
-        summary = summarize(formula, *logits_of(x, y, kept, classes), temperature, numbers)
+        summary = summarize(formula, logits_of(x, y, kept, classes), temperature, numbers)
         return divergence(formula, summary, numbers), _Saved(x, y, kept, classes, temperature, numbers, summary)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
         x, y, kept, classes, temperature, numbers, summary = saved
         g = g if kept is None else jnp.where(kept, g, 0)
         logits = logits_of(x, y, kept, classes)
-        *of_logits, of_temperature, of_numbers = gradients(formula, *logits, summary, temperature, numbers)
+        *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
         of_x, of_y = (
             transformed_backward(g[..., None] * gradient, z, kept, classes, (None, None), None)[0]
             for gradient, z in zip(of_logits, (x, y), strict=True)

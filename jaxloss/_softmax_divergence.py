@@ -2,9 +2,9 @@
 
 Let a be the student's logits less their maximum, and b the teacher's, each divided by the temperature. With A and B
 the sums of exp(a) and exp(b), u = log(q / t) = (a - b) - log(A / B), and a term of KL(t, q) is q - t - t u, which is
-t (exp(u) - 1 - u): none is negative. Where a class has nearly the same logit in both, a - b is computed from the
-difference of the two logits, which is exact, and log(A / B) from A - B, a sum of exp(a) - exp(b) = exp(b) expm1(a - b).
-So the divergence of nearly equal rows keeps its digits, which a difference of two log-probabilities has lost.
+t (exp(u) - 1 - u): none is negative. Where the two rows are nearly equal, a - b is computed from the difference of the
+logits, which is exact, and log(A / B) from A - B, a sum of exp(b) (exp(a - b) - 1). So the divergence keeps its digits,
+which a difference of two rounded log-probabilities has lost.
 
 ``across`` names the mapped axis over which the classes are split, if they are.
 """
@@ -16,152 +16,201 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from ._divergence import js_ratios
-from ._numerics import excess, expm1, log_ratio, minus, times
-from ._rows import largest, summed
-from ._softmax_rows import Row, gap, probabilities, summary_below, relative_to_likely
+from ._numerics import excess, expm1, log_ratio, times
+from ._rows import apart, largest, summed
 from ._types import AxisName
 
 
+class Tops(NamedTuple):
+    """How the logits of a row become relative: one number a row each."""
+
+    student: Array  # the maximum
+    teacher: Array
+    least: Array  # what the logits are raised to: 0 if all of the student or all of the teacher are -inf, else -inf
+
+    @property
+    def empty(self) -> Array:
+        return self.least == 0
+
+
+class Totals(NamedTuple):
+    """What else the comparison of two rows needs: one number a row each."""
+
+    student: Array  # A
+    teacher: Array  # B
+    shift: Array  # log(A / B)
+
+
 class Comparison(NamedTuple):
-    """What the formulas below need of each class."""
+    """What the formulas need of each class."""
 
     q: Array
     t: Array
     log_ratio: Array  # u = log(q / t)
     difference: Array  # q - t
+    is_likely: tuple[Array, Array]  # whether the class has most of the probability, of q and of t
 
 
 class Formula(NamedTuple):
-    """A divergence of a row. ``numbers`` are its options, with a last axis of size 1."""
+    """A divergence of a row. ``numbers`` are its options."""
 
-    # (comparison, *numbers) -> arrays of terms; their sums are saved
+    # (comparison, *numbers) -> terms, whose sums over the classes are saved; here, and in the gradients, sums and
+    # numbers have an axis of size 1 for the classes
     terms: Callable[..., tuple[Array, ...]]
-    # (sums, *numbers) -> the divergence, both without the class axis
+    # (sums, *numbers) -> the divergence
     total: Callable[..., Array]
-    # (comparison, student row, teacher row, sums, *numbers) -> gradients by a and by b, and the sum of both
+    # (comparison, sums, numbers, across) -> gradients by a and by b, and the sum of both without its rounding error
     gradients: Callable[..., tuple[Array, Array, Array]]
-    # (sums,) -> the derivatives by the numbers, without the class axis
+    # (sums) -> the derivatives by the numbers
     of_numbers: Callable[..., tuple[Array, ...]]
 
 
 class Summary(NamedTuple):
-    """What is saved of two rows of logits: some numbers a row each."""
+    """What is saved of two rows of logits: some numbers a row."""
 
-    tops: tuple[Array, Array]
-    rows: tuple[Row, Row]  # of a and of b
-    shift: Array  # log(A / B)
+    tops: Tops
+    totals: Totals
     sums: tuple[Array, ...]
-
-    @property
-    def empty(self) -> Array:
-        """Whether all logits of the student or all of the teacher are -inf."""
-        (x, y), (a, b) = self.tops, self.rows
-        return ((x == -jnp.inf) | (y == -jnp.inf)) & ~jnp.isnan(a.rest + b.rest)
 
 
 def _column(x: Array) -> Array:
     return x[..., None]
 
 
-def _relative(x: Array, y: Array, tops: tuple[Array, Array], temperature: Array | None) -> tuple[Array, Array, Array]:
-    """a, b and a - b, each of them exact where it is near 0."""
-    top_x, top_y = map(_column, tops)
-    x, y = x.astype(top_x.dtype), y.astype(top_y.dtype)
-    gap_x, gap_y = gap(x, top_x), gap(y, top_y)
-    of_logits, of_tops = minus(x, y), minus(top_x, top_y)
-    direct = jnp.abs(of_logits) + jnp.abs(of_tops) < gap_x + gap_y
-    difference = jnp.where(direct, of_logits - jnp.where(direct, of_tops, 0), minus(gap_y, gap_x))
+def _largest(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).max)
+
+
+# On a CPU, XLA sums arithmetic fast, and arithmetic with comparisons of elements slowly or from an array in memory. So
+# infinite logits are not compared, but bounded by the largest numbers, and their differences are made infinite again.
+
+
+def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
+    top_x, top_y = (largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
+    least = jnp.where((top_x == -jnp.inf) | (top_y == -jnp.inf), 0, -jnp.inf).astype(top_x.dtype)
+    bound = _largest(top_x)
+    return Tops(*apart(*(jnp.minimum(jnp.maximum(top, least), bound) for top in (top_x, top_y)), least))
+
+
+def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
+    """a, b and a - b."""
+    bound = _largest(tops.student)
+    # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
+    of_tops = tops.student - tops.teacher
+    small = jnp.abs(of_tops) < 1
+    rows = (jnp.where(small, 0, tops.student), jnp.where(small, 0, tops.teacher), jnp.where(small, of_tops, 0))
+    top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*tops, *rows))
+    x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype), bound), least) for z in logits)
+    difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
+    beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
+    difference += lax.stop_gradient(beyond * bound)
     if temperature is None:
-        return -gap_x, -gap_y, difference
+        return x - top_x, y - top_y, difference
     t = _column(temperature)
-    return -gap_x / t, -gap_y / t, difference / t
+    return (x - top_x) / t, (y - top_y) / t, difference / t
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _compare(a: Array, b: Array, difference: Array, rows: Any, shift: Array, across: AxisName | None) -> Comparison:
-    q, t = (probabilities(z, row, across)[0] for z, row in zip((a, b), rows, strict=True))
-    u = minus(difference, _column(shift))
+def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:
+    def relative() -> tuple[Array, Array, Array]:  # for each sum anew, or XLA keeps what they share
+        x, y, *rows = apart(*logits, *tops)
+        return _relative((x, y), Tops(*rows), temperature)
+
+    student, teacher = summed(jnp.exp(relative()[0]), across), summed(jnp.exp(relative()[1]), across)
+    a, b, difference = relative()
+    near = jnp.abs(difference) < 1
+    of_exps = jnp.where(near, jnp.exp(b) * expm1(jnp.where(near, difference, 0)), jnp.exp(a) - jnp.exp(b))
+    return Totals(student, teacher, log_ratio(student, teacher, summed(of_exps, across)))
+
+
+def _softmax_tangent(p: Array, is_likely: Array, v: Array, across: AxisName | None) -> Array:
+    """The tangent of log p, of logits with tangent v, of which only differences count: less that of a likely class."""
+    v = jnp.where(is_likely, 0, v - _column(summed(jnp.where(is_likely, v, 0), across)))
+    return v - _column(summed(p * v, across))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _compare(a: Array, b: Array, difference: Array, totals: Totals, across: AxisName | None) -> Comparison:
+    q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
+    u = difference - _column(totals.shift)
     near = jnp.abs(u) < 1
-    return Comparison(q, t, u, jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t))
+    residual = jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t)
+    is_likely = _column(totals.student < 1.5) & (a > -0.5), _column(totals.teacher < 1.5) & (b > -0.5)
+    return Comparison(q, t, u, residual, is_likely)
 
 
 @_compare.defjvp
 def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
-    (a, b, _, rows, _), comparison = primals, _compare(*primals, across)
-    q, t = comparison[:2]
-    of_a, of_b = (relative_to_likely(z, r, v, across) for z, r, v in zip((a, b), rows, tangents[:2], strict=True))
-    of_log_q, of_log_t = (v - _column(summed(p * v, across)) for p, v in ((q, of_a), (t, of_b)))
+    comparison = _compare(*primals, across)
+    q, t, _, _, is_likely = comparison
+    of_log_q, of_log_t = (
+        _softmax_tangent(p, likely, v, across) for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
+    )
     of_q, of_t = q * of_log_q, t * of_log_t
-    return comparison, Comparison(of_q, of_t, of_log_q - of_log_t, of_q - of_t)
+    none = np.zeros(q.shape, jax.dtypes.float0)
+    return comparison, Comparison(of_q, of_t, of_log_q - of_log_t, of_q - of_t, (none, none))  # type: ignore[arg-type]
 
 
 def summarize(
     formula: Formula,
-    x: Array,
-    y: Array,
+    logits: tuple[Array, Array],
     temperature: Array | None,
     numbers: tuple[Array, ...],
     across: AxisName | None = None,
 ) -> Summary:
     """Of logits, of which those that a mask excludes are replaced already."""
-    tops = tuple(largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
-    a, b, difference = _relative(x, y, tops, temperature)
-    rows = summary_below(a, jnp.zeros_like(tops[0]), across), summary_below(b, jnp.zeros_like(tops[1]), across)
-    near = jnp.abs(difference) < 1
-    v = jnp.where(near, difference, 0)
-    of_sums = summed(jnp.where(near, jnp.exp(b) * expm1(v), jnp.exp(a) - jnp.exp(b)), across)
-    shift = log_ratio(1 + rows[0].rest, 1 + rows[1].rest, of_sums)
-    terms = formula.terms(_compare(a, b, difference, rows, shift, across), *map(_column, numbers))
-    return Summary(tops, rows, shift, tuple(summed(term, across) for term in terms))
+    tops = _tops(*logits, across)
+    totals = _totals(logits, tops, temperature, across)
+    x, y = apart(*logits)
+    a, b, difference = _relative((x, y), tops, temperature)
+    comparison = _compare(a, b, difference, totals, across)
+    terms = formula.terms(comparison, *map(_column, numbers))
+    return Summary(tops, totals, tuple(summed(term, across) for term in terms))
 
 
 def divergence(formula: Formula, summary: Summary, numbers: tuple[Array, ...]) -> Array:
-    """Infinite where a row has no class."""
-    return jnp.where(summary.empty, jnp.inf, formula.total(summary.sums, *numbers))
+    """Infinite where all logits of one row are -inf."""
+    return formula.total(summary.sums, *numbers) + jnp.where(summary.tops.empty, jnp.inf, 0)
 
 
 def gradients(
     formula: Formula,
-    x: Array,
-    y: Array,
+    logits: tuple[Array, Array],
     summary: Summary,
     temperature: Array | None,
     numbers: tuple[Array, ...],
     across: AxisName | None = None,
 ) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
     """The gradients by both logits, by the temperature and by the numbers."""
-    a, b, difference = _relative(x, y, summary.tops, temperature)
-    comparison = _compare(a, b, difference, summary.rows, summary.shift, across)
-    of_a, of_b, of_both = formula.gradients(
-        comparison, *zip((a, b), summary.rows, strict=True), summary.sums, across, *map(_column, numbers)
-    )
-    empty = _column(summary.empty)
-    of_a, of_b = jnp.where(empty | (a == -jnp.inf), 0, of_a), jnp.where(empty | (b == -jnp.inf), 0, of_b)
-    of_numbers = tuple(jnp.where(summary.empty, 0, of) for of in formula.of_numbers(summary.sums))
+    tops, totals, sums = summary
+    a, b, difference = _relative(logits, tops, temperature)
+    comparison = _compare(a, b, difference, totals, across)
+    of_a, of_b, of_both = formula.gradients(comparison, *(tuple(map(_column, n)) for n in (sums, numbers)), across)
+    usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
+    of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in ((a, of_a), (b, of_b)))
+    of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
     if temperature is None:
         return of_a, of_b, None, of_numbers
     # It is -(of_a a + of_b b) / T. Of nearly equal rows that is a difference of terms that are of first order in u,
     # where of_a (a - b) + (of_a + of_b) b has terms of second order, as the divergence.
-    near = ~empty & (jnp.abs(comparison.log_ratio) < 1)
-    together = times(of_a, jnp.where(near, difference, 0)) + times(jnp.where(near, of_both, 0), b)
-    apart = times(of_a, a) + times(of_b, b)
-    of_temperature = -summed(jnp.where(near, together, apart), across) / temperature
+    near = jnp.abs(comparison.log_ratio) < 1
+    together = times(of_a, jnp.where(near, difference, 0)) + times(_column(usable) * jnp.where(near, of_both, 0), b)
+    alone = times(of_a, a) + times(of_b, b)
+    of_temperature = -summed(jnp.where(near, together, alone), across) / temperature
     t = _column(temperature)
     return of_a / t, of_b / t, of_temperature, of_numbers
 
 
-def _centered(p: Array, u: Array, mean: Array, relative: tuple[Array, Row], across: AxisName | None) -> Array:
+def _centered(p: Array, u: Array, mean: Array, is_likely: Array, across: AxisName | None) -> Array:
     """p_c (mean - u_c), where the mean is that of u weighted by p. So these sum to 0, and where one class has most of
     p, its entry is that of the others, negated. Where the mean is infinite, what makes it so has the other sign.
     """
-    z, row = relative
     products = times(p, jnp.where(jnp.isinf(u), -u, mean - u))
-    likely = _column((row.rest < 0.5) & jnp.isfinite(mean[..., 0])) & (z > -0.5)
-    others = jnp.where(likely, 0, products)
-    return jnp.where(likely, -_column(summed(others, across)), products)
+    is_likely &= jnp.isfinite(mean)
+    others = jnp.where(is_likely, 0, products)
+    return jnp.where(is_likely, -_column(summed(others, across)), products)
 
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
@@ -169,11 +218,10 @@ def _kl_terms(c: Comparison) -> tuple[Array]:
 
 
 def _kl_gradients(
-    c: Comparison, student: tuple[Array, Row], teacher: tuple[Array, Row], sums: tuple[Array], across: AxisName | None
+    c: Comparison, sums: tuple[Array], numbers: tuple[()], across: AxisName | None
 ) -> tuple[Array, Array, Array]:
-    (kl,) = map(_column, sums)
-    of_teacher = _centered(c.t, c.log_ratio, -kl, teacher, across)
-    return c.difference, of_teacher, _kl_terms(c)[0] - times(c.t, kl)
+    of_teacher = _centered(c.t, c.log_ratio, -sums[0], c.is_likely[1], across)
+    return c.difference, of_teacher, _kl_terms(c)[0] - times(c.t, sums[0])
 
 
 KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
@@ -186,20 +234,15 @@ def _js_terms(c: Comparison, beta: Array) -> tuple[Array, Array]:
 
 
 def _js_gradients(
-    c: Comparison,
-    student: tuple[Array, Row],
-    teacher: tuple[Array, Row],
-    sums: tuple[Array, Array],
-    across: AxisName | None,
-    beta: Array,
+    c: Comparison, sums: tuple[Array, Array], numbers: tuple[Array], across: AxisName | None
 ) -> tuple[Array, Array, Array]:
-    of_student, of_teacher = map(_column, sums)
+    (of_q, of_t), (beta,) = sums, numbers
     r, s = js_ratios(-c.log_ratio, beta)
-    by_student = times(1 - beta, _centered(c.q, r, -of_student, student, across))
-    by_teacher = times(beta, _centered(c.t, s, -of_teacher, teacher, across))
+    of_student = times(1 - beta, _centered(c.q, r, -of_q, c.is_likely[0], across))
+    of_teacher = times(beta, _centered(c.t, s, -of_t, c.is_likely[1], across))
     terms = _js_terms(c, beta)
-    by_both = times(1 - beta, terms[0] - times(c.q, of_student)) + times(beta, terms[1] - times(c.t, of_teacher))
-    return by_student, by_teacher, by_both
+    of_both = times(1 - beta, terms[0] - times(c.q, of_q)) + times(beta, terms[1] - times(c.t, of_t))
+    return of_student, of_teacher, of_both
 
 
 JS = Formula(

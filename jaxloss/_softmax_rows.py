@@ -120,12 +120,6 @@ def summary(z: Array, computed: bool = False, across: AxisName | None = None) ->
     return Row(top, rest, jnp.log1p(rest))
 
 
-def summary_below(z: Array, top: Array, across: AxisName | None = None) -> Row:
-    """The summary of logits of which the maximum is known, and is the same in every fusion."""
-    rest = _rest(z, top, across)
-    return Row(top, rest, jnp.log1p(rest))
-
-
 def _rest_by_select(z: Array, top: Array, across: AxisName | None) -> Array:
     """The sum of exp(z_j - m) over all j but one maximum, whose exp is 1 and yet has a derivative. Of none, 0."""
     z, m = z.astype(top.dtype), top[..., None]
@@ -158,7 +152,7 @@ def _rest(z: Array, top: Array, across: AxisName | None) -> Array:
 # class. Each rule is true by itself, and not beside that of m alone: in a scan JAX inlines some functions, some not.
 
 
-def relative_to_likely(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:
+def _moving(z: Array, row: Row, v: Array, across: AxisName | None) -> Array:
     """The tangent v, of which only differences count, less that of a class that has most of the probability."""
     v = v.astype(row.top.dtype)
     sure = (row.rest < 0.5)[..., None] & (gap(z, row.top[..., None]) < 0.5)  # others are log(2) below
@@ -176,7 +170,7 @@ def probabilities(z: Array, row: Row, across: AxisName | None = None) -> tuple[A
 @probabilities.defjvp
 def _(across: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> Any:
     p, wrong = probabilities(*primals, across)
-    v = relative_to_likely(*primals, tangents[0], across)
+    v = _moving(*primals, tangents[0], across)
     tangent = p * (v - summed(p * v, across)[..., None])
     return (p, wrong), (tangent, -tangent)
 
@@ -193,7 +187,7 @@ def _of_label(label: Array, y: Array, z: Array, row: Row, across: AxisName | Non
 def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
     _, y, z, row = primals
     p, miss = _of_label(*primals, across)
-    v = relative_to_likely(z, row, tangents[2], across)
+    v = _moving(z, row, tangents[2], across)
     mean = summed(probabilities(z, row, across)[0] * v, across)
     tangent = p * (pick_across(v, y, across) - mean)
     return (p, miss), (tangent, tangent)
@@ -207,7 +201,7 @@ def surprise(z: Array, row: Row) -> Array:
 
 @surprise.defjvp
 def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    v = jnp.where(primals[0] == -jnp.inf, 0, relative_to_likely(*primals, tangents[0], None))
+    v = jnp.where(primals[0] == -jnp.inf, 0, _moving(*primals, tangents[0], None))
     return surprise(*primals), (probabilities(*primals)[0] * v).sum(-1, keepdims=True) - v
 
 

@@ -219,20 +219,24 @@ def _divergence(
 def _rows(formula: Formula) -> Rows:
     """Rows of logits of a student and of a teacher."""
 
-    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, ...]:
+    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
         scale, *caps = tokens[:3]
-        found = tuple(transformed(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
-        return found if all(number is None for number in tokens[:3]) else lax.optimization_barrier(found)
+        student, teacher = (transformed(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
+        # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
+        computed = any(number is not None for number in tokens[:3])
+        return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
 
     def forward(given: Any, tokens: Any, kept: Array | None, across: AxisName | None) -> tuple[Any, tuple[()], Any]:
-        summary = summarize(formula, *logits_of(given, tokens, kept), None, tokens[3:], across)
-        return (divergence(formula, summary, tokens[3:]),), (), (given, summary, tokens, kept)
+        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], across)
+        losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
+        return (losses,), (), (given, summary, tokens, kept)
 
     def backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[Tokens, Tokens]:
         (given, summary, tokens, kept), (g,) = saved, cotangents
         scale, *caps = tokens[:3]
         g = g if kept is None else jnp.where(kept, g, 0)
-        *of_logits, _, of_numbers = gradients(formula, *logits_of(given, tokens, kept), summary, None, tokens[3:], across)
+        logits = logits_of(given, tokens, kept)
+        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], across)
         (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
             transformed_backward(g[..., None] * gradient, x, kept, None, (cap, scale), across)
             for gradient, x, cap in zip(of_logits, given, caps, strict=True)
