@@ -98,14 +98,17 @@ def kl_divergence_with_log_targets(
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
 ) -> Array:
-    r"""Kullback-Leibler divergence of predicted from target log-probabilities, as in distillation.
+    r"""Kullback-Leibler divergence of predicted from target log-probabilities.
 
     .. math::
         \mathrm{KL}(t \,\|\, q) = \sum_c t_c (\log t_c - \log q_c), \qquad
         \frac{\partial \ell}{\partial \log q_c} = -t_c, \qquad
         \frac{\partial \ell}{\partial \log t_c} = t_c (1 + \log t_c - \log q_c)
 
-    A target of ``-inf`` costs nothing and has gradient 0, whatever its prediction.
+    A target of ``-inf`` costs nothing and has gradient 0, whatever its prediction. From logits use
+    :func:`softmax_kl_divergence`: ``jax.nn.log_softmax`` rounds its result, to three digits in bfloat16, and the
+    divergence of nearly equal distributions is the difference of such results. ``softmax_kl_divergence`` is exact in
+    both cases.
 
     Args:
       log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives.
@@ -129,7 +132,7 @@ def kl_divergence_with_log_targets(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> # Distillation at a temperature, whose square brings the gradient back to scale:
+      >>> # Distillation at a temperature T; in bfloat16 only softmax_kl_divergence(student, teacher) is exact:
       >>> student, teacher, T = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([[0.5, 3.0, -1.0]]), 3.0
       >>> log_predictions, log_targets = jax.nn.log_softmax(student / T), jax.nn.log_softmax(teacher / T)
       >>> loss = T**2 * jaxloss.kl_divergence_with_log_targets(log_predictions, log_targets, reduction="mean")

@@ -51,7 +51,6 @@ class Comparison(NamedTuple):
     t: Array
     log_ratio: Array  # u = log(q / t)
     difference: Array  # q - t
-    is_likely: tuple[Array, Array]  # whether the class has most of the probability, of q and of t
 
 
 class Formula(NamedTuple):
@@ -62,7 +61,7 @@ class Formula(NamedTuple):
     terms: Callable[..., tuple[Array, ...]]
     # (sums, *numbers) -> the divergence
     total: Callable[..., Array]
-    # (comparison, sums, numbers, across) -> gradients by a and by b, and the sum of both without its rounding error
+    # (comparison, is_likely, sums, numbers, across) -> gradients by a and b, and their sum without its rounding error
     gradients: Callable[..., tuple[Array, Array, Array]]
     # (sums) -> the derivatives by the numbers
     of_numbers: Callable[..., tuple[Array, ...]]
@@ -125,6 +124,11 @@ def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, 
     return Totals(student, teacher, log_ratio(student, teacher, summed(of_exps, across)))
 
 
+def _is_likely(a: Array, total: Array) -> Array:
+    """Whether a class has most of the probability."""
+    return _column(total < 1.5) & (a > -0.5)
+
+
 def _softmax_tangent(p: Array, is_likely: Array, v: Array, across: AxisName | None) -> Array:
     """The tangent of log p, of logits with tangent v, of which only differences count: less that of a likely class."""
     v = jnp.where(is_likely, 0, v - _column(summed(jnp.where(is_likely, v, 0), across)))
@@ -137,20 +141,20 @@ def _compare(a: Array, b: Array, difference: Array, totals: Totals, across: Axis
     u = difference - _column(totals.shift)
     near = jnp.abs(u) < 1
     residual = jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t)
-    is_likely = _column(totals.student < 1.5) & (a > -0.5), _column(totals.teacher < 1.5) & (b > -0.5)
-    return Comparison(q, t, u, residual, is_likely)
+    return Comparison(q, t, u, residual)
 
 
 @_compare.defjvp
 def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
+    a, b, _, totals = primals
     comparison = _compare(*primals, across)
-    q, t, _, _, is_likely = comparison
+    q, t, _, _ = comparison
+    is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
     of_log_q, of_log_t = (
         _softmax_tangent(p, likely, v, across) for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
     )
     of_q, of_t = q * of_log_q, t * of_log_t
-    none = np.zeros(q.shape, jax.dtypes.float0)
-    return comparison, Comparison(of_q, of_t, of_log_q - of_log_t, of_q - of_t, (none, none))  # type: ignore[arg-type]
+    return comparison, Comparison(of_q, of_t, of_log_q - of_log_t, of_q - of_t)
 
 
 def summarize(
@@ -187,7 +191,9 @@ def gradients(
     tops, totals, sums = summary
     a, b, difference = _relative(logits, tops, temperature)
     comparison = _compare(a, b, difference, totals, across)
-    of_a, of_b, of_both = formula.gradients(comparison, *(tuple(map(_column, n)) for n in (sums, numbers)), across)
+    is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
+    columns = (tuple(map(_column, n)) for n in (sums, numbers))
+    of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, across)
     usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
     of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in ((a, of_a), (b, of_b)))
     of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
@@ -218,9 +224,9 @@ def _kl_terms(c: Comparison) -> tuple[Array]:
 
 
 def _kl_gradients(
-    c: Comparison, sums: tuple[Array], numbers: tuple[()], across: AxisName | None
+    c: Comparison, is_likely: tuple[Array, Array], sums: tuple[Array], numbers: tuple[()], across: AxisName | None
 ) -> tuple[Array, Array, Array]:
-    of_teacher = _centered(c.t, c.log_ratio, -sums[0], c.is_likely[1], across)
+    of_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], across)
     return c.difference, of_teacher, _kl_terms(c)[0] - times(c.t, sums[0])
 
 
@@ -234,12 +240,16 @@ def _js_terms(c: Comparison, beta: Array) -> tuple[Array, Array]:
 
 
 def _js_gradients(
-    c: Comparison, sums: tuple[Array, Array], numbers: tuple[Array], across: AxisName | None
+    c: Comparison,
+    is_likely: tuple[Array, Array],
+    sums: tuple[Array, Array],
+    numbers: tuple[Array],
+    across: AxisName | None,
 ) -> tuple[Array, Array, Array]:
     (of_q, of_t), (beta,) = sums, numbers
     r, s = js_ratios(-c.log_ratio, beta)
-    of_student = times(1 - beta, _centered(c.q, r, -of_q, c.is_likely[0], across))
-    of_teacher = times(beta, _centered(c.t, s, -of_t, c.is_likely[1], across))
+    of_student = times(1 - beta, _centered(c.q, r, -of_q, is_likely[0], across))
+    of_teacher = times(beta, _centered(c.t, s, -of_t, is_likely[1], across))
     terms = _js_terms(c, beta)
     of_both = times(1 - beta, terms[0] - times(c.q, of_q)) + times(beta, terms[1] - times(c.t, of_t))
     return of_student, of_teacher, of_both
