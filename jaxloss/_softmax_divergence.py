@@ -90,26 +90,26 @@ def _largest(x: Array) -> float:
 def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
     top_x, top_y = (largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
     least = jnp.where((top_x == -jnp.inf) | (top_y == -jnp.inf), 0, -jnp.inf).astype(top_x.dtype)
-    bound = _largest(top_x)
-    return Tops(*apart(*(jnp.minimum(jnp.maximum(top, least), bound) for top in (top_x, top_y)), least))
+    return Tops(*apart(jnp.maximum(top_x, least), jnp.maximum(top_y, least), least))
 
 
 def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
-    """a, b and a - b."""
+    """a, b and a - b, from halves of the logits, whose differences do not overflow."""
     bound = _largest(tops.student)
+    tops = Tops(jnp.minimum(tops.student / 2, bound), jnp.minimum(tops.teacher / 2, bound), tops.least)
     # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
     of_tops = tops.student - tops.teacher
-    small = jnp.abs(of_tops) < 1
+    small = jnp.abs(of_tops) < 0.5
     rows = (jnp.where(small, 0, tops.student), jnp.where(small, 0, tops.teacher), jnp.where(small, of_tops, 0))
     top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*tops, *rows))
-    x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype), bound), least) for z in logits)
+    x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype) / 2, bound), least) for z in logits)
     difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
     difference += lax.stop_gradient(beyond * bound)
     if temperature is None:
-        return x - top_x, y - top_y, difference
-    t = _column(temperature)
-    return (x - top_x) / t, (y - top_y) / t, difference / t
+        return 2 * (x - top_x), 2 * (y - top_y), 2 * difference
+    half = _column(temperature / 2)
+    return (x - top_x) / half, (y - top_y) / half, difference / half
 
 
 def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:

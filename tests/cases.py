@@ -244,8 +244,8 @@ CASES = [
     row_case(oracles.jensen_shannon_divergence, LOG_SHARES, LOG_SHARES, beta=0.7),
     row_case(oracles.softmax_kl_divergence, REAL, LOGITS),
     row_case(oracles.softmax_kl_divergence, REAL, LOGITS, temperature=2.5),
-    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.4),
-    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.7, temperature=2.5),
+    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.8),
+    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.3, temperature=2.5),
     row_case(oracles.total_variation_distance, SHARES, SHARES),
     # from probabilities
     row_case(oracles.categorical_cross_entropy, SHARES, SHARES),
