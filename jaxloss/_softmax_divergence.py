@@ -49,8 +49,12 @@ class Comparison(NamedTuple):
 
     q: Array
     t: Array
-    log_ratio: Array  # u = log(q / t)
+    half: Array  # of u = log(q / t)
     difference: Array  # q - t
+
+    @property
+    def log_ratio(self) -> Array:
+        return 2 * self.half
 
 
 class Formula(NamedTuple):
@@ -94,7 +98,7 @@ def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
 
 
 def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
-    """a, b and a - b, from halves of the logits, whose differences do not overflow."""
+    """a, b and (a - b) / 2, from halves of the logits, whose differences do not overflow."""
     bound = _largest(tops.student)
     tops = Tops(jnp.minimum(tops.student / 2, bound), jnp.minimum(tops.teacher / 2, bound), tops.least)
     # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
@@ -107,9 +111,9 @@ def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
     difference += lax.stop_gradient(beyond * bound)
     if temperature is None:
-        return 2 * (x - top_x), 2 * (y - top_y), 2 * difference
+        return 2 * (x - top_x), 2 * (y - top_y), difference
     half = _column(temperature / 2)
-    return (x - top_x) / half, (y - top_y) / half, difference / half
+    return (x - top_x) / half, (y - top_y) / half, difference / _column(temperature)
 
 
 def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:
@@ -118,7 +122,8 @@ def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, 
         return _relative((x, y), Tops(*rows), temperature)
 
     student, teacher = summed(jnp.exp(relative()[0]), across), summed(jnp.exp(relative()[1]), across)
-    a, b, difference = relative()
+    a, b, half = relative()
+    difference = 2 * half
     near = jnp.abs(difference) < 1
     of_exps = jnp.where(near, jnp.exp(b) * expm1(jnp.where(near, difference, 0)), jnp.exp(a) - jnp.exp(b))
     return Totals(student, teacher, log_ratio(student, teacher, summed(of_exps, across)))
@@ -136,12 +141,13 @@ def _softmax_tangent(p: Array, is_likely: Array, v: Array, across: AxisName | No
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _compare(a: Array, b: Array, difference: Array, totals: Totals, across: AxisName | None) -> Comparison:
+def _compare(a: Array, b: Array, half: Array, totals: Totals, across: AxisName | None) -> Comparison:
     q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
-    u = difference - _column(totals.shift)
+    half -= _column(totals.shift / 2)
+    u = 2 * half
     near = jnp.abs(u) < 1
     residual = jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t)
-    return Comparison(q, t, u, residual)
+    return Comparison(q, t, half, residual)
 
 
 @_compare.defjvp
@@ -154,7 +160,7 @@ def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
         _softmax_tangent(p, likely, v, across) for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
     )
     of_q, of_t = q * of_log_q, t * of_log_t
-    return comparison, Comparison(of_q, of_t, of_log_q - of_log_t, of_q - of_t)
+    return comparison, Comparison(of_q, of_t, (of_log_q - of_log_t) / 2, of_q - of_t)
 
 
 def summarize(
@@ -168,8 +174,7 @@ def summarize(
     tops = _tops(*logits, across)
     totals = _totals(logits, tops, temperature, across)
     x, y = apart(*logits)
-    a, b, difference = _relative((x, y), tops, temperature)
-    comparison = _compare(a, b, difference, totals, across)
+    comparison = _compare(*_relative((x, y), tops, temperature), totals, across)
     terms = formula.terms(comparison, *map(_column, numbers))
     return Summary(tops, totals, tuple(summed(term, across) for term in terms))
 
@@ -189,20 +194,20 @@ def gradients(
 ) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
     """The gradients by both logits, by the temperature and by the numbers."""
     tops, totals, sums = summary
-    a, b, difference = _relative(logits, tops, temperature)
-    comparison = _compare(a, b, difference, totals, across)
+    a, b, half = _relative(logits, tops, temperature)
+    comparison = _compare(a, b, half, totals, across)
     is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
     columns = (tuple(map(_column, n)) for n in (sums, numbers))
     of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, across)
     usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
-    of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in ((a, of_a), (b, of_b)))
+    of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in zip(logits, (of_a, of_b), strict=True))
     of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
     if temperature is None:
         return of_a, of_b, None, of_numbers
     # It is -(of_a a + of_b b) / T. Of nearly equal rows that is a difference of terms that are of first order in u,
     # where of_a (a - b) + (of_a + of_b) b has terms of second order, as the divergence.
     near = jnp.abs(comparison.log_ratio) < 1
-    together = times(of_a, jnp.where(near, difference, 0)) + times(_column(usable) * jnp.where(near, of_both, 0), b)
+    together = times(of_a, jnp.where(near, 2 * half, 0)) + times(_column(usable) * jnp.where(near, of_both, 0), b)
     alone = times(of_a, a) + times(of_b, b)
     of_temperature = -summed(jnp.where(near, together, alone), across) / temperature
     t = _column(temperature)
@@ -220,7 +225,9 @@ def _centered(p: Array, u: Array, mean: Array, is_likely: Array, across: AxisNam
 
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
-    return (excess(c.t, c.q, c.log_ratio),)
+    near = jnp.abs(c.log_ratio) < 1
+    far = c.q - c.t - times(2 * c.t, c.half)
+    return (jnp.where(near, excess(c.t, c.q, jnp.where(near, c.log_ratio, 0)), far),)
 
 
 def _kl_gradients(
