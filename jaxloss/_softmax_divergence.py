@@ -110,10 +110,11 @@ def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None
     difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
     difference += lax.stop_gradient(beyond * bound)
-    if temperature is None:
-        return 2 * (x - top_x), 2 * (y - top_y), difference
-    half = _column(temperature / 2)
-    return (x - top_x) / half, (y - top_y) / half, difference / _column(temperature)
+    a, b = x - top_x, y - top_y
+    if temperature is not None:
+        t = _column(temperature)
+        a, b, difference = a / t, b / t, difference / t
+    return 2 * a, 2 * b, difference
 
 
 def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:
