@@ -217,6 +217,19 @@ def _jensen_shannon(lq: Array, lt: Array) -> Array:
     return 0.5 * (jnp.exp(lq) * (lq - log_mean) + jnp.exp(lt) * (lt - log_mean)).sum(-1)
 
 
+def _softmax_kl(x: Array, y: Array) -> Array:
+    log_q, log_t = jax.nn.log_softmax(x), jax.nn.log_softmax(y)
+    return (jnp.exp(log_t) * (log_t - log_q)).sum(-1)
+
+
+def _torch_distillation(functional: Any) -> Callable[..., Any]:
+    def loss(x: Any, y: Any) -> Any:
+        log_q, log_t = functional.log_softmax(x, -1), functional.log_softmax(y, -1)
+        return functional.kl_div(log_q, log_t, reduction="batchmean", log_target=True)
+
+    return loss
+
+
 CPU_NOTE = (
     "What is behind a peer beyond noise, or takes more than 1.5 of the two-pass time, and why, as the compiled text "
     "shows it. On two cores of an AMD EPYC (AVX-512, JAX 0.12.0.1) an array takes 0.17 ns an element in float32 and "
@@ -705,6 +718,25 @@ CASES = (
             "exact for near and for far arguments, by both forms: ten exponentials and logarithms an element in each "
             "pass; no peer has it."
         ),
+    ),
+    Case(
+        "softmax_kl_divergence",
+        _pair(logits, logits),
+        _softmax_kl,
+        (Peer("torch", _torch_distillation),),
+        shapes=(ROWS,),
+        dtypes=BOTH,
+        cpu_note=(
+            "near rows have a series of ten terms, and the ratio of the sums of both rows a sum of its own, so that "
+            "the loss is exact and never negative."
+        ),
+    ),
+    Case(
+        "softmax_jensen_shannon_divergence",
+        _pair(logits, logits),
+        lambda x, y: _jensen_shannon(jax.nn.log_softmax(x), jax.nn.log_softmax(y)),
+        shapes=(NARROW,),
+        cpu_note="as the divergence of log-probabilities.",
     ),
     Case(
         "total_variation_distance",

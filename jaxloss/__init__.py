@@ -11,6 +11,8 @@ from ._ctc_decoding import CTCDecoded as CTCDecoded
 from ._ctc_decoding import ctc_align as ctc_align
 from ._ctc_decoding import ctc_beam_decode as ctc_beam_decode
 from ._ctc_decoding import ctc_greedy_decode as ctc_greedy_decode
+from ._distillation import softmax_jensen_shannon_divergence as softmax_jensen_shannon_divergence
+from ._distillation import softmax_kl_divergence as softmax_kl_divergence
 from ._divergence import generalized_kl_divergence as generalized_kl_divergence
 from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
 from ._divergence import kl_divergence as kl_divergence
@@ -148,6 +150,8 @@ __all__ = [
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss",
     "softmax_focal_loss_with_integer_labels",
+    "softmax_jensen_shannon_divergence",
+    "softmax_kl_divergence",
     "sparsemax_loss",
     "squared_error",
     "squared_hinge_loss",

@@ -1,6 +1,5 @@
 """Divergences between distributions, each a sum over the classes."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -99,14 +98,17 @@ def kl_divergence_with_log_targets(
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
 ) -> Array:
-    r"""Kullback-Leibler divergence of predicted from target log-probabilities, as in distillation.
+    r"""Kullback-Leibler divergence of predicted from target log-probabilities.
 
     .. math::
         \mathrm{KL}(t \,\|\, q) = \sum_c t_c (\log t_c - \log q_c), \qquad
         \frac{\partial \ell}{\partial \log q_c} = -t_c, \qquad
         \frac{\partial \ell}{\partial \log t_c} = t_c (1 + \log t_c - \log q_c)
 
-    A target of ``-inf`` costs nothing and has gradient 0, whatever its prediction.
+    A target of ``-inf`` costs nothing and has gradient 0, whatever its prediction. From logits use
+    :func:`softmax_kl_divergence`: ``jax.nn.log_softmax`` rounds its result, to three digits in bfloat16, and the
+    divergence of nearly equal distributions is the difference of such results. ``softmax_kl_divergence`` is exact in
+    both cases.
 
     Args:
       log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives.
@@ -130,7 +132,7 @@ def kl_divergence_with_log_targets(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> # Distillation at a temperature, whose square brings the gradient back to scale:
+      >>> # Distillation at a temperature T; in bfloat16 only softmax_kl_divergence(student, teacher) is exact:
       >>> student, teacher, T = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([[0.5, 3.0, -1.0]]), 3.0
       >>> log_predictions, log_targets = jax.nn.log_softmax(student / T), jax.nn.log_softmax(teacher / T)
       >>> loss = T**2 * jaxloss.kl_divergence_with_log_targets(log_predictions, log_targets, reduction="mean")
@@ -301,52 +303,38 @@ def jensen_shannon_divergence(
 # a term is (1 - b) q (exp(r) - 1 - r) + b t (exp(s) - 1 - s): neither is negative, and nothing cancels where q nears t.
 
 
-def _mixture(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    """r, s and m: where q and t are near, by log(1 + b (t / q - 1)); else by the larger of them and log(m / larger)."""
-    u = minus(lt, lq)
+def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
+    """r and s, given u = log(t / q): near 0, r is log(1 + b (t / q - 1)); else both are by the larger of q and t."""
     near = jnp.abs(u) < 1
     v = jnp.where(near, u, 0)
     near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
     of_far = jnp.where(near, 0.5, b)
-    of_larger = _log_of_mixture(
-        jnp.where(u > 0, of_far, 1 - of_far), jnp.where(u > 0, 1 - of_far, of_far), jnp.where(near, 1, jnp.abs(u))
+    log_b, log_rest = jnp.log(of_far), log1p(-of_far)
+    of_larger = jnp.logaddexp(
+        jnp.where(u > 0, log_b, log_rest), jnp.where(u > 0, log_rest, log_b) - jnp.where(near, 1, jnp.abs(u))
     )
     r = jnp.where(near, near_r, minus(jnp.maximum(u, 0), -of_larger))
     s = jnp.where(near, near_s, minus(jnp.maximum(-u, 0), -of_larger))
-    log_m = jnp.where(near, lq + near_r, minus(jnp.maximum(lq, lt), -of_larger))
-    return r, s, jnp.exp(log_m)
+    return r, s
 
 
-@jax.custom_jvp
-def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
-    """log(a + b exp(-d)) for a + b = 1, with a derivative where a or b is 0."""
-    log_a, log_b = (jnp.where(x > 0.5, log1p(-rest), jnp.log(x)) for x, rest in ((a, b), (b, a)))
-    return jnp.logaddexp(log_a, log_b - d)
-
-
-@_log_of_mixture.defjvp
-def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    a, b, d = primals
-    log = _log_of_mixture(a, b, d)
-    nothing = log == -jnp.inf
-    by_a, by_b = (jnp.exp(-jnp.where(nothing, jnp.inf, x)) for x in (log, log + d))
-    return log, by_a * tangents[0] + by_b * tangents[1] - times(b, by_b) * tangents[2]
-
-
-def js_element(lq: Array, lt: Array, b: Array) -> Array:
-    r, s, m = _mixture(lq, lt, b)
-    (losses,) = apart(times(1 - b, excess(jnp.exp(lq), m, r)) + times(b, excess(jnp.exp(lt), m, s)))
+def _js_element(lq: Array, lt: Array, b: Array) -> Array:
+    q, t = jnp.exp(lq), jnp.exp(lt)
+    r, s = js_ratios(minus(lt, lq), b)
+    m = b * t + (1 - b) * q
+    (losses,) = apart(times(1 - b, excess(q, m, r)) + times(b, excess(t, m, s)))
     return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
-def js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
+def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+    lq, lt, b = lax.optimization_barrier((lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s, m = _mixture(lq, lt, b)
+    r, s = js_ratios(minus(lt, lq), b)
+    m = b * t + (1 - b) * q
     return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)
 
 
-_js = elementwise(js_element, js_slopes)
+_js = elementwise(_js_element, _js_slopes)
 
 
 @compiled()

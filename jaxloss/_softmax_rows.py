@@ -297,31 +297,24 @@ def indexed_backward(
 indexed = every_mode(indexed_forward, indexed_backward)
 
 
-# What else there is to know of a row: the log-probabilities z_c - m - log1p(rest), the entropy, where the maximum is.
+# What else there is to know of a row: its logits, the entropy, where the maximum is.
 
 
-def log_probabilities(
-    x: Array, kept: Array | None, numbers: tuple[Array | None, ...], across: AxisName | None
-) -> Array:
-    """From logits, of which ``numbers`` are the soft_cap and the logit_scale. A row of -inf alone has none: NaN."""
-    options = _options((None, None, *numbers), kept)
-    z = _transform(x, kept, None, options)
-    row = summary(z, options.computed, across)
-    log_total = jnp.where(row.empty, jnp.nan, row.log_total)
-    return -(gap(z, row.top[..., None]) + log_total[..., None])
+def transformed(x: Array, kept: Array | None, classes: Array | None, numbers: tuple[Array | None, ...]) -> Array:
+    """The logits that a loss uses; ``numbers`` are the soft_cap and the logit_scale, or none."""
+    return _transform(x, kept, classes, _options((None, None, *numbers), kept))
 
 
-def log_probabilities_backward(
-    log_p: Array,
+def transformed_backward(
     gradient: Array,
     x: Array,
     kept: Array | None,
+    classes: Array | None,
     numbers: tuple[Array | None, ...],
     across: AxisName | None,
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale."""
-    gradient -= jnp.exp(log_p) * summed(gradient, across)[..., None]
-    return _transform_backward(gradient, x, kept, None, _options((None, None, *numbers), kept), across)
+    return _transform_backward(gradient, x, kept, classes, _options((None, None, *numbers), kept), across)
 
 
 def entropy(saved: _Saved, across: AxisName | None) -> Array:

@@ -47,6 +47,7 @@ PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), U
 LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
 # Rows. Targets need not sum to 1.
 SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), ())
+LOGITS = Domain(REAL.draw, ())
 BITS = Domain(lambda rng, shape, scale: rng.integers(2, size=shape).astype(float), ())
 LOG_SHARES = Domain(lambda rng, shape, scale: _log_softmax(rng.normal(size=shape) * scale), ())
 
@@ -241,6 +242,10 @@ CASES = [
     row_case(oracles.kl_divergence_with_log_targets, LOG_SHARES, LOG_SHARES),
     row_case(oracles.generalized_kl_divergence, LOG_SHARES, SHARES),
     row_case(oracles.jensen_shannon_divergence, LOG_SHARES, LOG_SHARES, beta=0.7),
+    row_case(oracles.softmax_kl_divergence, REAL, LOGITS),
+    row_case(oracles.softmax_kl_divergence, REAL, LOGITS, temperature=2.5),
+    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.8),
+    row_case(oracles.softmax_jensen_shannon_divergence, REAL, LOGITS, beta=0.3, temperature=2.5),
     row_case(oracles.total_variation_distance, SHARES, SHARES),
     # from probabilities
     row_case(oracles.categorical_cross_entropy, SHARES, SHARES),

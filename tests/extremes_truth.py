@@ -138,6 +138,7 @@ def _hard(classes: int) -> list[np.ndarray]:
 ROWS = {  # predictions and targets
     (cases.REAL, cases.REAL): (_vectors, _vectors),
     (cases.REAL, cases.SHARES): (logits, targets),
+    (cases.REAL, cases.LOGITS): (logits, lambda classes: logits(classes)[::3]),
     (cases.LOG_SHARES, cases.SHARES): (_log_shares, targets),
     (cases.LOG_SHARES, cases.LOG_SHARES): (_log_shares, lambda classes: _log_shares(classes)[::3]),
     (cases.SHARES, cases.SHARES): (shares, targets),

@@ -249,6 +249,15 @@ def jensen_shannon_divergence(m, x, t, beta=0.5):
     return [beta * p * t, -beta * p * mixture, (1 - beta) * q * x, -(1 - beta) * q * mixture]
 
 
+def softmax_kl_divergence(m, x, t, temperature=1):
+    return kl_divergence_with_log_targets(m, _log_softmax(m, x / temperature), _log_softmax(m, t / temperature))
+
+
+def softmax_jensen_shannon_divergence(m, x, t, beta=0.5, temperature=1):
+    log_q, log_t = _log_softmax(m, x / temperature), _log_softmax(m, t / temperature)
+    return jensen_shannon_divergence(m, log_q, log_t, beta)
+
+
 def total_variation_distance(m, x, t):
     return [m.abs(x - t) / 2]
 

@@ -23,7 +23,7 @@ REAL = -float(FLOAT.max), float(FLOAT.max)
 RANGES = {
     **dict.fromkeys(["label_smoothing", "quantile", "q"], UNIT),
     **dict.fromkeys(["z_loss", "pos_weight", "gamma", "delta", "smooth", "eps"], NOT_NEGATIVE),
-    **dict.fromkeys(["soft_cap", "variance"], POSITIVE),
+    **dict.fromkeys(["soft_cap", "variance", "temperature"], POSITIVE),
     **dict.fromkeys(["logit_scale", "margin"], REAL),
     "log_variance": (-80.0, 80.0),  # beyond, its exponential is no number of float32
     "epsilon": (0.0, float(FLOAT.max)),
@@ -32,6 +32,7 @@ RANGES = {
 }
 OWN_RANGES = {
     ("jensen_shannon_divergence", "beta"): UNIT,
+    ("softmax_jensen_shannon_divergence", "beta"): UNIT,
     ("sigmoid_focal_loss", "alpha"): UNIT,
     ("poly_loss_cross_entropy", "epsilon"): (-1.0, float(FLOAT.max)),
 }

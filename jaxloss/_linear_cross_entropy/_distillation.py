@@ -1,20 +1,18 @@
 """Divergences of a student's distribution from a teacher's, both from hidden states."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from .. import _inputs
 from .._compiled import compiled
-from .._divergence import js_element, js_slopes
-from .._numerics import excess, minus, times
 from .._reduction import excluding, merge
-from .._rows import is_finite, summed
-from .._softmax_rows import log_probabilities, log_probabilities_backward
+from .._rows import is_finite
+from .._softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
+from .._softmax_rows import transformed, transformed_backward
 from .._types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
 from ._chunks import Rows, Tokens
@@ -218,46 +216,36 @@ def _divergence(
     return reduced(how, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
 
 
-def _rows(element: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]]) -> Rows:
-    """Rows of a sum of ``element(log_q, log_t, *numbers)``, where ``slopes`` are its derivatives."""
+def _rows(formula: Formula) -> Rows:
+    """Rows of logits of a student and of a teacher."""
 
-    def columns(tokens: Any) -> tuple[Array, ...]:
-        return tuple(number[..., None] for number in tokens[3:])
-
-    def forward(logits: Any, tokens: Any, kept: Array | None, across: AxisName | None) -> tuple[Any, tuple[()], Any]:
+    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
         scale, *caps = tokens[:3]
-        log_p = tuple(log_probabilities(z, kept, (cap, scale), across) for z, cap in zip(logits, caps, strict=True))
-        return (summed(element(*log_p, *columns(tokens)), across),), (), (logits, log_p, tokens, kept)
+        student, teacher = (transformed(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
+        # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
+        computed = any(number is not None for number in tokens[:3])
+        return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
+
+    def forward(given: Any, tokens: Any, kept: Array | None, across: AxisName | None) -> tuple[Any, tuple[()], Any]:
+        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], across)
+        losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
+        return (losses,), (), (given, summary, tokens, kept)
 
     def backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[Tokens, Tokens]:
-        (logits, log_p, tokens, kept), (g,) = saved, cotangents
+        (given, summary, tokens, kept), (g,) = saved, cotangents
         scale, *caps = tokens[:3]
         g = g if kept is None else jnp.where(kept, g, 0)
-        of_q, of_t, *of_numbers = slopes(*log_p, *columns(tokens))
+        logits = logits_of(given, tokens, kept)
+        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], across)
         (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
-            log_probabilities_backward(one, g[..., None] * gradient, z, kept, (cap, scale), across)
-            for one, gradient, z, cap in zip(log_p, (of_q, of_t), logits, caps, strict=True)
+            transformed_backward(g[..., None] * gradient, x, kept, None, (cap, scale), across)
+            for gradient, x, cap in zip(of_logits, given, caps, strict=True)
         )
         if of_scale is not None and of_teacher_scale is not None:
             of_scale += of_teacher_scale
-        of_tokens = of_scale, of_cap, of_teacher_cap, *(g * summed(of, across) for of in of_numbers)
-        return (of_student, of_teacher), of_tokens
+        return (of_student, of_teacher), (of_scale, of_cap, of_teacher_cap, *(g * of for of in of_numbers))
 
     return Rows(forward, backward)
 
 
-# With u = log(q / t) a term of KL(t, q), whose q and t each sum to 1, is q - t - t u: none is negative.
-
-
-def _kl_element(lq: Array, lt: Array) -> Array:
-    return excess(jnp.exp(lt), jnp.exp(lq), minus(lq, lt))
-
-
-def _kl_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
-    u, t = minus(lq, lt), jnp.exp(lt)
-    near = jnp.abs(u) < 1
-    return jnp.where(near, t * jnp.expm1(jnp.where(near, u, 0)), jnp.exp(lq) - t), -times(t, u)
-
-
-_KL = _rows(_kl_element, _kl_slopes)
-_JS = _rows(js_element, js_slopes)
+_KL, _JS = _rows(KL), _rows(JS)

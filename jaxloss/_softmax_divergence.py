@@ -1,0 +1,271 @@
+"""The mathematics of divergences of a student's softmax q from a teacher's t, both from rows of logits.
+
+Let a be the student's logits less their maximum, and b the teacher's, each divided by the temperature. With A and B
+the sums of exp(a) and exp(b), u = log(q / t) = (a - b) - log(A / B), and a term of KL(t, q) is q - t - t u, which is
+t (exp(u) - 1 - u): none is negative. Where the two rows are nearly equal, a - b is computed from the difference of the
+logits, which is exact, and log(A / B) from A - B, a sum of exp(b) (exp(a - b) - 1). So the divergence keeps its digits,
+which a difference of two rounded log-probabilities has lost.
+
+``across`` names the mapped axis over which the classes are split, if they are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from ._divergence import js_ratios
+from ._numerics import excess, expm1, log_ratio, times
+from ._rows import apart, largest, summed
+from ._types import AxisName
+
+
+class Tops(NamedTuple):
+    """How the logits of a row become relative: one number a row each."""
+
+    student: Array  # the maximum
+    teacher: Array
+    least: Array  # what the logits are raised to: 0 if all of the student or all of the teacher are -inf, else -inf
+
+    @property
+    def empty(self) -> Array:
+        return self.least == 0
+
+
+class Totals(NamedTuple):
+    """What else the comparison of two rows needs: one number a row each."""
+
+    student: Array  # A
+    teacher: Array  # B
+    shift: Array  # log(A / B)
+
+
+class Comparison(NamedTuple):
+    """What the formulas need of each class."""
+
+    q: Array
+    t: Array
+    half: Array  # of u = log(q / t)
+    difference: Array  # q - t
+
+    @property
+    def log_ratio(self) -> Array:
+        return 2 * self.half
+
+
+class Formula(NamedTuple):
+    """A divergence of a row. ``numbers`` are its options."""
+
+    # (comparison, *numbers) -> terms, whose sums over the classes are saved; here, and in the gradients, sums and
+    # numbers have an axis of size 1 for the classes
+    terms: Callable[..., tuple[Array, ...]]
+    # (sums, *numbers) -> the divergence
+    total: Callable[..., Array]
+    # (comparison, is_likely, sums, numbers, across) -> gradients by a and b, and their sum without its rounding error
+    gradients: Callable[..., tuple[Array, Array, Array]]
+    # (sums) -> the derivatives by the numbers
+    of_numbers: Callable[..., tuple[Array, ...]]
+
+
+class Summary(NamedTuple):
+    """What is saved of two rows of logits: some numbers a row."""
+
+    tops: Tops
+    totals: Totals
+    sums: tuple[Array, ...]
+
+
+def _column(x: Array) -> Array:
+    return x[..., None]
+
+
+def _largest(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).max)
+
+
+# On a CPU, XLA sums arithmetic fast, and arithmetic with comparisons of elements slowly or from an array in memory. So
+# infinite logits are not compared, but bounded by the largest numbers, and their differences are made infinite again.
+
+
+def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
+    top_x, top_y = (largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
+    least = jnp.where((top_x == -jnp.inf) | (top_y == -jnp.inf), 0, -jnp.inf).astype(top_x.dtype)
+    return Tops(*apart(jnp.maximum(top_x, least), jnp.maximum(top_y, least), least))
+
+
+def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
+    """a, b and (a - b) / 2, from halves of the logits, whose differences do not overflow."""
+    bound = _largest(tops.student)
+    tops = Tops(jnp.minimum(tops.student / 2, bound), jnp.minimum(tops.teacher / 2, bound), tops.least)
+    # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
+    of_tops = tops.student - tops.teacher
+    small = jnp.abs(of_tops) < 0.5
+    rows = (jnp.where(small, 0, tops.student), jnp.where(small, 0, tops.teacher), jnp.where(small, of_tops, 0))
+    top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*tops, *rows))
+    x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype) / 2, bound), least) for z in logits)
+    difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
+    beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
+    difference += lax.stop_gradient(beyond * bound)
+    a, b = x - top_x, y - top_y
+    if temperature is not None:
+        t = _column(temperature)
+        a, b, difference = a / t, b / t, difference / t
+    return 2 * a, 2 * b, difference
+
+
+def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:
+    def relative() -> tuple[Array, Array, Array]:  # for each sum anew, or XLA keeps what they share
+        x, y, *rows = apart(*logits, *tops)
+        return _relative((x, y), Tops(*rows), temperature)
+
+    student, teacher = summed(jnp.exp(relative()[0]), across), summed(jnp.exp(relative()[1]), across)
+    a, b, half = relative()
+    difference = 2 * half
+    near = jnp.abs(difference) < 1
+    of_exps = jnp.where(near, jnp.exp(b) * expm1(jnp.where(near, difference, 0)), jnp.exp(a) - jnp.exp(b))
+    return Totals(student, teacher, log_ratio(student, teacher, summed(of_exps, across)))
+
+
+def _is_likely(a: Array, total: Array) -> Array:
+    """Whether a class has most of the probability."""
+    return _column(total < 1.5) & (a > -0.5)
+
+
+def _softmax_tangent(p: Array, is_likely: Array, v: Array, across: AxisName | None) -> Array:
+    """The tangent of log p, of logits with tangent v, of which only differences count: less that of a likely class."""
+    v = jnp.where(is_likely, 0, v - _column(summed(jnp.where(is_likely, v, 0), across)))
+    return v - _column(summed(p * v, across))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _compare(a: Array, b: Array, half: Array, totals: Totals, across: AxisName | None) -> Comparison:
+    q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
+    half -= _column(totals.shift / 2)
+    u = 2 * half
+    near = jnp.abs(u) < 1
+    residual = jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t)
+    return Comparison(q, t, half, residual)
+
+
+@_compare.defjvp
+def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
+    a, b, _, totals = primals
+    comparison = _compare(*primals, across)
+    q, t, _, _ = comparison
+    is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
+    of_log_q, of_log_t = (
+        _softmax_tangent(p, likely, v, across) for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
+    )
+    of_q, of_t = q * of_log_q, t * of_log_t
+    return comparison, Comparison(of_q, of_t, (of_log_q - of_log_t) / 2, of_q - of_t)
+
+
+def summarize(
+    formula: Formula,
+    logits: tuple[Array, Array],
+    temperature: Array | None,
+    numbers: tuple[Array, ...],
+    across: AxisName | None = None,
+) -> Summary:
+    """Of logits, of which those that a mask excludes are replaced already."""
+    tops = _tops(*logits, across)
+    totals = _totals(logits, tops, temperature, across)
+    x, y = apart(*logits)
+    comparison = _compare(*_relative((x, y), tops, temperature), totals, across)
+    terms = formula.terms(comparison, *map(_column, numbers))
+    return Summary(tops, totals, tuple(summed(term, across) for term in terms))
+
+
+def divergence(formula: Formula, summary: Summary, numbers: tuple[Array, ...]) -> Array:
+    """Infinite where all logits of one row are -inf."""
+    return formula.total(summary.sums, *numbers) + jnp.where(summary.tops.empty, jnp.inf, 0)
+
+
+def gradients(
+    formula: Formula,
+    logits: tuple[Array, Array],
+    summary: Summary,
+    temperature: Array | None,
+    numbers: tuple[Array, ...],
+    across: AxisName | None = None,
+) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
+    """The gradients by both logits, by the temperature and by the numbers."""
+    tops, totals, sums = summary
+    a, b, half = _relative(logits, tops, temperature)
+    comparison = _compare(a, b, half, totals, across)
+    is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
+    columns = (tuple(map(_column, n)) for n in (sums, numbers))
+    of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, across)
+    usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
+    of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in zip(logits, (of_a, of_b), strict=True))
+    of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
+    if temperature is None:
+        return of_a, of_b, None, of_numbers
+    # It is -(of_a a + of_b b) / T. Of nearly equal rows that is a difference of terms that are of first order in u,
+    # where of_a (a - b) + (of_a + of_b) b has terms of second order, as the divergence.
+    near = jnp.abs(comparison.log_ratio) < 1
+    together = times(of_a, jnp.where(near, 2 * half, 0)) + times(_column(usable) * jnp.where(near, of_both, 0), b)
+    alone = times(of_a, a) + times(of_b, b)
+    of_temperature = -summed(jnp.where(near, together, alone), across) / temperature
+    t = _column(temperature)
+    return of_a / t, of_b / t, of_temperature, of_numbers
+
+
+def _centered(p: Array, u: Array, mean: Array, is_likely: Array, across: AxisName | None) -> Array:
+    """p_c (mean - u_c), where the mean is that of u weighted by p. So these sum to 0, and where one class has most of
+    p, its entry is that of the others, negated. Where the mean is infinite, what makes it so has the other sign.
+    """
+    products = times(p, jnp.where(jnp.isinf(u), -u, mean - u))
+    is_likely &= jnp.isfinite(mean)
+    others = jnp.where(is_likely, 0, products)
+    return jnp.where(is_likely, -_column(summed(others, across)), products)
+
+
+def _kl_terms(c: Comparison) -> tuple[Array]:
+    near = jnp.abs(c.log_ratio) < 1
+    far = c.q - c.t - times(2 * c.t, c.half)
+    return (jnp.where(near, excess(c.t, c.q, jnp.where(near, c.log_ratio, 0)), far),)
+
+
+def _kl_gradients(
+    c: Comparison, is_likely: tuple[Array, Array], sums: tuple[Array], numbers: tuple[()], across: AxisName | None
+) -> tuple[Array, Array, Array]:
+    of_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], across)
+    return c.difference, of_teacher, _kl_terms(c)[0] - times(c.t, sums[0])
+
+
+KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
+
+
+def _js_terms(c: Comparison, beta: Array) -> tuple[Array, Array]:
+    r, s = js_ratios(-c.log_ratio, beta)
+    mixture = beta * c.t + (1 - beta) * c.q
+    return excess(c.q, mixture, r), excess(c.t, mixture, s)
+
+
+def _js_gradients(
+    c: Comparison,
+    is_likely: tuple[Array, Array],
+    sums: tuple[Array, Array],
+    numbers: tuple[Array],
+    across: AxisName | None,
+) -> tuple[Array, Array, Array]:
+    (of_q, of_t), (beta,) = sums, numbers
+    r, s = js_ratios(-c.log_ratio, beta)
+    of_student = times(1 - beta, _centered(c.q, r, -of_q, is_likely[0], across))
+    of_teacher = times(beta, _centered(c.t, s, -of_t, is_likely[1], across))
+    terms = _js_terms(c, beta)
+    of_both = times(1 - beta, terms[0] - times(c.q, of_q)) + times(beta, terms[1] - times(c.t, of_t))
+    return of_student, of_teacher, of_both
+
+
+JS = Formula(
+    _js_terms,
+    lambda sums, beta: times(1 - beta, sums[0]) + times(beta, sums[1]),
+    _js_gradients,
+    lambda sums: (sums[1] - sums[0],),
+)
