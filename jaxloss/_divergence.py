@@ -1,5 +1,6 @@
 """Divergences between distributions, each a sum over the classes."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -309,13 +310,28 @@ def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
     v = jnp.where(near, u, 0)
     near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
     of_far = jnp.where(near, 0.5, b)
-    log_b, log_rest = jnp.log(of_far), log1p(-of_far)
-    of_larger = jnp.logaddexp(
-        jnp.where(u > 0, log_b, log_rest), jnp.where(u > 0, log_rest, log_b) - jnp.where(near, 1, jnp.abs(u))
+    of_larger = _log_of_mixture(
+        jnp.where(u > 0, of_far, 1 - of_far), jnp.where(u > 0, 1 - of_far, of_far), jnp.where(near, 1, jnp.abs(u))
     )
     r = jnp.where(near, near_r, minus(jnp.maximum(u, 0), -of_larger))
     s = jnp.where(near, near_s, minus(jnp.maximum(-u, 0), -of_larger))
     return r, s
+
+
+@jax.custom_jvp
+def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
+    """log(a + b exp(-d)) for a + b = 1, with a derivative where a or b is 0."""
+    log_a, log_b = (jnp.where(x > 0.5, log1p(-rest), jnp.log(x)) for x, rest in ((a, b), (b, a)))
+    return jnp.logaddexp(log_a, log_b - d)
+
+
+@_log_of_mixture.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    a, b, d = primals
+    log = _log_of_mixture(a, b, d)
+    nothing = log == -jnp.inf
+    by_a, by_b = (jnp.exp(-jnp.where(nothing, jnp.inf, x)) for x in (log, log + d))
+    return log, by_a * tangents[0] + by_b * tangents[1] - times(b, by_b) * tangents[2]
 
 
 def _js_element(lq: Array, lt: Array, b: Array) -> Array:
@@ -327,7 +343,7 @@ def _js_element(lq: Array, lt: Array, b: Array) -> Array:
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    lq, lt, b = lax.optimization_barrier((lq, lt, b))  # else a GPU keeps r and s
+    lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s = js_ratios(minus(lt, lq), b)
     m = b * t + (1 - b) * q

@@ -171,7 +171,7 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
 
 def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """Integer labels, one for each example of logits of that shape, or one for all."""
-    given, expected, hint = jnp.shape(labels), tuple(n for a, n in enumerate(shape) if a not in axes), ""
+    given, expected, hint = getattr(labels, "shape", ()), tuple(n for a, n in enumerate(shape) if a not in axes), ""
     if given == shape != expected:
         dense = name.removesuffix("_with_integer_labels")
         hint = "; for probabilities, " + (f"use `{dense}`" if dense != name else "apply `jnp.argmax`")
