@@ -15,7 +15,7 @@ import pytest
 
 import jaxloss
 
-CLASSES = 48  # has divisors, so that a CPU takes the path by blocks
+CLASSES = 48  # has divisors: tests split it over axes and devices
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.05, "soft_cap": 3.0, "logit_scale": 1.5}
 SIGMOID_OPTIONS = {"label_smoothing": 0.1, "pos_weight": 2.5, "soft_cap": 3.0, "logit_scale": 1.5}
 
@@ -263,7 +263,7 @@ OF_SEQUENCES = {
 NOT_LOSSES = {
     "reduce",
     "smooth_labels",
-    "make_fenchel_young_loss",  # test_sparsemax.py
+    "make_fenchel_young_loss",  # test_ranking.py
     "ranking_softmax_loss",  # test_ranking.py
     *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_segmentation.py
     *("circle_loss", "ntxent"),  # test_contrastive.py
