@@ -225,7 +225,7 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
     t = t.astype(_inputs.compute_dtype(t))
     axes = _inputs.class_axes(name, axis, t.shape)
     each = rows(t, axes)
-    alpha = _inputs.hyperparameter(name, "alpha", alpha, t.dtype)
+    alpha = _inputs.real(name, "alpha", alpha).astype(t.dtype)
     alpha = _inputs.broadcast(name, "alpha", alpha, each.shape[:-1])[..., None]
     classes = None
     if where is not None:
