@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from ._rows import of_type
+
 
 def again(arrays: Any, *, rows: bool) -> Any:
     """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
@@ -103,14 +105,16 @@ def recomputing(function: Callable[..., Array]) -> Callable[..., Array]:
     """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
 
     def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
-        return tuple(jax.vjp(function, *(a if a is None else _widened(a, g) for a in args))[1](g))
+        return tuple(jax.vjp(function, *(a if a is None else _widened(a, g, args) for a in args))[1](g))
 
     return every_mode(lambda *args: (function(*args), args), backward)
 
 
-def _widened(x: Array, losses: Array) -> Array:
-    """x in the precision of the losses, and a number for each of them: so has the derivative by it."""
-    x = x.astype(losses.dtype) if jnp.issubdtype(x.dtype, np.floating) else x
+def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
+    """x in the precision of the losses, a number for each of them and on each device: so is the derivative by it."""
+    if not jnp.issubdtype(x.dtype, np.floating):
+        return x
+    x = of_type(args, x.astype(losses.dtype))
     return x if x.ndim else jnp.broadcast_to(x, losses.shape)
 
 

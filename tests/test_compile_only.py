@@ -17,8 +17,8 @@ from benchmarks.targets import needs
 
 SHAPE = 2048, 4096
 NUMBERS = 16  # at most that many of a row are exchanged at once
-# Of these, XLA keeps some of the forward pass, in bytes an entry: three comparisons, less to read again than the scores;
-# and arrays, where one kernel would have too many steps.
+# Of these, XLA keeps some of the forward pass, in bytes an entry: three comparisons, which are less to read again than
+# the scores, and arrays, where one kernel would have too many steps.
 KEPT = {
     "h100": {
         "multiclass_hinge_loss": 3,
