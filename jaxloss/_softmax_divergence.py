@@ -29,11 +29,12 @@ class Tops(NamedTuple):
 
     student: Array  # the maximum
     teacher: Array
-    least: Array  # what the logits are raised to: 0 if all of the student or all of the teacher are -inf, else -inf
+    empty: Array  # whether all of the student or all of the teacher are -inf
 
     @property
-    def empty(self) -> Array:
-        return self.least == 0
+    def least(self) -> Array:
+        """What the logits are raised to."""
+        return jnp.where(self.empty, 0, -jnp.inf).astype(self.student.dtype)
 
 
 class Totals(NamedTuple):
@@ -93,19 +94,26 @@ def _largest(x: Array) -> float:
 
 def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
     top_x, top_y = (largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
-    least = jnp.where((top_x == -jnp.inf) | (top_y == -jnp.inf), 0, -jnp.inf).astype(top_x.dtype)
-    return Tops(*apart(jnp.maximum(top_x, least), jnp.maximum(top_y, least), least))
+    tops = Tops(top_x, top_y, (top_x == -jnp.inf) | (top_y == -jnp.inf))
+    return Tops(*apart(jnp.maximum(top_x, tops.least), jnp.maximum(top_y, tops.least), tops.empty))
 
 
 def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
     """a, b and (a - b) / 2, from halves of the logits, whose differences do not overflow."""
     bound = _largest(tops.student)
-    tops = Tops(jnp.minimum(tops.student / 2, bound), jnp.minimum(tops.teacher / 2, bound), tops.least)
+    top_x, top_y = (jnp.minimum(top / 2, bound) for top in (tops.student, tops.teacher))
     # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
-    of_tops = tops.student - tops.teacher
+    of_tops = top_x - top_y
     small = jnp.abs(of_tops) < 0.5
-    rows = (jnp.where(small, 0, tops.student), jnp.where(small, 0, tops.teacher), jnp.where(small, of_tops, 0))
-    top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*tops, *rows))
+    rows = (
+        top_x,
+        top_y,
+        tops.least,
+        jnp.where(small, 0, top_x),
+        jnp.where(small, 0, top_y),
+        jnp.where(small, of_tops, 0),
+    )
+    top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*rows))
     x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype) / 2, bound), least) for z in logits)
     difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
@@ -174,7 +182,9 @@ def summarize(
     """Of logits, of which those that a mask excludes are replaced already."""
     tops = _tops(*logits, across)
     totals = _totals(logits, tops, temperature, across)
-    x, y = apart(*logits)
+    # Excluded by a weight of 0, a row of NaN has a cotangent of 0, and 0 * NaN would be its derivative.
+    undefined = _column(jnp.isnan(totals.student) | jnp.isnan(totals.teacher))
+    x, y = (jnp.where(undefined, lax.stop_gradient(z), z) for z in apart(*logits))
     comparison = _compare(*_relative((x, y), tops, temperature), totals, across)
     terms = formula.terms(comparison, *map(_column, numbers))
     return Summary(tops, totals, tuple(summed(term, across) for term in terms))

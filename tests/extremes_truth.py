@@ -266,9 +266,9 @@ def _limit(found: list[Truth]) -> Truth:
     first = found[0]
     agree = np.logical_and.reduce([_agree(o.truth, first.truth) for o in found])
     agree = agree.all(-1, keepdims=True) if agree.ndim > 1 else agree
-    terms = np.min([o.terms for o in found], 0)
+    terms = np.max([np.where(o.terms < LARGEST, o.terms, 0) for o in found], 0)
     smooth = np.logical_and.reduce([o.smooth for o in found])
-    return Truth(np.where(agree, first.truth, nan), np.where(terms < LARGEST, terms, 0), smooth)
+    return Truth(np.where(agree, first.truth, nan), terms, smooth)
 
 
 def _agree(a: np.ndarray, b: np.ndarray) -> np.ndarray:
