@@ -1,7 +1,6 @@
 """The one mechanism for hand-written derivatives."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -67,15 +66,21 @@ def every_mode(
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         unweighted, *args = primals
-        losses, saved = forward(*args)
-        lost = None if unweighted is None else unweighted & ~jnp.isfinite(losses)
+        # The function itself, not `forward`: a derivative of this derivative must meet the rule again.
+        losses, saved = forward(*args) if loop else (function(*primals), None)
+        lost = constant = None
+        if unweighted is not None:
+            lost = unweighted & ~jnp.isfinite(losses)
+            constant = lost | (unweighted & ~_all_finite(args, losses))
+        if not loop:  # XLA merges both
+            saved = forward(*args if constant is None else _constant_where(constant, args))[1]
         those = {i: t for i, t in enumerate(moving(tangents[1:])) if t is not None}
         rows = any(jnp.ndim(p) > losses.ndim for p in args if p is not None)
 
         def linear(saved: Any, those: dict[int, Array]) -> Array:
             saved = again(saved, rows=rows)
-            if lost is not None:
-                saved = jax.tree.map(partial(_constant_where, lost), saved)
+            if constant is not None:
+                saved = _constant_where(constant, saved)
             gradients = backward(saved, jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
             for i, t in those.items():
@@ -89,8 +94,7 @@ def every_mode(
                     tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
             return tangent
 
-        # The primal is `function` itself, not `losses`: a derivative of this derivative must meet the rule again.
-        return losses if loop else function(*primals), jax.checkpoint(linear, prevent_cse=False)(saved, those)
+        return losses, jax.checkpoint(linear, prevent_cse=False)(saved, those)
 
     function.defjvp(rule, symbolic_zeros=True)
 
@@ -123,11 +127,35 @@ def _over_row(mask: Array, x: Array) -> Array:
     return jnp.expand_dims(mask, range(mask.ndim, x.ndim))
 
 
-def _constant_where(mask: Array, x: Array) -> Array:
-    """x, which has no derivative there. What has no number for each loss, save one for all, stays as it is."""
-    if not jnp.issubdtype(x.dtype, np.floating) or (x.ndim and x.shape[: mask.ndim] != mask.shape):
-        return x
-    return jnp.where(_over_row(mask, x), lax.stop_gradient(x), x)
+def _all_finite(args: list[Array | None], losses: Array) -> Array:
+    """Of each loss, whether its arguments are."""
+    finite = jnp.ones(losses.shape, bool)
+    for x in args:
+        if x is not None and jnp.issubdtype(x.dtype, np.floating):
+            finite &= jnp.isfinite(x).all(tuple(range(losses.ndim, x.ndim)))
+    return finite
+
+
+def _constant_where(mask: Array, arrays: Any) -> Any:
+    """The arrays, without a derivative there. What has neither a number for each loss nor one for all stays as it is."""
+
+    def constant(x: Array) -> Array:
+        x = x if x.ndim else jnp.broadcast_to(x, mask.shape)
+        if not jnp.issubdtype(x.dtype, np.floating) or x.shape[: mask.ndim] != mask.shape:
+            return x
+        return _masking_tangents(_over_row(mask, x), x)
+
+    return jax.tree.map(constant, arrays)
+
+
+@jax.custom_jvp
+def _masking_tangents(mask: Array, x: Array) -> Array:
+    return x
+
+
+@_masking_tangents.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    return primals[1], jnp.where(primals[0], 0, tangents[1])
 
 
 def multiply_by_tangent(gradient: Array, tangent: Array) -> Array:

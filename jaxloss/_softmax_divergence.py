@@ -182,9 +182,7 @@ def summarize(
     """Of logits, of which those that a mask excludes are replaced already."""
     tops = _tops(*logits, across)
     totals = _totals(logits, tops, temperature, across)
-    # Excluded by a weight of 0, a row of NaN has a cotangent of 0, and 0 * NaN would be its derivative.
-    undefined = _column(jnp.isnan(totals.student) | jnp.isnan(totals.teacher))
-    x, y = (jnp.where(undefined, lax.stop_gradient(z), z) for z in apart(*logits))
+    x, y = apart(*logits)
     comparison = _compare(*_relative((x, y), tops, temperature), totals, across)
     terms = formula.terms(comparison, *map(_column, numbers))
     return Summary(tops, totals, tuple(summed(term, across) for term in terms))
