@@ -137,7 +137,7 @@ def _all_finite(args: list[Array | None], losses: Array) -> Array:
 
 
 def _constant_where(mask: Array, arrays: Any) -> Any:
-    """The arrays, without a derivative there. What has neither a number for each loss nor one for all stays as it is."""
+    """The arrays, without a derivative there. What has no number for each loss, nor one for all, stays as it is."""
 
     def constant(x: Array) -> Array:
         x = x if x.ndim else jnp.broadcast_to(x, mask.shape)
