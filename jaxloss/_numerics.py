@@ -31,14 +31,19 @@ def minus(a: Array, b: Array) -> Array:
 @jax.custom_jvp
 def over(a: Array, b: Array) -> Array:
     """a / b, 0 for 0 / 0; in its derivative the square of b neither overflows nor underflows."""
-    return a / jnp.where((a == 0) & (b == 0), 1, b)
+    return a / jnp.where(_both_zero(a, b), 1, b)
+
+
+def _both_zero(a: Array, b: Array) -> Array:
+    """Whether a / b is 0 / 0, also of a denormal b, which XLA may have as 0 in the division alone."""
+    return (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).tiny)
 
 
 @over.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     a, b = primals
     quotient = over(a, b)
-    return quotient, (tangents[0] - quotient * tangents[1]) / jnp.where((a == 0) & (b == 0), 1, b)
+    return quotient, (tangents[0] - quotient * tangents[1]) / jnp.where(_both_zero(a, b), 1, b)
 
 
 def log1p(x: Array) -> Array:
