@@ -140,10 +140,10 @@ def _constant_where(mask: Array, arrays: Any) -> Any:
     """The arrays, without a derivative there. What has no number for each loss, nor one for all, stays as it is."""
 
     def constant(x: Array) -> Array:
-        x = x if x.ndim else jnp.broadcast_to(x, mask.shape)
-        if not jnp.issubdtype(x.dtype, np.floating) or x.shape[: mask.ndim] != mask.shape:
+        if not jnp.issubdtype(x.dtype, np.floating) or (x.ndim and x.shape[: mask.ndim] != mask.shape):
             return x
-        return _masking_tangents(_over_row(mask, x), x)
+        x = x if x.ndim else jnp.broadcast_to(x, mask.shape)
+        return _masking_tangents(_over_row(mask, x), of_type((mask[None],), x))  # varying as the mask does
 
     return jax.tree.map(constant, arrays)
 

@@ -127,6 +127,7 @@ def labelled(
     usable = in_range(y, x.shape[-1])
     if class_weights is not None:
         factor = jnp.where(usable, pick(table(name, "class_weights", class_weights, x, dtype), y), jnp.nan)
+        factor = factor if kept is None else jnp.where(kept, factor, 1)
         weight = factor if weight is None else weigh(weight, factor)
     kept, weight = excluding(any_left(kept, classes), weight, usable)
     return wide(x, dtype), y, classes, kept, weight

@@ -228,6 +228,20 @@ def test_a_weight_of_zero_has_its_derivative(case, rng):
 
 
 @every_row_case
+def test_a_weight_does_not_see_the_class_weight_of_an_excluded_label(case, rng):
+    if case.targets != "index" or not case.takes("class_weights"):
+        return
+    x, t = case.draw(rng, 6)
+    kept = jnp.asarray(np.resize([True, False], 6))
+    table = jnp.linspace(0.5, 1.5, CLASSES)
+
+    def weighted(w):
+        return case(x, jnp.where(kept, t, -100), where=kept, class_weights=table, weights=w).sum()
+
+    same(jax.grad(weighted)(jnp.ones(6)), jnp.where(kept, case(x, t, class_weights=table), 0), span=10)
+
+
+@every_row_case
 def test_a_mean_counts_no_row_without_classes(case, rng):
     """Mask, weights and the reduction at once."""
     x, t = case.draw(rng, 6)

@@ -171,11 +171,11 @@ def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec):
 
 
 def scaled_mean(case, x, t, scale):
-    """The mean, with an option or, of a case without, the predictions stretched; a single row serves all targets."""
+    """The weighed mean, with an option or, without any, the predictions stretched; a single row serves all targets."""
     x = jnp.broadcast_to(x, (t.shape[0], x.shape[-1]))
     if case.options:
-        return case(x, t, **{next(reversed(case.options)): scale}).mean()
-    return case(x * (1 + (scale - 1) * jnp.linspace(0, 1, x.shape[-1])[None]), t).mean()
+        return case(x, t, **{next(reversed(case.options)): scale}, weights=0.7).mean()
+    return case(x * (1 + (scale - 1) * jnp.linspace(0, 1, x.shape[-1])[None]), t, weights=0.7).mean()
 
 
 def derivatives(f, *args):

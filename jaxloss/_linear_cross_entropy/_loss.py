@@ -219,6 +219,7 @@ def _linear(
     kept, factor = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
         of_class = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
+        of_class = of_class if kept is None else jnp.where(kept, of_class, 1)
         factor = of_class if factor is None else weigh(factor, of_class)
     classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
     kept, factor = excluding(kept, factor, is_finite(one.hidden) & in_range(y, classes))
