@@ -259,7 +259,7 @@ def _readings(case: Case, given: Inputs) -> list[dict[str, Truth]]:
 
 
 def _limit(found: list[Truth]) -> Truth:
-    """Of a row whose entries all have one. Of terms beyond all numbers, nothing is said of their rounding.
+    """Of a row whose entries all have one, with the rounding of any stand-in, save of terms beyond all numbers.
 
     What vanishes does so by tens, as its stand-ins; what is small and changes less has their logarithm, without end.
     """

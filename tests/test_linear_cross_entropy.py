@@ -461,3 +461,16 @@ def test_two_processes_are_one():
     ]
     printed = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], "\n".join(printed)
+
+
+def test_a_weight_does_not_see_the_class_weight_of_an_excluded_label(rng):
+    hidden, kernel = (jnp.asarray(rng.normal(size=shape), np.float32) for shape in ((4, 3), (3, 5)))
+    labels, kept = jnp.array([1, -100, 4, -100]), jnp.array([True, False, True, False])
+    table = jnp.linspace(0.5, 1.5, 5)
+
+    def weighted(w):
+        given = {"where": kept, "weights": w, "class_weights": table, "reduction": "sum"}
+        return jaxloss.linear_cross_entropy(hidden, kernel, labels, **given)
+
+    losses = jaxloss.linear_cross_entropy(hidden, kernel, jnp.where(kept, labels, 0), class_weights=table)
+    same(jax.grad(weighted)(jnp.ones(4)), jnp.where(kept, losses, 0), span=10)
