@@ -121,8 +121,21 @@ def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None
     a, b = x - top_x, y - top_y
     if temperature is not None:
         t = _column(temperature)
-        a, b, difference = a / t, b / t, difference / t
+        a, b, difference = _divided(a, t), _divided(b, t), _divided(difference, t)
     return 2 * a, 2 * b, difference
+
+
+@jax.custom_jvp
+def _divided(x: Array, temperature: Array) -> Array:
+    """x / T, infinite at every temperature where x is."""
+    return x / temperature
+
+
+@_divided.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, temperature = primals
+    ratio = _divided(x, temperature)
+    return ratio, (tangents[0] - jnp.where(jnp.isinf(ratio), 0, ratio) * tangents[1]) / temperature
 
 
 def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:

@@ -26,7 +26,7 @@ KEPT = {
         "weston_watkins_hinge_loss": 3,
         "sigmoid_focal_loss": 4,
         "softmax_kl_divergence": 4.1,
-        "softmax_jensen_shannon_divergence": 12.1,
+        "softmax_jensen_shannon_divergence": 16.1,  # 12.0 on one device
     },
     "v6e": {"softmax_jensen_shannon_divergence": 4.1},
 }

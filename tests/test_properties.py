@@ -148,16 +148,26 @@ def test_a_class_mask_removes_classes(case, rng):
     dirty = jnp.where(mask[None], x, np.resize(BAD, x.shape).astype(np.float32))
     none_left = jnp.asarray(np.arange(6) != 2)[:, None] & jnp.asarray(mask)[None]
 
-    @jax.jit
-    def law(x, t, **masks):
-        mean = case(x, t, **masks, reduction="mean")
-        return case(x, t, **masks), jax.grad(total(case, **masks))(x, t), mean
+    options = {name: jnp.float32(value) for name, value in case.options.items()}
 
-    ours, expected = law(dirty, full, where=mask[None]), law(x[:, kept], sliced)
-    same(ours[0], expected[0], span=10)
-    same(ours[1][:, kept], expected[1], span=10)
-    np.testing.assert_array_equal(ours[1][:, ~mask], 0)
-    losses, gradient, mean = law(dirty, full, where=none_left)
+    @jax.jit
+    def law(x, t, direction, **masks):
+        """Losses, their mean, gradients, second derivatives, all of these by logits and by options."""
+
+        def gradients(x, options):
+            return jax.grad(lambda x, options: case(x, t, **options, **masks).sum(), (0, 1))(x, options)
+
+        losses, mean = case(x, t, **masks), case(x, t, **masks, reduction="mean")
+        return (losses, mean), *jax.jvp(gradients, (x, options), (direction, options))
+
+    direction = jnp.cos(jnp.arange(x.size, dtype=np.float32)).reshape(x.shape)
+    ours, expected = law(dirty, full, direction, where=mask[None]), law(x[:, kept], sliced, direction[:, kept])
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        if a.shape == x.shape:
+            np.testing.assert_array_equal(a[:, ~mask], 0)
+            a = a[:, kept]
+        same(a, b, span=10)
+    (losses, mean), (gradient, _), _ = law(dirty, full, direction, where=none_left)
     assert losses[2] == 0
     same(mean, losses.sum() / 5, span=10)
     assert np.isfinite(gradient).all()
