@@ -150,9 +150,10 @@ def _vectors(
     _inputs.choice(name, "reduction", reduction)
     names = "predictions", "targets"
     x, t, features, kept, weight = paired(name, names, predictions, targets, axis, where, weights)
+    x, t = (removed_as(0, a, None, features) for a in (x, t))
     if weight is not None and not _inputs.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
         kept, weight = excluding(kept, weight, is_finite(x) & is_finite(t))
-    x, t = (removed_as(0, a, kept, features) for a in (x, t))
+    x, t = (removed_as(0, a, kept, None) for a in (x, t))
     x, t = map(lax.optimization_barrier, (x, t))  # of constants, XLA turns (t s) (t s) into (t t) (s s): it overflows
     smallest = _inputs.option(name, "epsilon", epsilon, 0, x.shape[:-1], _inputs.compute_dtype(x, t))
     if smallest is not None:

@@ -144,7 +144,10 @@ def summands(
     kept, weight = merge(name, where, weights, shape, dtype)
     if entries is not None:
         kept = entries.any(axes) if kept is None else kept & entries.any(axes)
-    usable = None if rule else jnp.stack([jnp.isfinite(x).all(axes) for x in checked]).all(0)
+    usable = None
+    if not rule:
+        finite = jnp.isfinite(checked[0]) & jnp.isfinite(checked[1])
+        usable = (finite if entries is None else finite | ~entries).all(axes)
     kept, weight = excluding(kept, weight, usable)
     numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]

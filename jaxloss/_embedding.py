@@ -88,11 +88,11 @@ def triplet_margin_loss(
     checked = [_inputs.floating(name, argument, value) for argument, value in others.items()]
     for argument, value in zip(others, checked, strict=True):
         _inputs.same_shape(name, argument, value, jnp.shape(anchors))
-    p, n = (rows(value, axes) for value in checked)
+    a, p, n = (removed_as(0, x, None, features) for x in (a, *(rows(value, axes) for value in checked)))
     dtype, shape = _inputs.compute_dtype(a, p, n), a.shape[:-1]
     kept, weight = merge(name, where, weights, shape, dtype)
     kept, weight = excluding(any_left(kept, features), weight, is_finite(a) & is_finite(p) & is_finite(n))
-    a, p, n = (wide(removed_as(0, x, kept, features), dtype) for x in (a, p, n))
+    a, p, n = (wide(removed_as(0, x, kept, None), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
     q, m, epsilon = (of_each(name, argument, value, kept, shape, dtype) for argument, value in options.items())

@@ -382,7 +382,9 @@ def _images(
         weight = _inputs.broadcast(
             name, "weights", _inputs.real(name, "weights", weights).astype(_inputs.compute_dtype(x, t)), shape
         )
-        usable = jnp.expand_dims(weight != 0, axes) | (is_finite(x) & is_finite(t)).all(axes, keepdims=True)
+        finite = is_finite(x) & is_finite(t)
+        finite = (finite if kept is None else finite | ~kept).all(axes, keepdims=True)
+        usable = jnp.expand_dims(weight != 0, axes) | finite
         kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
     if kept is None:
         return (x, t, None), None

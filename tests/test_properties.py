@@ -152,13 +152,14 @@ def test_a_class_mask_removes_classes(case, rng):
 
     @jax.jit
     def law(x, t, direction, **masks):
-        """Losses, their mean, gradients, second derivatives, all of these by logits and by options."""
+        """Losses, by weights of 0 as well, their mean, gradients, second derivatives by logits and by options."""
 
         def gradients(x, options):
             return jax.grad(lambda x, options: case(x, t, **options, **masks).sum(), (0, 1))(x, options)
 
         losses, mean = case(x, t, **masks), case(x, t, **masks, reduction="mean")
-        return (losses, mean), *jax.jvp(gradients, (x, options), (direction, options))
+        by_weights = jax.grad(lambda w: case(x, t, **masks, weights=w).sum())(jnp.zeros(6))
+        return (losses, mean, by_weights), *jax.jvp(gradients, (x, options), (direction, options))
 
     direction = jnp.cos(jnp.arange(x.size, dtype=np.float32)).reshape(x.shape)
     ours, expected = law(dirty, full, direction, where=mask[None]), law(x[:, kept], sliced, direction[:, kept])
@@ -167,7 +168,7 @@ def test_a_class_mask_removes_classes(case, rng):
             np.testing.assert_array_equal(a[:, ~mask], 0)
             a = a[:, kept]
         same(a, b, span=10)
-    (losses, mean), (gradient, _), _ = law(dirty, full, direction, where=none_left)
+    (losses, mean, _), (gradient, _), _ = law(dirty, full, direction, where=none_left)
     assert losses[2] == 0
     same(mean, losses.sum() / 5, span=10)
     assert np.isfinite(gradient).all()

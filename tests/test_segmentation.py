@@ -204,6 +204,9 @@ def test_where_is_slicing_whatever_it_hides(name, rng):
     hidden = [jnp.where(kept if len(shape) == 2 else kept[..., None], a, bad) for a in (x, t)]
     ours, masked = law(*hidden, where=kept)
     same(ours, expected)
+    if name != "dice of all":
+        by_weights = jax.grad(lambda w: f(*hidden, where=kept, weights=w).sum())
+        same(by_weights(jnp.zeros(2)).sum(), by_weights(jnp.ones(2)).sum())
     for a, b in zip(masked, gradients, strict=True):
         same(a[kept], b[0])
         np.testing.assert_array_equal(a[~kept], 0)
