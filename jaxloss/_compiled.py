@@ -49,13 +49,14 @@ def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callab
                 return function(*args, **kwargs)
             for option, interval in intervals.items():
                 _inputs.inside(function.__name__, option, given.get(option), interval)
+            given = {name: _inputs.unwrapped(value) if name in arrays else value for name, value in given.items()}
             kinds = [(_kind if name in arrays else _static_kind)(value) for name, value in given.items()]
             static = tuple(
                 (name, kind, None if kind is _TRACED else value)
                 for (name, value), kind in zip(given.items(), kinds, strict=True)
             )
             if _UNKNOWN in kinds or not _is_hashable(static):
-                return function(*args, **kwargs)
+                return function(**given)  # type: ignore[call-arg]
             traced = (value for value, kind in zip(given.values(), kinds, strict=True) if kind is _TRACED)
             try:
                 result: R = run(static, *map(_as_jax, traced))

@@ -164,7 +164,7 @@ def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array])
     return value, slope * tangents[0] + value * log * tangents[1]
 
 
-@compiled()
+@compiled(margin=_inputs.COSINE)
 def cosine_embedding_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -198,7 +198,7 @@ def cosine_embedding_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
-      The loss in [0, 2] for a margin of at least -1, of the shape of ``predictions`` without ``axis``, or a scalar;
+      The loss in [0, 2], of the shape of ``predictions`` without ``axis``, or a scalar;
       float64 if ``predictions`` or ``targets`` are, else float32.
 
     Raises:
@@ -222,8 +222,7 @@ def cosine_embedding_loss(
     """
     name = "cosine_embedding_loss"
     x, t, _, mask = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
-    y = _inputs.signed(name, "labels", labels)
-    _inputs.same_shape(name, "labels", y, x.shape[:-1])
+    y = _inputs.filling(name, "labels", _inputs.signed(name, "labels", labels), x[..., 0])
     y = y if mask.kept is None else jnp.where(mask.kept, y, 1)
     m = of_each(name, "margin", margin, mask.kept, y.shape, _inputs.compute_dtype(x, t))
     return finish(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), *mask)

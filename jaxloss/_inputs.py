@@ -24,6 +24,7 @@ NOT_NEGATIVE = Interval(lambda x: x >= 0, "at least 0")
 AT_LEAST_ONE = Interval(lambda x: x >= 1, "at least 1")
 AT_LEAST_MINUS_ONE = Interval(lambda x: x >= -1, "at least -1")
 UNIT = Interval(lambda x: 0 <= x <= 1, "in [0, 1]")
+COSINE = Interval(lambda x: -1 <= x <= 1, "in [-1, 1]")
 
 
 def inside(name: str, argument: str, value: Any, interval: Interval) -> None:
@@ -54,8 +55,15 @@ def _limits(dtype: np.dtype) -> np.iinfo | None:
     return np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
 
 
+def unwrapped(value: Any) -> Any:
+    """The array that a parameter of a model says it is."""
+    is_wrapper = not isinstance(value, jax.Array) and hasattr(value, "__jax_array__")
+    return value.__jax_array__() if is_wrapper else value
+
+
 def _array(name: str, argument: str, value: ArrayLike) -> Array:
-    if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)) and not hasattr(value, "__jax_array__"):
+    value = unwrapped(value)
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)):
         kind = type(value).__module__.split(".")[0] + "." if hasattr(value, "dtype") else ""
         raise TypeError(f"{name}: expected `{argument}` to be an array, got {kind}{type(value).__name__}.")
     dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
@@ -126,15 +134,8 @@ def signed(name: str, argument: str, value: ArrayLike) -> Array:
 
 
 def same_shape(name: str, argument: str, array: Array, shape: Sequence[int], hint: str = "") -> None:
-    if array.shape == tuple(shape):
-        return
-    if not hint and argument == "labels" and array.ndim < len(shape) and jnp.issubdtype(array.dtype, np.integer):
-        other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
-        hint = f"; for class indices, {other}"
-    raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}{hint}.")
-
-
-_WITH_INTEGER_LABELS = {"softmax_cross_entropy", "softmax_focal_loss", "categorical_cross_entropy"}
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: expected `{argument}` of shape {tuple(shape)}, got {array.shape}{hint}.")
 
 
 def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -> None:
@@ -149,9 +150,21 @@ def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -
 def filling(name: str, argument: str, array: Array, like: Array) -> Array:
     """Targets of the shape of the predictions, which a single number fills."""
     if array.ndim == 0 < like.ndim:
-        return jnp.full_like(like, array, array.dtype)
+        weak = _is_weak(array) and jnp.issubdtype(array.dtype, np.floating)
+        return jnp.full_like(like, array, compute_dtype(like) if weak else array.dtype)
     same_shape(name, argument, array, like.shape)
     return array
+
+
+def of_classes(name: str, argument: str, array: Array, like: Array) -> Array:
+    """The same, of targets for each class; class indices raise, a single one, as under `vmap`, too."""
+    if array.ndim < like.ndim and jnp.issubdtype(array.dtype, np.integer):
+        other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
+        same_shape(name, argument, array, like.shape, f"; for class indices, {other}")
+    return filling(name, argument, array, like)
+
+
+_WITH_INTEGER_LABELS = {"softmax_cross_entropy", "softmax_focal_loss", "categorical_cross_entropy"}
 
 
 def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> Array:
@@ -209,9 +222,15 @@ def option(
 
 
 def compute_dtype(*arrays: Array) -> np.dtype:
-    """float64 if one of the arrays is, else float32."""
-    wide = any(a.dtype == np.float64 for a in arrays)
+    """float64 if one of the arrays is, else float32. Python numbers, which are as wide as they may, do not count."""
+    own = [a for a in arrays if jnp.issubdtype(a.dtype, np.floating) and not _is_weak(a)]
+    wide = any(a.dtype == np.float64 for a in own or arrays)
     return np.dtype(np.float64 if wide else np.float32)
+
+
+def _is_weak(array: Array) -> bool:
+    """Whether its dtype is that of a Python number."""
+    return bool(jax.typeof(array).weak_type)
 
 
 def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:

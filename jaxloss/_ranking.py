@@ -63,7 +63,7 @@ def ranking_softmax_loss(
     """
     name = "ranking_softmax_loss"
     x, y = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
-    _inputs.same_shape(name, "labels", y, x.shape)
+    y = _inputs.of_classes(name, "labels", y, x)
     items, weight = merge(name, where, weights, x.shape, _inputs.compute_dtype(x, y))
     if weight is not None:
         y = y.astype(weight.dtype)

@@ -81,7 +81,8 @@ def reduce(
         \text{none: } w_i \ell_i, \qquad \text{sum: } \sum_i w_i \ell_i, \qquad
         \text{mean: } \frac{\sum_i w_i \ell_i}{\sum_i w_i},
 
-    each over the entries that ``where`` keeps. Nothing left to average gives 0, with zero gradient.
+    each over the entries that ``where`` keeps. Nothing left to average gives 0, with zero gradient, and so do weights
+    that sum to 0: with negative weights, as of advantages, take the sum.
 
     With ``"none"`` what is excluded is 0 and the rest is weighed already: do not take the mean of that, but reduce
     once, either with ``reduction="mean"`` in the loss or, of losses without mask and weights, here, where it is the

@@ -40,7 +40,7 @@ def prologue(
 
 def wide(x: Array, dtype: np.dtype) -> Array:
     """x as it is, to be widened where it is used, save what an input in float64 asks for, and integers."""
-    return x.astype(dtype) if dtype == np.float64 or not jnp.issubdtype(x.dtype, np.floating) else x
+    return x.astype(dtype) if np.float64 in (dtype, x.dtype) or not jnp.issubdtype(x.dtype, np.floating) else x
 
 
 def table(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -144,13 +144,10 @@ def paired(
     kind: Callable[[str, str, ArrayLike], Array] = _inputs.floating,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """Two rows each: both, the mask of classes, the mask and weight of each row."""
-    t = _inputs.real(name, arguments[1], targets)
-    x, classes, where, axes = prologue(name, arguments[0], predictions, axis, where, kind)
-    if t.ndim == 0:
-        t = jnp.full_like(x, t, t.dtype)
-    else:
-        _inputs.same_shape(name, arguments[1], t, jnp.shape(predictions))
-        t = rows(t, axes)
+    given, t = kind(name, arguments[0], predictions), _inputs.real(name, arguments[1], targets)
+    x, classes, where, axes = prologue(name, arguments[0], given, axis, where, kind)
+    fill = _inputs.of_classes if arguments[1] == "labels" else _inputs.filling
+    t = rows(fill(name, arguments[1], t, given), axes)
     _inputs.same_sharding(name, arguments[1], t, jax.typeof(x).sharding.spec)
     dtype = _inputs.compute_dtype(x, t)
     kept, weight = merge(name, where, weights, x.shape[:-1], dtype)

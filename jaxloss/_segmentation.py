@@ -247,6 +247,7 @@ def binary_dice_loss(
     name = "binary_dice_loss"
     _inputs.choice(name, "reduction", reduction)
     x, t = _maps(name, predictions, targets, apply_sigmoid)
+    t = t if t.ndim else _inputs.filling(name, "targets", t, x)
     if x.ndim == t.ndim and not _has_one_class(x, class_axis):
         x, t, class_axis = x[..., None], t[..., None], -1
     x, t = _same_rank(x, t, class_axis)
@@ -354,7 +355,8 @@ def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, 
         return tuple(range(1, ndim - 1))
     axes = _inputs.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
     if class_axis in axes:
-        raise ValueError(f"{name}: expected `axis` without the class axis, got {axis!r}.")
+        hint = f"which is axis {class_axis}, got {axis!r}; for classes elsewhere, pass `class_axis`"
+        raise ValueError(f"{name}: expected `axis` without the class axis, {hint}.")
     return tuple(a - (a > class_axis) for a in axes)
 
 
@@ -372,7 +374,7 @@ def _images(
     weights: ArrayLike | None,
 ) -> tuple[_Maps, Array | None]:
     """The maps, 0 where a pixel is removed, and the weight of each image."""
-    _inputs.same_shape(name, "targets", t, x.shape)
+    t = _inputs.of_classes(name, "targets", t, x)
     x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
     kept = weight = None
     if where is not None:

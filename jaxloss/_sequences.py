@@ -47,7 +47,7 @@ def prologue(
     """
     *batch, _ = shape
     if labels is None:
-        raise TypeError(f"{name}: expected `labels` to be an array, got None.")
+        raise TypeError(f"{name}: expected `labels` to be an array, got None; pass `labels=`.")
     y = _inputs.integer(name, "labels", labels)
     if y.shape[:-1] != tuple(batch) or y.ndim == 0:
         expected = "".join(f"{n}, " for n in batch)

@@ -191,7 +191,7 @@ def safe_softmax_cross_entropy(
     return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
 
 
-@compiled()
+@compiled(alpha=_inputs.UNIT)
 def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
     r"""Label smoothing: :math:`(1 - \alpha) t_c + \alpha / K`.
 

@@ -253,7 +253,8 @@ def _lattice(
     *batch, _, nodes_a_frame, classes = x.shape
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
     of = prologue(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan)
-    _inputs.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1))
+    hint = f"; n + 1 is {nodes_a_frame} in logits of shape {x.shape}"
+    _inputs.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1), hint)
     fastemit = _inputs.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
     y = _filled(of.labels, 1, of.blank)
     after = None

@@ -416,7 +416,13 @@ ERRORS = [
     ),
     (ctc_beam_decode, (X,), {"beam_size": 0}, ValueError, "expected `beam_size` to be a positive integer, got 0."),
     (ctc_beam_decode, (X, X[..., 0]), {"logit_lengths": Y[0]}, ValueError, "or `logit_lengths`, got both."),
-    (ctc_align, (X,), {}, TypeError, "ctc_align: expected `labels` to be an array, got None."),
+    (
+        ctc_align,
+        (X,),
+        {},
+        TypeError,
+        "ctc_align: expected `labels` to be an array, got None; pass `labels=`.",
+    ),
     (ctc_align, (X, None, Y[:1]), {}, ValueError, "ctc_align: expected `labels` of shape (2, n), got (1, 2)."),
 ]
 

@@ -65,6 +65,28 @@ def test_no_value_of_an_option_compiles_anew(delta, compilations):
     assert compilations() == before
 
 
+class Parameter:
+    """An array as modules of some libraries hold it."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __jax_array__(self):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "name", ["huber_loss", "softmax_cross_entropy_with_integer_labels", "linear_cross_entropy", "ctc_loss", "ntxent"]
+)
+def test_a_parameter_is_its_array(name, rng, compilations):
+    call = next(c for c in CALLS if c.name == name)
+    arrays = call.draw(rng, BATCH)
+    expected = call.function(*arrays)
+    before = compilations()
+    np.testing.assert_array_equal(call.function(*map(Parameter, arrays)), expected)
+    assert compilations() == before
+
+
 def test_no_memory_is_kept(rng):
     """Live arrays and Python objects; `python -m benchmarks.eager` has the resident memory of all functions."""
     call = next(c for c in CALLS if c.id == "softmax_cross_entropy_with_integer_labels")

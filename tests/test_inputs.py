@@ -48,6 +48,10 @@ BAD = [
     (INTEGER, (X, Y), {"reduction": None}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got None."),
     (jaxloss.softmax_cross_entropy, (X, T[:, :1]), {}, ValueError, "expected `labels` of shape (6, 3), got (6, 1)."),
     (jaxloss.softmax_cross_entropy, (X, Y), {}, ValueError, "expected `labels` of shape (6, 3), got (6,); for class indices, use `softmax_cross_entropy_with_integer_labels`."),
+    (jaxloss.softmax_cross_entropy, (X[0], Y[0]), {}, ValueError, "expected `labels` of shape (3,), got (); for class indices, use `softmax_cross_entropy_with_integer_labels`."),
+    (jaxloss.dice_loss, (X[None], Y[None]), {}, ValueError, "expected `targets` of shape (1, 6, 3), got (1, 6); for class indices, apply `jax.nn.one_hot`."),
+    (LINEAR, (X[None], W, Y), {}, ValueError, "expected `labels` of shape (1, 6), got (6,)."),
+    (jaxloss.rnnt_loss, (FRAMES[:, :, None],), {"labels": LABELS, "blank_id": 0}, ValueError, "expected `labels` of shape (2, 0), got (2, 4); n + 1 is 1 in logits of shape (2, 6, 1, 3)."),
     (jaxloss.softmax_cross_entropy, (X, T.astype(np.complex64)), {}, TypeError, "expected `labels` of a real dtype, got complex64."),
     (jaxloss.softmax_cross_entropy, (X, T), {"class_weights": jnp.ones((6, 3))}, ValueError, "expected `class_weights` of shape (3,), got (6, 3)."),
     (jaxloss.sigmoid_binary_cross_entropy, (jnp.zeros(3), jnp.zeros((3, 1))), {}, ValueError, "expected `labels` of shape (3,), got (3, 1)."),
@@ -93,7 +97,7 @@ BAD = [
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_weight` of shape (3, classes), or (classes, 3) with `teacher_class_axis=0`, as `teacher_hidden` has 3 features, got (3, 7) with `teacher_class_axis=0`."),
-    (CTC, (FRAMES,), {}, TypeError, "expected `labels` to be an array, got None."),
+    (CTC, (FRAMES,), {}, TypeError, "expected `labels` to be an array, got None; pass `labels=`."),
     (CTC, (FRAMES, None, LABELS.astype(np.float32)), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
     (CTC, (FRAMES, None, LABELS[0]), {}, ValueError, "expected `labels` of shape (2, n), got (4,)."),
     (CTC, (jnp.zeros(3), None, LABELS[0]), {}, ValueError, "expected `logits` of shape (..., frames, classes), got (3,)."),
@@ -145,6 +149,21 @@ def test_python_and_numpy_scalars_are_numbers():
     assert jaxloss.sigmoid_binary_cross_entropy(np.float32(0.5), 1).dtype == np.float32
     losses = INTEGER(X, Y, label_smoothing=np.float64(0.1), z_loss=np.float32(0.1), logit_scale=2, soft_cap=np.int64(3))
     assert losses.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays", "number", "shape"),
+    [
+        (LINEAR, (X, W), 1, (6,)),
+        (jaxloss.cosine_embedding_loss, (X, X + 1), -1, (6,)),
+        (jaxloss.ranking_softmax_loss, (X,), 0.7, (6, 3)),
+        (jaxloss.dice_loss, (X[None],), 0.7, (1, 6, 3)),
+        (jaxloss.binary_dice_loss, (X,), 1, (6, 3)),
+        (jaxloss.squared_error, (X.astype(jnp.bfloat16),), 0.7, (6, 3)),
+    ],
+)
+def test_a_number_as_target_stands_for_all(loss, arrays, number, shape):
+    np.testing.assert_array_equal(loss(*arrays, number), loss(*arrays, jnp.full(shape, jnp.asarray(number).item())))
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])

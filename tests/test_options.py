@@ -34,6 +34,7 @@ OWN_RANGES = {
     ("jensen_shannon_divergence", "beta"): UNIT,
     ("softmax_jensen_shannon_divergence", "beta"): UNIT,
     ("sigmoid_focal_loss", "alpha"): UNIT,
+    ("cosine_embedding_loss", "margin"): (-1.0, 1.0),
     ("poly_loss_cross_entropy", "epsilon"): (-1.0, float(FLOAT.max)),
 }
 INFINITE = {"soft_cap", "delta"}  # and what they become at infinity
@@ -148,6 +149,8 @@ def test_targets_that_a_function_closes_over():
         ("gaussian_nll_loss", (0.5, 1.0), {"variance": np.float64(0)}, "`variance` to be positive, got 0.0"),
         ("ntxent", (jnp.ones((2, 3)), jnp.ones(2), 0.0), {}, "`temperature` to be positive, got 0.0"),
         ("triplet_margin_loss", (jnp.ones(2),) * 3, {"norm_degree": 0.01}, "`norm_degree` to be at least 1, got 0.01"),
+        ("smooth_labels", (jnp.ones(2), 2), {}, r"`alpha` to be in \[0, 1\], got 2"),
+        ("cosine_embedding_loss", (jnp.ones(2),) * 3, {"margin": -7}, r"`margin` to be in \[-1, 1\], got -7"),
     ],
 )
 def test_a_number_out_of_range_raises(name, args, options, words):

@@ -1,5 +1,6 @@
 """Laws that every loss obeys. None of them names a loss."""
 
+import functools
 import inspect
 
 import jax
@@ -358,6 +359,9 @@ def test_float64_stays_and_options_do_not_widen(case, rng, with_x64):
     assert dtype(case, x, t, **options, weights=weights) == np.float32
     if case.targets != "index":
         assert dtype(case, x, t.astype(np.float64)) == np.float64
+    if case.targets != "index" and not case.call:
+        for number in (1.0, 0.7):
+            assert dtype(case, x, number) == dtype(functools.partial(case, targets=number), x) == np.float32
 
 
 @every_case

@@ -304,7 +304,13 @@ def test_nothing_and_whole_numbers():
 X = jnp.zeros((2, 4, 3))
 SENTENCES = [
     (DICE, (X.astype(int), X), {}, TypeError, "`predictions` of a floating dtype, got int32."),
-    (DICE, (X, X), {"axis": -1}, ValueError, "`axis` without the class axis, got -1."),
+    (
+        DICE,
+        (X, X),
+        {"axis": -1},
+        ValueError,
+        "`axis` without the class axis, which is axis 2, got -1; for classes elsewhere, pass `class_axis`.",
+    ),
     (DICE, (X, X), {"class_weights": X[0, 0, :2]}, ValueError, "`class_weights` of shape (3,), got (2,)."),
     (BINARY, (X, X), {"smooth": X}, ValueError, "`smooth` of a shape that broadcasts to (2, 1), got (2, 4, 3)."),
     (GENERALIZED, (X, X[..., 0]), {}, ValueError, "`targets` of shape (2, 4, 3), got (2, 4)."),

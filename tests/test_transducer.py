@@ -705,9 +705,17 @@ def test_saved_are_logits_and_some_numbers_a_node(rng):
 @pytest.mark.parametrize(
     ("kwargs", "error", "sentence"),
     [
-        ({"labels": None}, TypeError, "expected `labels` to be an array, got None."),
+        (
+            {"labels": None},
+            TypeError,
+            "expected `labels` to be an array, got None; pass `labels=`.",
+        ),
         ({"labels": jnp.ones((2, 2))}, TypeError, "expected `labels` of an integer dtype, got float32."),
-        ({"labels": jnp.ones((2, 3), np.int32)}, ValueError, "expected `labels` of shape (2, 2), got (2, 3)."),
+        (
+            {"labels": jnp.ones((2, 3), np.int32)},
+            ValueError,
+            "expected `labels` of shape (2, 2), got (2, 3); n + 1 is 3 in logits of shape (2, 4, 3, 5).",
+        ),
         ({"blank_id": 5}, ValueError, "expected `blank_id` to be an integer in [-5, 5), got 5."),
         ({"blank_id": True}, ValueError, "expected `blank_id` to be an integer in [-5, 5), got True."),
         ({"logit_lengths": jnp.ones(3, np.int32)}, ValueError, "expected `logit_lengths` of shape (2,), got (3,)."),

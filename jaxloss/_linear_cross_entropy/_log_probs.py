@@ -88,8 +88,7 @@ def linear_log_probs(
     name = "linear_log_probs"
     one, axis = head(name, "", hidden, weight, bias, class_axis)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = _inputs.integer(name, "labels", labels)
-    _inputs.same_shape(name, "labels", y, shape)
+    y = _inputs.filling(name, "labels", _inputs.integer(name, "labels", labels), one.hidden[..., 0])
     kept, _ = merge(name, where, None, shape, dtype)
     tokens = (
         y,

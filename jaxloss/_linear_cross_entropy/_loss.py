@@ -213,8 +213,7 @@ def _linear(
     label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
     one, axis = head(name, "", *given)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = _inputs.integer(name, "labels", labels)
-    _inputs.same_shape(name, "labels", y, shape)
+    y = _inputs.filling(name, "labels", _inputs.integer(name, "labels", labels), one.hidden[..., 0])
     how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
     kept, factor = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
