@@ -2,6 +2,7 @@
 
 from ._contrastive import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
+from ._core.reduction import reduce as reduce
 from ._cosine import cosine_distance as cosine_distance
 from ._cosine import cosine_similarity as cosine_similarity
 from ._ctc import ctc_loss as ctc_loss
@@ -20,7 +21,6 @@ from ._divergence import kl_divergence_with_log_targets as kl_divergence_with_lo
 from ._divergence import total_variation_distance as total_variation_distance
 from ._embedding import cosine_embedding_loss as cosine_embedding_loss
 from ._embedding import hinge_embedding_loss as hinge_embedding_loss
-from ._embedding import margin_ranking_loss as margin_ranking_loss
 from ._embedding import triplet_margin_loss as triplet_margin_loss
 from ._focal import poly_loss_cross_entropy as poly_loss_cross_entropy
 from ._focal import sigmoid_focal_loss as sigmoid_focal_loss
@@ -53,8 +53,8 @@ from ._probability_cross_entropy import (
 )
 from ._probability_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
 from ._probability_cross_entropy import nll_loss as nll_loss
+from ._ranking import margin_ranking_loss as margin_ranking_loss
 from ._ranking import ranking_softmax_loss as ranking_softmax_loss
-from ._reduction import reduce as reduce
 from ._regression import absolute_error as absolute_error
 from ._regression import absolute_percentage_error as absolute_percentage_error
 from ._regression import l2_loss as l2_loss

@@ -9,15 +9,15 @@ from jax import Array, lax
 from jax.nn import relu, softplus
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._cosine import largest_power
-from ._reduction import excluding, finish, merge
-from ._rows import is_finite, of_each, removed_as, whole
-from ._types import Reduction
+from ._core import arguments
+from ._core.compiler import compiled, replicate_from_axis
+from ._core.masks import exclude, finish, merge
+from ._core.rows import fill_masked, is_finite_row, per_example_option
+from ._core.types import Reduction
+from ._core.vectors import largest_power
 
 
-@compiled(temperature=_inputs.POSITIVE)
+@compiled(temperature=arguments.POSITIVE)
 def ntxent(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -78,13 +78,13 @@ def ntxent(
       https://arxiv.org/abs/2002.05709.
     """
     name = "ntxent"
-    _inputs.choice(name, "reduction", reduction)
-    (labels,) = _inputs.identities(labels)
+    arguments.choice(name, "reduction", reduction)
+    (labels,) = arguments.identities(labels)
     x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
-    kept, weight = excluding(*merge(name, where, weights, y.shape, _inputs.compute_dtype(x)), is_finite(x))
+    kept, weight = exclude(*merge(name, where, weights, y.shape, arguments.compute_dtype(x)), is_finite_row(x))
     compared = kept if weight is None else weight != 0
-    t = of_each(name, "temperature", temperature, kept, y.shape, _inputs.compute_dtype(x))
-    cosines = _cosines(removed_as(0, x, kept, None), removed_as(0, x, compared, None))
+    t = per_example_option(name, "temperature", temperature, kept, y.shape, arguments.compute_dtype(x))
+    cosines = _cosines(fill_masked(0, x, kept, None), fill_masked(0, x, compared, None))
     sums, pairs = _over_pairs(cosines, y, kept, compared, t)
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
     return finish(sums / jnp.maximum(pairs, 1), pairs > 0, pairs if weight is None else weight * pairs, reduction)
@@ -103,7 +103,7 @@ def _over_pairs(cosines: Array, y: Array, kept: Array | None, compared: Array | 
     return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
 
 
-@compiled(gamma=_inputs.POSITIVE)
+@compiled(gamma=arguments.POSITIVE)
 def circle_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -166,8 +166,8 @@ def circle_loss(
       Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, https://arxiv.org/abs/2002.10857.
     """
     name = "circle_loss"
-    _inputs.choice(name, "reduction", reduction)
-    labels, reference_labels = _inputs.identities(labels, reference_labels)
+    arguments.choice(name, "reduction", reduction)
+    labels, reference_labels = arguments.identities(labels, reference_labels)
     x, y = others, y_others = _batch(name, ("embeddings", "labels"), embeddings, labels)
     if reference_embeddings is not None:
         labels = y if reference_labels is None else reference_labels
@@ -175,14 +175,16 @@ def circle_loss(
         others, y_others = _batch(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
     elif reference_labels is not None:
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
-    dtype = _inputs.compute_dtype(x, others)
-    kept, weight = excluding(*merge(name, where, weights, y.shape, dtype), is_finite(x))
-    g, m = (of_each(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin)))
+    dtype = arguments.compute_dtype(x, others)
+    kept, weight = exclude(*merge(name, where, weights, y.shape, dtype), is_finite_row(x))
+    g, m = (
+        per_example_option(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
+    )
     kept_others = None
     if reference_embeddings is None:
         kept_others = kept if weight is None else weight != 0
-        others = removed_as(0, x, kept_others, None)
-    x = removed_as(0, x, kept, None)
+        others = fill_masked(0, x, kept_others, None)
+    x = fill_masked(0, x, kept, None)
     losses = _circle(_cosines(x, others), y, y_others, kept, kept_others, g, m, remove_diagonal)
     return finish(losses, kept, weight, reduction)
 
@@ -207,28 +209,28 @@ def _circle(
 
 def _batch(
     name: str,
-    arguments: tuple[str, str],
+    names: tuple[str, str],
     embeddings: ArrayLike,
     labels: ArrayLike,
     features: int | None = None,
     dtype: np.dtype | None = None,
 ) -> tuple[Array, Array]:
     """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
-    x, y = _inputs.floating(name, arguments[0], embeddings), _inputs.real(name, arguments[1], labels)
+    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: expected `{arguments[0]}` of shape (batch, features), got {x.shape}.")
-    _inputs.same_shape(name, arguments[0], x, (x.shape[0], features or x.shape[1]))
-    _inputs.same_shape(name, arguments[1], y, x.shape[:1])
+        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
+    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
+    arguments.same_shape(name, names[1], y, x.shape[:1])
     if dtype is not None and y.dtype != dtype:
-        raise TypeError(f"{name}: expected `{arguments[1]}` of dtype {dtype}, got {y.dtype}.")
+        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
     return x, y
 
 
 @partial(jax.checkpoint, prevent_cse=False)
 def _cosines(x: Array, others: Array) -> Array:
     """Of each row of x with each of the others."""
-    dtype = _inputs.compute_dtype(x, others)
-    u, v = (_unit(whole(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
+    dtype = arguments.compute_dtype(x, others)
+    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
     return u @ v.T
 
 
@@ -244,14 +246,14 @@ def _pairs(
     y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
 ) -> tuple[Array, Array]:
     """Where two have the same label, and where they have not."""
-    same = y[:, None] == whole(y_others)[None, :]
+    same = y[:, None] == replicate_from_axis(y_others)[None, :]
     positives, negatives = same, ~same
     if remove_diagonal:
         positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
     if kept is not None:
         positives, negatives = positives & kept[:, None], negatives & kept[:, None]
     if kept_others is not None:
-        there = whole(kept_others)[None, :]
+        there = replicate_from_axis(kept_others)[None, :]
         positives, negatives = positives & there, negatives & there
     return positives, negatives
 

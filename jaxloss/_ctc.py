@@ -8,7 +8,7 @@ exist, and stays at log 0. Of a frame that emits blank with log-probability e_0 
     l_n <-  e_n + log(exp l_n + exp (z_{n-1}, or b_{n-1} if the labels n-1 and n are equal))
 
 from b_0 = 0 and all else at log 0. The sequence's probability is exp z_N after the last frame. A logarithm near 0 is
-computed again by `_confident_sequences`. So a frame takes two
+computed again by `_core/confident_sequences`. So a frame takes two
 exponentials and two short series for each label, and what it keeps for the derivative are the lesser shares of the two
 sums. With them the posterior of each state goes back from the last frame to the first by products and sums alone:
 nothing in it is large, and nothing rounds but the shares.
@@ -21,26 +21,26 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _confident_sequences, _inputs
-from ._compiled import compiled
-from ._confident_sequences import LOG_2
-from ._derivatives import every_mode
-from ._reduction import finish
-from ._rows import at, nan_unless, of_type, pick
-from ._sequences import (
+from ._core import arguments, confident_sequences
+from ._core.classes import nan_unless, one_hot_mask, take_label
+from ._core.compiler import compiled, match_varying_axes
+from ._core.confident_sequences import LOG_2
+from ._core.derivatives import custom_derivative
+from ._core.masks import finish
+from ._core.sequences import (
     Sequences,
-    beside,
-    choose,
     log_add,
     pick_several,
-    prologue,
+    prepare_sequences,
     repeated_labels,
+    select_step,
+    shard_like_logits,
     shifted,
     shifted_back,
     spread,
 )
-from ._softmax_rows import Row, gap, of_label, probabilities, summary
-from ._types import Reduction
+from ._core.softmax import Row, gap_to_max, label_probability, probabilities, summary
+from ._core.types import Reduction
 
 
 @compiled()
@@ -120,8 +120,8 @@ def ctc_loss(
     """
     name = "ctc_loss"
     given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = _sequences(name, *given, blank_id, where, weights)
-    _inputs.choice(name, "reduction", reduction)
+    x, sequences = prepare_ctc(name, *given, blank_id, where, weights)
+    arguments.choice(name, "reduction", reduction)
     losses = _losses(x, sequences)
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
@@ -175,18 +175,18 @@ def ctc_loss_with_forward_probs(
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
     given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = _sequences("ctc_loss_with_forward_probs", *given, blank_id, None, None)
-    emitted, _ = _emitted(x, sequences.labels, sequences.frames)
+    x, sequences = prepare_ctc("ctc_loss_with_forward_probs", *given, blank_id, None, None)
+    emitted, _ = emitted_log_probs(x, sequences.labels, sequences.frames)
     last, (states, offsets, _) = _frame_by_frame(emitted, sequences.labels, sequences.frames)
     offsets = jnp.cumsum(offsets, 0)[..., None]
     factor = nan_unless(sequences.valid, emitted.dtype)[None, ..., None]
     blank, label = (factor * (state + offsets) for state in states)
     if len(blank):
-        blank = jnp.concatenate([blank[:-1], _add(*last)[0][None] + offsets[-1:]])
+        blank = jnp.concatenate([blank[:-1], log_add_with_share(*last)[0][None] + offsets[-1:]])
     return _losses(x, sequences), blank, label[..., 1:]
 
 
-def _sequences(
+def prepare_ctc(
     name: str,
     logits: ArrayLike,
     logit_paddings: ArrayLike | None,
@@ -199,13 +199,15 @@ def _sequences(
     weights: ArrayLike | None,
 ) -> tuple[Array, Sequences]:
     """The logits; and the labels, with the blank before the first one."""
-    x = _inputs.floating(name, "logits", logits)
+    x = arguments.floating(name, "logits", logits)
     if x.ndim < 2 or x.shape[-1] == 0:
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    rest = blank_id, where, weights, _inputs.compute_dtype(x)
+    rest = blank_id, where, weights, arguments.compute_dtype(x)
     nan = jnp.isnan(x).any(-1)
-    sequences = beside(x, prologue(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan))
+    sequences = shard_like_logits(
+        x, prepare_sequences(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan)
+    )
     y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
     return x, sequences._replace(labels=y)
 
@@ -215,15 +217,15 @@ def _losses(x: Array, sequences: Sequences) -> Array:
     return nan_unless(sequences.valid, losses.dtype) * losses
 
 
-def _emitted(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
+def emitted_log_probs(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
     """The log-probabilities of the blank and of the labels, [frames, ..., 1 + n]."""
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
     row = summary(x)
-    e = -(gap(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
+    e = -(gap_to_max(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
     return jnp.moveaxis(jnp.where(row.empty[..., None], -jnp.inf, e), -2, 0), row
 
 
-def _add(a: Array, b: Array) -> tuple[Array, Array]:
+def log_add_with_share(a: Array, b: Array) -> tuple[Array, Array]:
     """log(exp a + exp b), and the lesser one's share, which is negative if that is exp b."""
     total, d, ratio = log_add(a, b)
     lesser = ratio / (1 + ratio)
@@ -246,17 +248,17 @@ def _frame_by_frame(
     """
     nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = of_type((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
+    start = match_varying_axes((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
     repeated = repeated_labels(y)
 
     def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
         (blank, label), (e, there) = states, frame
-        either, of_blank = _add(blank, label)
-        entered, of_label = _add(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        either, of_blank = log_add_with_share(blank, label)
+        entered, of_label = log_add_with_share(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
         blank, label = either + e[..., :1], entered + e
         top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
         top = jnp.where(top == -jnp.inf, 0, top)
-        new = choose(there, (blank - top[..., None], label - top[..., None]), states)
+        new = select_step(there, (blank - top[..., None], label - top[..., None]), states)
         return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
@@ -264,16 +266,16 @@ def _frame_by_frame(
 
 
 def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[Array, Any]:
-    emitted, row = _emitted(x, y, frames)
+    emitted, row = emitted_log_probs(x, y, frames)
     states, (_, offsets, shares) = _frame_by_frame(emitted, y, frames)
-    last = at(counts, y)
-    total, share = _add(*(jnp.where(last, state, 0).sum(-1) for state in states))
+    last = one_hot_mask(counts, y)
+    total, share = log_add_with_share(*(jnp.where(last, state, 0).sum(-1) for state in states))
     log_p = offsets.sum(0) + total
     loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
     confident = loss < LOG_2
     if frames is not None:
         confident &= frames.any(-1)  # without a frame it is 0 as it stands
-    loss = _confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
+    loss = confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
     likely = jnp.where(jnp.moveaxis(emitted, 0, -2) > -LOG_2, y[..., None, :], -1).max(-1)  # one class at most
     return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf, confident, likely)
 
@@ -281,7 +283,7 @@ def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[A
 def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     x, y, frames, counts, row, shares, share, impossible, confident, likely = saved
     repeated = repeated_labels(y)
-    last = at(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
+    last = one_hot_mask(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
     blank, label = _shares(share[..., None])
     end = last * blank, last * label
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
@@ -293,7 +295,9 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
         either = jnp.where(repeated, blank, blank + entering)
         old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
         emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
-        return choose(there, old, posteriors), emitted if there is None else jnp.where(there[..., None], emitted, 0)
+        return select_step(there, old, posteriors), emitted if there is None else jnp.where(
+            there[..., None], emitted, 0
+        )
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
@@ -303,15 +307,15 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     posteriors = jnp.moveaxis(emitted, 0, -2)
     # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
     others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
-    _, lacking = of_label(pick(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
+    _, lacking = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
     every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
-    entries = _confident_sequences.Entries(posteriors, others + lacking, every_class)
-    entries = _confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
+    entries = confident_sequences.Entries(posteriors, others + lacking, every_class)
+    entries = confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     p, _ = probabilities(x, row)
     p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
     gradient = p - spread(entries.less, y, x.shape[-1])
-    gradient = jnp.where(at(likely, p), entries.at_likely[..., None], gradient)
+    gradient = jnp.where(one_hot_mask(likely, p), entries.at_likely[..., None], gradient)
     return g[..., None, None] * gradient, None, None, None
 
 
-_negative_log_probability = every_mode(_forward, _backward, loop=True)
+_negative_log_probability = custom_derivative(_forward, _backward, loop=True)

@@ -8,12 +8,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._ctc import _add, _emitted, _sequences
-from ._rows import at, nan_unless, of_type, pick
-from ._sequences import Sequences, choose, repeated_labels, shifted
-from ._softmax_rows import gap, summary
+from ._core import arguments
+from ._core.classes import nan_unless, one_hot_mask, take_label
+from ._core.compiler import compiled, match_varying_axes
+from ._core.sequences import Sequences, repeated_labels, select_step, shifted
+from ._core.softmax import gap_to_max, summary
+from ._ctc import emitted_log_probs, log_add_with_share, prepare_ctc
 
 
 class CTCDecoded(NamedTuple):
@@ -83,7 +83,7 @@ def ctc_greedy_decode(
     index = lax.broadcasted_iota(np.int32, x.shape, x.ndim - 1)
     path = jnp.where(x == x.max(-1, keepdims=True), index, x.shape[-1]).min(-1)  # on a CPU, faster than argmax
     row = summary(x)
-    log_p = jnp.where(row.empty, -jnp.inf, -(gap(pick(x, path), row.top) + row.log_total))
+    log_p = jnp.where(row.empty, -jnp.inf, -(gap_to_max(take_label(x, path), row.top) + row.log_total))
     if frames is not None:
         log_p = jnp.where(frames, log_p, 0)
         path = _left(path, frames, blank)
@@ -150,12 +150,12 @@ def ctc_beam_decode(
       https://arxiv.org/abs/1408.2873, algorithm 1, without a language model.
     """
     name = "ctc_beam_decode"
-    size = _inputs.positive_integer(name, "beam_size", beam_size)
+    size = arguments.positive_integer(name, "beam_size", beam_size)
     x, frames, blank, factor = _frames(name, logits, logit_paddings, logit_lengths, blank_id)
-    start = of_type((x, frames), _first_beam(x, size))
+    start = match_varying_axes((x, frames), _first_beam(x, size))
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     beam, offsets = lax.scan(partial(_next_beam, blank), start, (jnp.moveaxis(x, -2, 0), there))
-    either, _ = _add(beam.blank, beam.label)
+    either, _ = log_add_with_share(beam.blank, beam.label)
     log_p = jnp.where(either == -jnp.inf, -jnp.inf, offsets.sum(0) + either)
     log_prob = factor[..., None] * jnp.minimum(log_p, 0)  # rounding alone makes it positive
     used = log_prob > -jnp.inf
@@ -219,10 +219,10 @@ def ctc_align(
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
     given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = _sequences("ctc_align", *given, blank_id, None, None)
-    emitted, _ = _emitted(x, sequences.labels, sequences.frames)
+    x, sequences = prepare_ctc("ctc_align", *given, blank_id, None, None)
+    emitted, _ = emitted_log_probs(x, sequences.labels, sequences.frames)
     states, best = _best_path(lax.stop_gradient(emitted), sequences)
-    log_p = pick(emitted, jnp.maximum(states, 0))
+    log_p = take_label(emitted, jnp.maximum(states, 0))
     total = jnp.where(states < 0, 0, log_p).sum(0)
     log_prob = nan_unless(sequences.valid, total.dtype) * jnp.where(best > -jnp.inf, total, best)
     frame_labels = jnp.maximum(jnp.moveaxis(states, 0, -1) - 1, -1)
@@ -239,12 +239,12 @@ def _frames(
     name: str, logits: ArrayLike, paddings: ArrayLike | None, lengths: ArrayLike | None, blank_id: int
 ) -> tuple[Array, Array | None, int, Array]:
     """The logits, 0 in frames that are not there; which are; the blank; NaN for an impossible length, else 1."""
-    x = _inputs.floating(name, "logits", logits)
+    x = arguments.floating(name, "logits", logits)
     no_labels = jnp.zeros((*x.shape[:-2], 0), np.int32)
-    x, sequences = _sequences(name, x, paddings, no_labels, None, lengths, None, blank_id, None, None)
+    x, sequences = prepare_ctc(name, x, paddings, no_labels, None, lengths, None, blank_id, None, None)
     frames = sequences.frames
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    return x, frames, sequences.blank, nan_unless(sequences.valid, _inputs.compute_dtype(x))
+    return x, frames, sequences.blank, nan_unless(sequences.valid, arguments.compute_dtype(x))
 
 
 def _left(x: Array, there: Array, fill: int) -> Array:
@@ -270,7 +270,7 @@ def _first_beam(x: Array, size: int) -> _Beam:
     """The empty prefix, and places for others."""
     start = lax.stop_gradient(x)[..., :0, :0].sum((-1, -2))[..., None]  # zeros, sharded as the logits are
     number = jnp.cumsum(jnp.repeat(start, size, -1).astype(np.int32) + 1, -1)
-    nothing = jnp.full_like(number, -jnp.inf, _inputs.compute_dtype(x))
+    nothing = jnp.full_like(number, -jnp.inf, arguments.compute_dtype(x))
     labels = jnp.repeat(jnp.full_like(number, -1)[..., None], x.shape[-2], -1)
     blank = jnp.where(number == 1, 0, nothing)
     begins = number[..., None] == number[..., None, :]
@@ -280,16 +280,16 @@ def _first_beam(x: Array, size: int) -> _Beam:
 def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) -> tuple[_Beam, Array]:
     (x, there), size = frame, beam.last.shape[-1]
     row = summary(x)
-    log_p = jnp.where(row.empty[..., None], -jnp.inf, -(gap(x, row.top[..., None]) + row.log_total[..., None]))
+    log_p = jnp.where(row.empty[..., None], -jnp.inf, -(gap_to_max(x, row.top[..., None]) + row.log_total[..., None]))
 
     # What stays as it is: by a blank, by the last label again, or entered from the prefix without it.
-    either, _ = _add(beam.blank, beam.label)
+    either, _ = log_add_with_share(beam.blank, beam.label)
     above, below = beam.last[..., :, None], beam.last[..., None, :]
     child = beam.begins & (beam.lengths[..., :, None] + 1 == beam.lengths[..., None, :])
     entering = jnp.where(above == below, beam.blank[..., :, None], either[..., :, None])
     entering = jnp.where(child, entering, -jnp.inf).max(-2)
     blank = either + log_p[..., blank_id, None]
-    label = _add(beam.label, entering)[0] + _take(log_p, jnp.maximum(beam.last, 0))
+    label = log_add_with_share(beam.label, entering)[0] + _take(log_p, jnp.maximum(beam.last, 0))
 
     # What is new: of one prefix at most beam_size - 1 are in the beam already, and one comes from the blank alone.
     many = min(2 * size, x.shape[-1] - 1)
@@ -301,7 +301,7 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
     new = jnp.where(known, -jnp.inf, new)
 
     flat = (*new.shape[:-2], size * many)
-    scores = jnp.concatenate([_add(blank, label)[0], new.reshape(flat)], -1)
+    scores = jnp.concatenate([log_add_with_share(blank, label)[0], new.reshape(flat)], -1)
     score, chosen = lax.top_k(scores, size)
     if there is not None:
         chosen = jnp.where(there[..., None], chosen, lax.broadcasted_iota(chosen.dtype, chosen.shape, chosen.ndim - 1))
@@ -314,12 +314,12 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
     top = jnp.where(top == -jnp.inf, 0, top)
     blank = jnp.where(stays, _take(blank, source), -jnp.inf) - top
     label = jnp.where(stays, _take(label, source), score) - top
-    blank, label = choose(there, (blank, label), (beam.blank, beam.label))
+    blank, label = select_step(there, (blank, label), (beam.blank, beam.label))
     top = top if there is None else jnp.where(there[..., None], top, 0)
 
     lengths = _take(beam.lengths, source)  # without what is added
     labels = _take(beam.labels, source[..., None], -2)
-    labels = jnp.where(at(lengths, labels) & ~stays[..., None], added[..., None], labels)
+    labels = jnp.where(one_hot_mask(lengths, labels) & ~stays[..., None], added[..., None], labels)
     follows = _take(labels, jnp.broadcast_to(lengths[..., None, :], beam.begins.shape))
     begins = _take(_take(beam.begins, source[..., None], -2), source[..., None, :])
     begins &= stays[..., None] | (jnp.matrix_transpose(follows) == added[..., None])
@@ -340,7 +340,7 @@ def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
         blank, label = either + e[..., :1], entered + e
         top = jnp.maximum(blank, label).max(-1, keepdims=True)
         top = jnp.where(top == -jnp.inf, 0, top)
-        return choose(there, (blank - top, label - top), states), (blank_stays, label_stays)
+        return select_step(there, (blank - top, label - top), states), (blank_stays, label_stays)
 
     def back(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
         (n, in_label), (blank_stays, label_stays, there) = state, frame
@@ -355,9 +355,9 @@ def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
 
     nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = of_type((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
+    start = match_varying_axes((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
     states, choices = lax.scan(forth, start, (emitted, there))
-    blank, label = (jnp.where(at(sequences.counts, y), state, 0).sum(-1) for state in states)
-    end = of_type((emitted, y), (sequences.counts, label > blank))
+    blank, label = (jnp.where(one_hot_mask(sequences.counts, y), state, 0).sum(-1) for state in states)
+    end = match_varying_axes((emitted, y), (sequences.counts, label > blank))
     _, emits = lax.scan(back, end, (*choices, there), reverse=True)
     return emits, jnp.maximum(blank, label)

@@ -8,17 +8,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._derivatives import every_mode
-from ._reduction import Mask, finish
-from ._rows import paired, wide
-from ._softmax_divergence import JS, KL, Formula, Summary, divergence, gradients, summarize
-from ._softmax_rows import transformed, transformed_backward
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.cross_entropy import transform_logits, transform_logits_backward
+from ._core.derivatives import custom_derivative
+from ._core.masks import Mask, finish
+from ._core.rows import defer_upcast, prepare_rows
+from ._core.softmax_divergence import JS, KL, Formula, Summary, divergence, gradients, summarize
+from ._core.types import Axis, Reduction
 
 
-@compiled(temperature=_inputs.POSITIVE)
+@compiled(temperature=arguments.POSITIVE)
 def softmax_kl_divergence(
     logits: ArrayLike,
     teacher_logits: ArrayLike,
@@ -91,7 +91,7 @@ def softmax_kl_divergence(
     return _loss(name, _kl, {}, logits, teacher_logits, temperature, axis, where, weights, reduction)
 
 
-@compiled(temperature=_inputs.POSITIVE, beta=_inputs.UNIT)
+@compiled(temperature=arguments.POSITIVE, beta=arguments.UNIT)
 def softmax_jensen_shannon_divergence(
     logits: ArrayLike,
     teacher_logits: ArrayLike,
@@ -168,15 +168,15 @@ def _loss(
     weights: ArrayLike | None,
     reduction: Reduction,
 ) -> Array:
-    arguments = "logits", "teacher_logits"
-    teacher = _inputs.floating(name, "teacher_logits", teacher_logits)
-    x, y, classes, kept, weight = paired(name, arguments, logits, teacher, axis, where, weights)
-    dtype, shape = _inputs.compute_dtype(x, y), x.shape[:-1]
-    _inputs.choice(name, "reduction", reduction)
-    options = [_inputs.option(name, "temperature", temperature, 1, shape, dtype)]
-    options += [_inputs.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
+    names = "logits", "teacher_logits"
+    teacher = arguments.floating(name, "teacher_logits", teacher_logits)
+    x, y, classes, kept, weight = prepare_rows(name, names, logits, teacher, axis, where, weights)
+    dtype, shape = arguments.compute_dtype(x, y), x.shape[:-1]
+    arguments.choice(name, "reduction", reduction)
+    options = [arguments.option(name, "temperature", temperature, 1, shape, dtype)]
+    options += [arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
     mask = Mask(kept, weight, reduction)
-    return finish(losses(x, wide(y, dtype), kept, classes, *options, unweighted=mask.unweighted), *mask)
+    return finish(losses(x, defer_upcast(y, dtype), kept, classes, *options, unweighted=mask.unweighted), *mask)
 
 
 class _Saved(NamedTuple):
@@ -193,7 +193,7 @@ def _lifted(formula: Formula) -> Callable[..., Array]:
     """The divergence of each row of logits, with its derivatives."""
 
     def logits_of(x: Array, y: Array, kept: Array | None, classes: Array | None) -> tuple[Array, Array]:
-        return transformed(x, kept, classes, (None, None)), transformed(y, kept, classes, (None, None))
+        return transform_logits(x, kept, classes, (None, None)), transform_logits(y, kept, classes, (None, None))
 
     def forward(
         x: Array,
@@ -215,13 +215,13 @@ def _lifted(formula: Formula) -> Callable[..., Array]:
         logits = logits_of(x, y, kept, classes)
         *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
         of_x, of_y = (
-            transformed_backward(g[..., None] * gradient, z, kept, classes, (None, None), None)[0]
+            transform_logits_backward(g[..., None] * gradient, z, kept, classes, (None, None), None)[0]
             for gradient, z in zip(of_logits, (x, y), strict=True)
         )
         of_temperature = None if of_temperature is None else g * of_temperature
         return of_x, of_y, None, None, of_temperature, *(g * of for of in of_numbers)
 
-    return every_mode(forward, backward, infinite=(1,))
+    return custom_derivative(forward, backward, infinite=(1,))
 
 
 _kl, _js = _lifted(KL), _lifted(JS)

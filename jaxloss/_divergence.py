@@ -1,17 +1,15 @@
 """Divergences between distributions, each a sum over the classes."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import elementwise, of_error, summands
-from ._numerics import excess, log1p, minus, times
-from ._reduction import finish
-from ._rows import apart
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.elementwise import elementwise, of_error, prepare_summed
+from ._core.masks import finish
+from ._core.special import js_ratios, kl_term, multiply_no_nan, subtract_no_nan
+from ._core.types import Axis, Reduction
 
 
 @compiled()
@@ -65,7 +63,7 @@ def kl_divergence(
     References:
       Kullback and Leibler, On Information and Sufficiency, 1951.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "kl_divergence",
         {"log_predictions": log_predictions, "targets": targets},
         {},
@@ -86,7 +84,7 @@ def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
     return -t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq + 1)
 
 
-_kl = elementwise(lambda lq, t: times(t, _log(t) - lq), _kl_slopes, infinite=(1,))
+_kl = elementwise(lambda lq, t: multiply_no_nan(t, _log(t) - lq), _kl_slopes, infinite=(1,))
 
 
 @compiled()
@@ -145,7 +143,7 @@ def kl_divergence_with_log_targets(
     References:
       Hinton, Vinyals and Dean, https://arxiv.org/abs/1503.02531.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "kl_divergence_with_log_targets",
         {"log_predictions": log_predictions, "log_targets": log_targets},
         {},
@@ -159,10 +157,10 @@ def kl_divergence_with_log_targets(
 
 def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
     t = jnp.exp(lt)
-    return -t, times(t, minus(lt, lq) + 1)
+    return -t, multiply_no_nan(t, subtract_no_nan(lt, lq) + 1)
 
 
-_kl_log = elementwise(lambda lq, lt: times(jnp.exp(lt), minus(lt, lq)), _kl_log_slopes)
+_kl_log = elementwise(lambda lq, lt: multiply_no_nan(jnp.exp(lt), subtract_no_nan(lt, lq)), _kl_log_slopes)
 
 
 @compiled()
@@ -210,7 +208,7 @@ def generalized_kl_divergence(
     References:
       Csiszár, Why Least Squares and Maximum Entropy?, 1991.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "generalized_kl_divergence",
         {"log_predictions": log_predictions, "targets": targets},
         {},
@@ -224,7 +222,7 @@ def generalized_kl_divergence(
 
 def _generalized_kl_element(lq: Array, t: Array) -> Array:
     # With u = log q - log t, a term is t (exp(u) - 1 - u).
-    return excess(t, jnp.exp(lq), lq - _log(t))
+    return kl_term(t, jnp.exp(lq), lq - _log(t))
 
 
 def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
@@ -234,7 +232,7 @@ def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
 _generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes, infinite=(1,))
 
 
-@compiled(beta=_inputs.UNIT)
+@compiled(beta=arguments.UNIT)
 def jensen_shannon_divergence(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -288,7 +286,7 @@ def jensen_shannon_divergence(
       Lin, Divergence Measures Based on the Shannon Entropy, 1991. With beta: Agarwal et al.,
       https://arxiv.org/abs/2306.13649.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "jensen_shannon_divergence",
         {"log_predictions": log_predictions, "log_targets": log_targets},
         {"beta": beta},
@@ -300,54 +298,20 @@ def jensen_shannon_divergence(
     return finish(terms.total(_js(*arrays, unweighted=terms.unweighted)), *mask)
 
 
-# With r = log(m / q) and s = log(m / t), where q (exp(r) - 1) and t (exp(s) - 1), weighted, add up to 0,
-# a term is (1 - b) q (exp(r) - 1 - r) + b t (exp(s) - 1 - s): neither is negative, and nothing cancels where q nears t.
-
-
-def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
-    """r and s, given u = log(t / q): near 0, r is log(1 + b (t / q - 1)); else both are by the larger of q and t."""
-    near = jnp.abs(u) < 1
-    v = jnp.where(near, u, 0)
-    near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
-    of_far = jnp.where(near, 0.5, b)
-    of_larger = _log_of_mixture(
-        jnp.where(u > 0, of_far, 1 - of_far), jnp.where(u > 0, 1 - of_far, of_far), jnp.where(near, 1, jnp.abs(u))
-    )
-    r = jnp.where(near, near_r, minus(jnp.maximum(u, 0), -of_larger))
-    s = jnp.where(near, near_s, minus(jnp.maximum(-u, 0), -of_larger))
-    return r, s
-
-
-@jax.custom_jvp
-def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
-    """log(a + b exp(-d)) for a + b = 1, with a derivative where a or b is 0."""
-    log_a, log_b = (jnp.where(x > 0.5, log1p(-rest), jnp.log(x)) for x, rest in ((a, b), (b, a)))
-    return jnp.logaddexp(log_a, log_b - d)
-
-
-@_log_of_mixture.defjvp
-def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    a, b, d = primals
-    log = _log_of_mixture(a, b, d)
-    nothing = log == -jnp.inf
-    by_a, by_b = (jnp.exp(-jnp.where(nothing, jnp.inf, x)) for x in (log, log + d))
-    return log, by_a * tangents[0] + by_b * tangents[1] - times(b, by_b) * tangents[2]
-
-
 def _js_element(lq: Array, lt: Array, b: Array) -> Array:
     q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s = js_ratios(minus(lt, lq), b)
+    r, s = js_ratios(subtract_no_nan(lt, lq), b)
     m = b * t + (1 - b) * q
-    (losses,) = apart(times(1 - b, excess(q, m, r)) + times(b, excess(t, m, s)))
+    (losses,) = cpu_fusion_barrier(multiply_no_nan(1 - b, kl_term(q, m, r)) + multiply_no_nan(b, kl_term(t, m, s)))
     return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
     lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s = js_ratios(minus(lt, lq), b)
+    r, s = js_ratios(subtract_no_nan(lt, lq), b)
     m = b * t + (1 - b) * q
-    return -times((1 - b) * q, r), -times(b * t, s), excess(t, m, s) - excess(q, m, r)
+    return -multiply_no_nan((1 - b) * q, r), -multiply_no_nan(b * t, s), kl_term(t, m, s) - kl_term(q, m, r)
 
 
 _js = elementwise(_js_element, _js_slopes)
@@ -398,7 +362,7 @@ def total_variation_distance(
     References:
       Levin, Peres and Wilmer, Markov Chains and Mixing Times, 2009, section 4.1.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "total_variation_distance",
         {"predictions": predictions, "targets": targets},
         {},

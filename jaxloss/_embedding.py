@@ -10,18 +10,26 @@ from jax import Array, lax
 from jax.nn import relu
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._cosine import _compare, _gradients, _vectors
-from ._derivatives import every_mode
-from ._elements import elements, elementwise
-from ._numerics import power_of_two
-from ._reduction import excluding, finish, merge
-from ._rows import any_left, apart, is_finite, of_each, prologue, removed_as, rows, wide
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.derivatives import custom_derivative
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import exclude, finish, merge
+from ._core.rows import (
+    as_rows,
+    defer_upcast,
+    fill_masked,
+    has_classes,
+    is_finite_row,
+    per_example_option,
+    prepare_logits,
+)
+from ._core.special import power_of_two
+from ._core.types import Axis, Reduction
+from ._core.vectors import compare_vectors, distance_gradients, prepare_vectors
 
 
-@compiled(norm_degree=_inputs.AT_LEAST_ONE, eps=_inputs.NOT_NEGATIVE)
+@compiled(norm_degree=arguments.AT_LEAST_ONE, eps=arguments.NOT_NEGATIVE)
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -82,21 +90,23 @@ def triplet_margin_loss(
       Schroff, Kalenichenko and Philbin, FaceNet, https://arxiv.org/abs/1503.03832.
     """
     name = "triplet_margin_loss"
-    _inputs.choice(name, "reduction", reduction)
-    a, features, where, axes = prologue(name, "anchors", anchors, axis, where)
+    arguments.choice(name, "reduction", reduction)
+    a, features, where, axes = prepare_logits(name, "anchors", anchors, axis, where)
     others = {"positives": positives, "negatives": negatives}
-    checked = [_inputs.floating(name, argument, value) for argument, value in others.items()]
+    checked = [arguments.floating(name, argument, value) for argument, value in others.items()]
     for argument, value in zip(others, checked, strict=True):
-        _inputs.same_shape(name, argument, value, jnp.shape(anchors))
-    a, p, n = (removed_as(0, x, None, features) for x in (a, *(rows(value, axes) for value in checked)))
-    dtype, shape = _inputs.compute_dtype(a, p, n), a.shape[:-1]
+        arguments.same_shape(name, argument, value, jnp.shape(anchors))
+    a, p, n = (fill_masked(0, x, None, features) for x in (a, *(as_rows(value, axes) for value in checked)))
+    dtype, shape = arguments.compute_dtype(a, p, n), a.shape[:-1]
     kept, weight = merge(name, where, weights, shape, dtype)
-    kept, weight = excluding(any_left(kept, features), weight, is_finite(a) & is_finite(p) & is_finite(n))
-    a, p, n = (wide(removed_as(0, x, kept, None), dtype) for x in (a, p, n))
+    kept, weight = exclude(has_classes(kept, features), weight, is_finite_row(a) & is_finite_row(p) & is_finite_row(n))
+    a, p, n = (defer_upcast(fill_masked(0, x, kept, None), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
-    q, m, epsilon = (of_each(name, argument, value, kept, shape, dtype) for argument, value in options.items())
-    known = next((degree for degree in (1, 2, np.inf) if _inputs.is_number(norm_degree, degree)), None)
+    q, m, epsilon = (
+        per_example_option(name, argument, value, kept, shape, dtype) for argument, value in options.items()
+    )
+    known = next((degree for degree in (1, 2, np.inf) if arguments.is_number(norm_degree, degree)), None)
     to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
@@ -141,8 +151,8 @@ def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
     degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
     highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
     of_eps = jnp.minimum(_SHRUNK / unit, highest)
-    (unit,) = apart(unit)
-    (total,) = apart(power(difference / unit).sum(-1, keepdims=True))
+    (unit,) = cpu_fusion_barrier(unit)
+    (total,) = cpu_fusion_barrier(power(difference / unit).sum(-1, keepdims=True))
     total += eps * power(of_eps)
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
@@ -164,7 +174,7 @@ def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array])
     return value, slope * tangents[0] + value * log * tangents[1]
 
 
-@compiled(margin=_inputs.COSINE)
+@compiled(margin=arguments.COSINE)
 def cosine_embedding_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -221,15 +231,15 @@ def cosine_embedding_loss(
       Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, with cosines.
     """
     name = "cosine_embedding_loss"
-    x, t, _, mask = _vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
-    y = _inputs.filling(name, "labels", _inputs.signed(name, "labels", labels), x[..., 0])
+    x, t, _, mask = prepare_vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
+    y = arguments.fill_target(name, "labels", arguments.signed(name, "labels", labels), x[..., 0])
     y = y if mask.kept is None else jnp.where(mask.kept, y, 1)
-    m = of_each(name, "margin", margin, mask.kept, y.shape, _inputs.compute_dtype(x, t))
+    m = per_example_option(name, "margin", margin, mask.kept, y.shape, arguments.compute_dtype(x, t))
     return finish(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), *mask)
 
 
 def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
-    cosine, distance, saved = _compare(x, t)
+    cosine, distance, saved = compare_vectors(x, t)
     y = y.astype(distance.dtype) + jnp.zeros_like(distance)  # an explicit mesh wants them split alike
     slope = _by_label(y, 1, -(cosine > m).astype(m.dtype))
     return _by_label(y, distance, jnp.maximum(cosine - m, 0)), (saved, slope)
@@ -237,87 +247,15 @@ def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[A
 
 def _cosine_embedding_backward(saved: tuple[Any, Array], g: Array) -> tuple[Array | None, ...]:
     vectors, slope = saved  # by the distance
-    return *_gradients(vectors, g * slope), None, g * jnp.minimum(slope, 0)
+    return *distance_gradients(vectors, g * slope), None, g * jnp.minimum(slope, 0)
 
 
-_cosine_embedding = every_mode(_cosine_embedding_forward, _cosine_embedding_backward)
+_cosine_embedding = custom_derivative(_cosine_embedding_forward, _cosine_embedding_backward)
 
 
 def _by_label(y: Array, alike: ArrayLike, unlike: Array) -> Array:
     """The one for the label 1, the other for -1, NaN for any other label."""
     return jnp.where(y == 1, alike, jnp.where(y == -1, unlike, jnp.nan))
-
-
-@compiled()
-def margin_ranking_loss(
-    predictions: ArrayLike,
-    others: ArrayLike,
-    targets: ArrayLike,
-    *,
-    margin: ArrayLike = 0.0,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Margin ranking loss of two scores, one of which is to be above the other, for each element.
-
-    .. math::
-        \ell = \max(0,\; m - t (x_1 - x_2)), \qquad \frac{\partial \ell}{\partial x_1} = -t \, [t (x_1 - x_2) < m]
-
-    Where the margin is met exactly the gradient is 0: with a margin of 0, do not start from equal scores.
-
-    Args:
-      predictions: the scores :math:`x_1`, floating, of any shape.
-      others: the scores :math:`x_2`, real, of the shape of ``predictions``.
-      targets: :math:`t`, of the shape of ``predictions``: 1 if :math:`x_1` is to be the larger, -1 if :math:`x_2` is.
-        Booleans and unsigned integers, which cannot hold -1, raise.
-      margin: :math:`m`, in the unit of the scores. It may be traced, and broadcasts to the loss.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
-
-    Returns:
-      The loss of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
-
-    Raises:
-      TypeError: ``predictions`` is not floating, ``others`` is not real, ``targets`` is not signed, ``where`` is not
-        boolean.
-      ValueError: arrays have two shapes, the margin, a mask or weight does not broadcast.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> print(jaxloss.margin_ranking_loss(jnp.array([2.0, 0.5]), jnp.array([1.0, 0.0]), jnp.array([1, -1])))
-      [0.  0.5]
-      >>> # The triplet loss of any distances: those to the negatives are to be larger.
-      >>> to_positives, to_negatives = jnp.array([0.25, 0.75]), jnp.array([0.5, 2.0])
-      >>> print(jaxloss.margin_ranking_loss(to_negatives, to_positives, jnp.ones(2), margin=1.0))
-      [0.75 0.  ]
-
-    The second example is PyTorch's ``triplet_margin_with_distance_loss``.
-
-    References:
-      Herbrich, Graepel and Obermayer, Large Margin Rank Boundaries for Ordinal Regression, 2000.
-    """
-    arrays, mask = elements(
-        "margin_ranking_loss",
-        {"predictions": predictions, "others": others, "targets": targets},
-        {"margin": margin},
-        where,
-        weights,
-        reduction,
-        kinds=(_inputs.floating, _inputs.real, _inputs.signed),
-    )
-    return finish(_margin_ranking(*arrays, unweighted=mask.unweighted), *mask)
-
-
-def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
-    violated = t * (x - other) < m
-    slope = -t * violated.astype(x.dtype)
-    return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
-
-
-_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)
 
 
 @compiled()
@@ -362,14 +300,14 @@ def hinge_embedding_loss(
     References:
       Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, without squares.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "hinge_embedding_loss",
         {"distances": distances, "targets": targets},
         {"margin": margin},
         where,
         weights,
         reduction,
-        kinds=(_inputs.floating, _inputs.signed),
+        kinds=(arguments.floating, arguments.signed),
     )
     return finish(_hinge_embedding(*arrays, unweighted=mask.unweighted), *mask)
 

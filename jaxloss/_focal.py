@@ -9,18 +9,20 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._derivatives import again, every_mode, recomputing
-from ._elements import elements, elementwise
-from ._numerics import expm1, over, times, times_bounded
-from ._reduction import Mask, finish
-from ._rows import apart, labelled, of_each, paired, pick, removed_as, table
-from ._softmax_rows import Row, against, gap, indexed, others, summary, surprise
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.classes import broadcast_class_weights, take_label
+from ._core.compiler import compiled, cpu_fusion_barrier, recompute_barrier
+from ._core.cross_entropy import indexed_cross_entropy, off_max_label_mass, softmax_residual
+from ._core.derivatives import custom_derivative, recompute_in_backward
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import Mask, finish
+from ._core.rows import fill_masked, per_example_option, prepare_indexed, prepare_rows
+from ._core.softmax import Row, gap_to_max, summary, surprisal
+from ._core.special import bounded_product, divide_no_nan, expm1, multiply_no_nan
+from ._core.types import Axis, Reduction
 
 
-@compiled(alpha=_inputs.UNIT, gamma=_inputs.NOT_NEGATIVE)
+@compiled(alpha=arguments.UNIT, gamma=arguments.NOT_NEGATIVE)
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -71,7 +73,7 @@ def sigmoid_focal_loss(
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5.
     """
     numbers = {"gamma": gamma} if alpha is None else {"gamma": gamma, "alpha": alpha}
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
     return finish(_sigmoid_focal(*arrays, unweighted=mask.unweighted), *mask)
@@ -99,31 +101,31 @@ def _element(x: Array, t: Array, gamma: Array) -> _Element:
     e = jnp.exp(-size)
     a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
     r, tail = a + b * e, jnp.log1p(e)
-    entropy = times(a, size) + tail
+    entropy = multiply_no_nan(a, size) + tail
     none, far = r == 0, e == 0
     some = jnp.where(none, 1, r)
     log_q = jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(some)) - tail
-    ratio = jnp.where(none, 1, jnp.where(far, size, over(jnp.where(far, 0, entropy), some)))
+    ratio = jnp.where(none, 1, jnp.where(far, size, divide_no_nan(jnp.where(far, 0, entropy), some)))
     return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
 
 
-def _share(t: Array, alpha: Array | None) -> Array | float:
+def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
     return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
 
 
 def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
     own = _element(x, t, gamma)
-    return _share(t, alpha) * times(own.focus, own.entropy)
+    return _alpha_of_label(t, alpha) * multiply_no_nan(own.focus, own.entropy)
 
 
 def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
     size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
-    share = _share(t, alpha)
+    share = _alpha_of_label(t, alpha)
     by_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
-    by_b = times(focus, gamma * expm1(-size) * ratio - size)
+    by_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
     by_t = share * jnp.where(x >= 0, by_b, -by_b)
-    loss = times(focus, entropy)
-    by_gamma = share * jnp.where(loss == 0, 0, times(log_q, loss))
+    loss = multiply_no_nan(focus, entropy)
+    by_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
     slopes = share * focus * by_size
     slopes = jnp.where(x >= 0, slopes, -slopes)
     if alpha is None:
@@ -134,7 +136,7 @@ def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None 
 _sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
 
 
-@compiled(gamma=_inputs.NOT_NEGATIVE)
+@compiled(gamma=arguments.NOT_NEGATIVE)
 def softmax_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -188,18 +190,18 @@ def softmax_focal_loss(
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for each class.
     """
     name = "softmax_focal_loss"
-    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
-    _inputs.choice(name, "reduction", reduction)
-    dtype = _inputs.compute_dtype(x, t)
-    gamma, share = of_each(name, "gamma", gamma, kept, x.shape[:-1], dtype), None
-    if not _inputs.is_number(alpha, 1):
+    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    dtype = arguments.compute_dtype(x, t)
+    gamma, share = per_example_option(name, "gamma", gamma, kept, x.shape[:-1], dtype), None
+    if not arguments.is_number(alpha, 1):
         share = _of_classes(name, alpha, x, dtype)
         share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
     mask = Mask(kept, weight, reduction)
     return finish(_focal_rows(x, t, gamma, kept, classes, share, unweighted=mask.unweighted), *mask)
 
 
-@compiled(gamma=_inputs.NOT_NEGATIVE)
+@compiled(gamma=arguments.NOT_NEGATIVE)
 def softmax_focal_loss_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -252,19 +254,19 @@ def softmax_focal_loss_with_integer_labels(
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for the right class.
     """
     name = "softmax_focal_loss_with_integer_labels"
-    x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights)
-    _inputs.choice(name, "reduction", reduction)
-    dtype = _inputs.compute_dtype(x)
-    gamma = of_each(name, "gamma", gamma, kept, y.shape, dtype)
+    x, y, classes, kept, weight = prepare_indexed(name, "logits", logits, labels, axis, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    dtype = arguments.compute_dtype(x)
+    gamma = per_example_option(name, "gamma", gamma, kept, y.shape, dtype)
     share = _of_classes(name, alpha, x, dtype)
     mask = Mask(kept, weight, reduction)
-    entropies = indexed(x, y, kept, classes, None, None, None, None, unweighted=mask.unweighted)
+    entropies = indexed_cross_entropy(x, y, kept, classes, None, None, None, None, unweighted=mask.unweighted)
     losses = _focal_of_entropy(entropies, gamma, unweighted=mask.unweighted)
     losses = losses if kept is None else jnp.where(kept, losses, 0)
-    return finish(times(pick(share, y) if share.ndim else share, losses), *mask)
+    return finish(multiply_no_nan(take_label(share, y) if share.ndim else share, losses), *mask)
 
 
-@compiled(epsilon=_inputs.AT_LEAST_MINUS_ONE)
+@compiled(epsilon=arguments.AT_LEAST_MINUS_ONE)
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -312,17 +314,17 @@ def poly_loss_cross_entropy(
       Leng et al., https://arxiv.org/abs/2204.12511, equation 7.
     """
     name = "poly_loss_cross_entropy"
-    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
-    _inputs.choice(name, "reduction", reduction)
-    epsilon = of_each(name, "epsilon", epsilon, kept, x.shape[:-1], _inputs.compute_dtype(x, t))
+    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    epsilon = per_example_option(name, "epsilon", epsilon, kept, x.shape[:-1], arguments.compute_dtype(x, t))
     mask = Mask(kept, weight, reduction)
     return finish(_poly_rows(x, t, epsilon, kept, classes, None, unweighted=mask.unweighted), *mask)
 
 
 def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
     """A number for all classes, or a table of one for each."""
-    one = _inputs.hyperparameter(name, "alpha", alpha, dtype)
-    return table(name, "alpha", one, x, dtype) if one.ndim else one
+    one = arguments.hyperparameter(name, "alpha", alpha, dtype)
+    return broadcast_class_weights(name, "alpha", one, x, dtype) if one.ndim else one
 
 
 # All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes
@@ -340,7 +342,7 @@ class _Saved(NamedTuple):
 
 
 def _logits(x: Array, kept: Array | None, classes: Array | None, dtype: np.dtype) -> Array:
-    return removed_as(-np.inf, removed_as(0, x.astype(dtype), kept, None), None, classes)
+    return fill_masked(-np.inf, fill_masked(0, x.astype(dtype), kept, None), None, classes)
 
 
 def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
@@ -349,45 +351,45 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
     def forward(
         x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None, share: Array | None
     ) -> tuple[Array, _Saved]:
-        (x,) = apart(x)
+        (x,) = cpu_fusion_barrier(x)
         z = _logits(x, kept, classes, option.dtype)
         row = summary(z)
-        labels = removed_as(0, t.astype(option.dtype), kept, classes)
+        labels = fill_masked(0, t.astype(option.dtype), kept, classes)
         labels = labels if share is None else share * labels
-        u = surprise(z, row)
-        losses = times_bounded(labels, bend(u, option[..., None]))
-        far = 2 * times_bounded(labels, gap(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
+        u = surprisal(z, row)
+        losses = bounded_product(labels, bend(u, option[..., None]))
+        far = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
         losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
         return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, share, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
         x, t, option, kept, classes, share, row = saved
         z = _logits(x, kept, classes, g.dtype)
-        given = removed_as(0, t.astype(g.dtype), kept, classes)
+        given = fill_masked(0, t.astype(g.dtype), kept, classes)
         labels = given if share is None else share * given
         options = jnp.broadcast_to(option[..., None], z.shape)
 
         def bent(z: Array) -> tuple[Array, Array, Array]:
-            losses, pull = jax.vjp(bend, surprise(z, row), options)
+            losses, pull = jax.vjp(bend, surprisal(z, row), options)
             slopes, by_option = pull(jnp.ones_like(losses))
             return losses, labels * slopes, by_option
 
-        once = again(z, rows=True)
+        once = recompute_barrier(z, rows=True)
         _, pulls, _ = bent(once)
-        mass, beside = pulls.sum(-1), others(once, row.top, pulls)
+        mass, beside = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
         losses, pulls, by_option = bent(z)
         g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
-        gradient, _ = against(z, row, pulls, mass, beside)
-        gradient = removed_as(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
-        losses = removed_as(0, losses, kept, classes)
-        of_t = times(g if share is None else g * share, losses)
+        gradient, _ = softmax_residual(z, row, pulls, mass, beside)
+        gradient = fill_masked(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
+        losses = fill_masked(0, losses, kept, classes)
+        of_t = multiply_no_nan(g if share is None else g * share, losses)
         of_share = None
         if share is not None:
-            of_share = times(g * given, losses)
+            of_share = multiply_no_nan(g * given, losses)
             of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
-        return gradient, of_t, (g * times(labels, by_option)).sum(-1), None, None, of_share
+        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, None, of_share
 
-    return every_mode(forward, backward, infinite=(1,))
+    return custom_derivative(forward, backward, infinite=(1,))
 
 
 @jax.custom_jvp
@@ -404,15 +406,15 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 @jax.custom_jvp
 def _power(u: Array, gamma: Array) -> Array:
     """(1 - exp(-u))^gamma. At u = 0, where no logit moves u, an infinite derivative is 0."""
-    return jnp.exp(times(gamma, _log_wrong(u)))
+    return jnp.exp(multiply_no_nan(gamma, _log_wrong(u)))
 
 
 @_power.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     u, gamma = primals
     power = _power(u, gamma)
-    by_u = times(gamma, jnp.exp(-u) * _power(u, gamma - 1))
-    by_gamma = times(power, _log_wrong(u))
+    by_u = multiply_no_nan(gamma, jnp.exp(-u) * _power(u, gamma - 1))
+    by_gamma = multiply_no_nan(power, _log_wrong(u))
     by_u, by_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (by_u, by_gamma))
     return power, by_u * tangents[0] + by_gamma * tangents[1]
 
@@ -451,7 +453,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
 
 
-_focal_of_entropy = recomputing(_focal)
+_focal_of_entropy = recompute_in_backward(_focal)
 
 
 _focal_rows = _over_classes(_focal)

@@ -6,13 +6,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import elements, elementwise
-from ._numerics import excess, log_ratio, over, stirling, stirling_slope, times
-from ._reduction import finish
-from ._rows import apart
-from ._types import Reduction
+from ._core import arguments
+from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import finish
+from ._core.special import divide_no_nan, kl_term, log_ratio, multiply_no_nan, stirling, stirling_slope
+from ._core.types import Reduction
 
 
 @compiled()
@@ -66,13 +65,15 @@ def poisson_nll_loss(
     References:
       McCullagh and Nelder, Generalized Linear Models, 1989, chapter 6.
     """
-    arrays, mask = elements("poisson_nll_loss", {"rates": rates, "targets": targets}, {}, where, weights, reduction)
+    arrays, mask = prepare_elementwise(
+        "poisson_nll_loss", {"rates": rates, "targets": targets}, {}, where, weights, reduction
+    )
     return finish((_poisson_full if full else _poisson)(*arrays, unweighted=mask.unweighted), *mask)
 
 
 def _rate_slope(r: Array, t: Array) -> Array:
     near = jnp.abs(r - t) < r / 2
-    return jnp.where(near, over(r - t, jnp.where(near, r, 1)), 1 - over(t, r))
+    return jnp.where(near, divide_no_nan(r - t, jnp.where(near, r, 1)), 1 - divide_no_nan(t, r))
 
 
 def _of_rate(r: Array, loss: Array) -> Array:
@@ -91,7 +92,7 @@ def _log_of_ratio(r: Array, t: Array) -> Array:
 
 
 def _full_of_rate(r: Array, t: Array) -> Array:
-    return _of_rate(r, excess(t, r, _log_of_ratio(r, t)) + stirling(t))
+    return _of_rate(r, kl_term(t, r, _log_of_ratio(r, t)) + stirling(t))
 
 
 def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
@@ -99,7 +100,9 @@ def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
 
 
 _poisson = elementwise(
-    lambda r, t: _of_rate(r, r - times(t, jnp.log(r))), lambda r, t: (_rate_slope(r, t), -jnp.log(r)), infinite=(0, 1)
+    lambda r, t: _of_rate(r, r - multiply_no_nan(t, jnp.log(r))),
+    lambda r, t: (_rate_slope(r, t), -jnp.log(r)),
+    infinite=(0, 1),
 )
 _poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate, infinite=(0, 1))
 
@@ -147,7 +150,7 @@ def poisson_nll_loss_with_log_rates(
     References:
       McCullagh and Nelder, Generalized Linear Models, 1989, chapter 6.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "poisson_nll_loss_with_log_rates",
         {"log_rates": log_rates, "targets": targets},
         {},
@@ -161,7 +164,7 @@ def poisson_nll_loss_with_log_rates(
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
     r = jnp.exp(x)
-    return _of_rate(r, excess(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
+    return _of_rate(r, kl_term(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
 
 
 def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
@@ -169,12 +172,12 @@ def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
 
 
 _poisson_log = elementwise(
-    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - times(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
+    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - multiply_no_nan(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
 )
 _poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
 
 
-@compiled(variance=_inputs.POSITIVE)
+@compiled(variance=arguments.POSITIVE)
 def gaussian_nll_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -223,7 +226,7 @@ def gaussian_nll_loss(
     References:
       Nix and Weigend, Estimating the mean and variance of the target probability distribution, 1994.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "gaussian_nll_loss",
         {"predictions": predictions, "targets": targets},
         {"variance": variance},
@@ -236,8 +239,8 @@ def gaussian_nll_loss(
 
 
 def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
-    z = over(x - t, v)
-    return z, -z, over(0.5 * (1 - z * (x - t)), v)
+    z = divide_no_nan(x - t, v)
+    return z, -z, divide_no_nan(0.5 * (1 - z * (x - t)), v)
 
 
 _gaussian = elementwise(lambda x, t, v: 0.5 * (jnp.log(v) + (x - t) / v * (x - t)), _gaussian_slopes)
@@ -288,7 +291,7 @@ def gaussian_nll_loss_with_log_variance(
     References:
       Nix and Weigend, Estimating the mean and variance of the target probability distribution, 1994.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "gaussian_nll_loss_with_log_variance",
         {"predictions": predictions, "targets": targets},
         {"log_variance": log_variance},
@@ -306,18 +309,20 @@ def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
     That is taken twice, as exp(-s / 2) overflows where its product with a small error does not; of no error it is 0.
     """
     root = jnp.exp(-0.25 * s)
-    return times(times(x / 2 - t / 2, root), root), root
+    return multiply_no_nan(multiply_no_nan(x / 2 - t / 2, root), root), root
 
 
 def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
     half, _ = _half_score(x, t, s)
-    (losses,) = apart(jnp.where(jnp.isinf(half), jnp.inf, 0.5 * s + 2 * jnp.square(half)))  # also at s = -inf
+    (losses,) = cpu_fusion_barrier(
+        jnp.where(jnp.isinf(half), jnp.inf, 0.5 * s + 2 * jnp.square(half))
+    )  # also at s = -inf
     return losses  # not fused into their sum, which XLA then makes slowly on a CPU
 
 
 def _log_gaussian_slopes(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
     half, root = _half_score(x, t, s)
-    slope = 2 * times(times(half, root), root)
+    slope = 2 * multiply_no_nan(multiply_no_nan(half, root), root)
     return slope, -slope, 0.5 - 2 * jnp.square(half)
 
 

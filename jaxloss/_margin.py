@@ -5,12 +5,12 @@ from jax import Array
 from jax.nn import relu
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import elements, elementwise
-from ._reduction import Mask, finish
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import Mask, finish
+from ._core.types import Reduction
 from ._sigmoid_cross_entropy import sigmoid_elements
-from ._types import Reduction
 
 # Where a margin is met exactly the derivative is 0, as that of `relu` at 0: nothing is to be learnt.
 
@@ -78,7 +78,7 @@ def _signed(
     reduction: Reduction,
 ) -> tuple[list[Array], Mask]:
     arrays = {"predictor_outputs": predictor_outputs, "targets": targets}
-    return elements(name, arrays, {}, where, weights, reduction, kinds=(_inputs.real, _inputs.signed))
+    return prepare_elementwise(name, arrays, {}, where, weights, reduction, kinds=(arguments.real, arguments.signed))
 
 
 @compiled()

@@ -8,13 +8,14 @@ from jax import Array, lax
 from jax.nn import relu
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._derivatives import every_mode, recomputing
-from ._numerics import minus, times
-from ._reduction import Mask, finish
-from ._rows import at, in_range, infinite_if_removed, labelled, nan_unless, of_each, of_type, paired, pick, removed_as
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.classes import in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
+from ._core.compiler import compiled, match_varying_axes
+from ._core.derivatives import custom_derivative, recompute_in_backward
+from ._core.masks import Mask, finish
+from ._core.rows import fill_masked, per_example_option, prepare_indexed, prepare_rows
+from ._core.special import multiply_no_nan, subtract_no_nan
+from ._core.types import Axis, Reduction
 
 
 @compiled()
@@ -67,8 +68,8 @@ def multiclass_hinge_loss(
     References:
       Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001.
     """
-    row, mask = scored("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_crammer_singer(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    row, mask = prepare_scores("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
+    return finish(infinite_if_masked(_crammer_singer(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
 @compiled()
@@ -116,8 +117,8 @@ def multiclass_perceptron_loss(
     References:
       Collins, Discriminative Training Methods for Hidden Markov Models, 2002.
     """
-    row, mask = scored("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_best_above(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    row, mask = prepare_scores("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
+    return finish(infinite_if_masked(_best_above(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
 @compiled()
@@ -176,13 +177,13 @@ def weston_watkins_hinge_loss(
     name = "weston_watkins_hinge_loss"
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
-    row, mask = scored(name, scores, labels, axis, where, weights, reduction, class_weights)
-    m = of_each(name, "margin", margin, mask.kept, row[0].shape[:-1], _inputs.compute_dtype(row[0]))
+    row, mask = prepare_scores(name, scores, labels, axis, where, weights, reduction, class_weights)
+    m = per_example_option(name, "margin", margin, mask.kept, row[0].shape[:-1], arguments.compute_dtype(row[0]))
     losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m, unweighted=mask.unweighted)
-    return finish(infinite_if_removed(losses, *row[1:]), *mask)
+    return finish(infinite_if_masked(losses, *row[1:]), *mask)
 
 
-def scored(
+def prepare_scores(
     name: str,
     scores: ArrayLike,
     labels: ArrayLike,
@@ -193,25 +194,25 @@ def scored(
     class_weights: ArrayLike | None = None,
 ) -> tuple[tuple[Array, Array, Array | None], Mask]:
     """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
-    _inputs.choice(name, "reduction", reduction)
-    s, y, classes, kept, weight = labelled(
-        name, "scores", scores, labels, axis, where, weights, class_weights, _inputs.real
+    arguments.choice(name, "reduction", reduction)
+    s, y, classes, kept, weight = prepare_indexed(
+        name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real
     )
     y = y if kept is None else jnp.where(kept, y, 0)
-    return (removed_as(0, s, kept, classes), y, classes), Mask(kept, weight, reduction)
+    return (fill_masked(0, s, kept, classes), y, classes), Mask(kept, weight, reduction)
 
 
 def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
     """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
-    s = s.astype(_inputs.compute_dtype(s))
+    s = s.astype(arguments.compute_dtype(s))
     s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
     s = s if classes is None else jnp.where(classes, s, -jnp.inf)
-    return jnp.where(at(y, s), -jnp.inf, s), pick(s, y)
+    return jnp.where(one_hot_mask(y, s), -jnp.inf, s), take_label(s, y)
 
 
 def _above(others: Array, label: Array) -> Array:
     """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
-    return jnp.where(others == -jnp.inf, -jnp.inf, minus(others, label))
+    return jnp.where(others == -jnp.inf, -jnp.inf, subtract_no_nan(others, label))
 
 
 # The scores are subtracted before the margin is added: a large score plus 1 is that score.
@@ -234,10 +235,10 @@ def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
 
 # Saved are scores and labels; the rest is computed again.
 
-_best_above = recomputing(_perceptron_of_row)
-_crammer_singer = recomputing(_crammer_singer_of_row)
-_weston_watkins = recomputing(lambda *args: _margins(*args).sum(-1))
-_weston_watkins_squared = recomputing(lambda *args: jnp.square(_margins(*args)).sum(-1))
+_best_above = recompute_in_backward(_perceptron_of_row)
+_crammer_singer = recompute_in_backward(_crammer_singer_of_row)
+_weston_watkins = recompute_in_backward(lambda *args: _margins(*args).sum(-1))
+_weston_watkins_squared = recompute_in_backward(lambda *args: jnp.square(_margins(*args)).sum(-1))
 
 
 @compiled()
@@ -288,10 +289,12 @@ def multilabel_hinge_loss(
       Elisseeff and Weston, A kernel method for multi-labelled classification, 2001.
     """
     name = "multilabel_hinge_loss"
-    _inputs.choice(name, "reduction", reduction)
-    s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
-    s, t = (removed_as(0, a, kept, classes) for a in (s, t))
-    m = of_each(name, "margin", margin, kept, s.shape[:-1], _inputs.compute_dtype(s, t))
+    arguments.choice(name, "reduction", reduction)
+    s, t, classes, kept, weight = prepare_rows(
+        name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real
+    )
+    s, t = (fill_masked(0, a, kept, classes) for a in (s, t))
+    m = per_example_option(name, "margin", margin, kept, s.shape[:-1], arguments.compute_dtype(s, t))
     mask = Mask(kept, weight, reduction)
     return finish(_multilabel(s, t, m, classes, unweighted=mask.unweighted), *mask)
 
@@ -313,12 +316,12 @@ def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None
     yes, no = _yes_and_no(t, classes, margin.dtype)
 
     def step(j: int, losses: Array) -> Array:
-        here = at(jnp.full_like(margin, j, np.int32), wide)
+        here = one_hot_mask(jnp.full_like(margin, j, np.int32), wide)
         above = relu(margin[..., None] + _above(wide, _entry(wide, here)))
-        return losses + times(_entry(yes, here)[..., 0], times(no, above).sum(-1))
+        return losses + multiply_no_nan(_entry(yes, here)[..., 0], multiply_no_nan(no, above).sum(-1))
 
     start = jnp.zeros_like(yes.sum(-1) + margin)
-    return lax.fori_loop(0, s.shape[-1], step, of_type((s, t), start)), (s, t, margin, classes)
+    return lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t), start)), (s, t, margin, classes)
 
 
 def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
@@ -328,22 +331,22 @@ def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None
 
     def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         of_s, of_t, of_margin = sums
-        here = at(jnp.full_like(margin, j, np.int32), s)
+        here = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
         above = margin[..., None] + _above(s, _entry(s, here))
         label = _entry(yes, here)
         broken = label * jnp.where(above > 0, no, 0)
         count = broken.sum(-1, keepdims=True)
-        by_label = times(no, relu(above)).sum(-1, keepdims=True)
+        by_label = multiply_no_nan(no, relu(above)).sum(-1, keepdims=True)
         of_s += broken - jnp.where(here, count, 0)
-        of_t += jnp.where(here, by_label, 0) - times(label, relu(above))
+        of_t += jnp.where(here, by_label, 0) - multiply_no_nan(label, relu(above))
         return of_s, of_t, of_margin + count[..., 0]
 
     zeros = jnp.zeros_like(s), jnp.zeros_like(s), jnp.zeros_like(yes.sum(-1) + margin)
-    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, of_type((s, t, margin), zeros))
+    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t, margin), zeros))
     return g[..., None] * of_s, g[..., None] * of_t, g * of_margin, None
 
 
-_multilabel = every_mode(_multilabel_forward, _multilabel_backward, loop=True)
+_multilabel = custom_derivative(_multilabel_forward, _multilabel_backward, loop=True)
 
 
 @compiled()
@@ -391,20 +394,22 @@ def categorical_hinge_loss_with_zero_class(
       Keras documentation, ``keras.losses.categorical_hinge``, (targets, predictions).
     """
     name = "categorical_hinge_loss_with_zero_class"
-    _inputs.choice(name, "reduction", reduction)
-    s, t, classes, kept, weight = paired(name, ("scores", "labels"), scores, labels, axis, where, weights, _inputs.real)
-    s, t = (removed_as(0, a, kept, classes) for a in (s, t))
+    arguments.choice(name, "reduction", reduction)
+    s, t, classes, kept, weight = prepare_rows(
+        name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real
+    )
+    s, t = (fill_masked(0, a, kept, classes) for a in (s, t))
     mask = Mask(kept, weight, reduction)
     return finish(_zero_class(s, t, classes, unweighted=mask.unweighted), *mask)
 
 
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
-    dtype = _inputs.compute_dtype(s, t)
+    dtype = arguments.compute_dtype(s, t)
     s, t = s.astype(dtype), t.astype(dtype)
-    others = times(1 - t, s)
+    others = multiply_no_nan(1 - t, s)
     if classes is not None:
         others = jnp.where(classes, others, -jnp.inf)
-    return relu(1 + minus(others.max(-1), times(t, s).sum(-1)))
+    return relu(1 + subtract_no_nan(others.max(-1), multiply_no_nan(t, s).sum(-1)))
 
 
-_zero_class = recomputing(_zero_class_of_row)
+_zero_class = recompute_in_backward(_zero_class_of_row)

@@ -4,13 +4,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import elements, elementwise, summands
-from ._numerics import expm1, log1p, over, times, times_bounded
-from ._reduction import Mask, finish
-from ._rows import in_range, infinite_if_removed, labelled, nan_unless, of_each, pick, removed_as
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.classes import in_range, infinite_if_masked, nan_unless, take_label
+from ._core.compiler import compiled
+from ._core.elementwise import elementwise, prepare_elementwise, prepare_summed
+from ._core.masks import Mask, finish
+from ._core.rows import fill_masked, per_example_option, prepare_indexed
+from ._core.special import bounded_product, divide_no_nan, expm1, log1p, multiply_no_nan
+from ._core.types import Axis, Reduction
 
 
 @compiled()
@@ -64,7 +65,7 @@ def categorical_cross_entropy(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "categorical_cross_entropy",
         {"probabilities": probabilities, "labels": labels},
         {},
@@ -77,7 +78,7 @@ def categorical_cross_entropy(
 
 
 def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
-    return -over(t, p), -jnp.log(p)
+    return -divide_no_nan(t, p), -jnp.log(p)
 
 
 _cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes, infinite=(0, 1))
@@ -134,9 +135,9 @@ def categorical_cross_entropy_with_integer_labels(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
     name = "categorical_cross_entropy_with_integer_labels"
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
-    return finish(infinite_if_removed(_minus_log(p, unweighted=mask.unweighted), y, classes), *mask)
+    return finish(infinite_if_masked(_minus_log(p, unweighted=mask.unweighted), y, classes), *mask)
 
 
 @compiled()
@@ -188,12 +189,12 @@ def nll_loss(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
-    _inputs.choice("nll_loss", "reduction", reduction)
+    arguments.choice("nll_loss", "reduction", reduction)
     log_p, y, classes, mask = _of_label(
         "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, reduction, 0, class_weights
     )
-    losses = 0 - log_p.astype(_inputs.compute_dtype(log_p))  # not -0
-    return finish(infinite_if_removed(losses, y, classes), *mask)
+    losses = 0 - log_p.astype(arguments.compute_dtype(log_p))  # not -0
+    return finish(infinite_if_masked(losses, y, classes), *mask)
 
 
 def _of_label(
@@ -208,16 +209,16 @@ def _of_label(
     class_weights: ArrayLike | None = None,
 ) -> tuple[Array, Array, Array | None, Mask]:
     """What is given for the label, ``certain`` if excluded, NaN out of range; label, classes and mask."""
-    rows, y, classes, kept, weight = labelled(name, *given, labels, axis, where, weights, class_weights)
+    rows, y, classes, kept, weight = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
     valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
-    p = valid * pick(valid[..., None] * removed_as(certain, rows, kept, classes), y)
+    p = valid * take_label(valid[..., None] * fill_masked(certain, rows, kept, classes), y)
     return p if kept is None else jnp.where(kept, p, certain), y, classes, Mask(kept, weight, reduction)
 
 
 _minus_log = elementwise(lambda p: -jnp.log(p))
 
 
-@compiled(q=_inputs.UNIT)
+@compiled(q=arguments.UNIT)
 def generalized_cross_entropy(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -267,44 +268,44 @@ def generalized_cross_entropy(
       Zhang and Sabuncu, https://arxiv.org/abs/1805.07836, equation 6.
     """
     name = "generalized_cross_entropy"
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
-    q = of_each(name, "q", q, mask.kept, p.shape, _inputs.compute_dtype(p))
+    q = per_example_option(name, "q", q, mask.kept, p.shape, arguments.compute_dtype(p))
     losses = _generalized(p, q, unweighted=mask.unweighted)
-    return finish(infinite_if_removed(losses, y, classes), *mask)
+    return finish(infinite_if_masked(losses, y, classes), *mask)
 
 
 def _generalized_of_label(p: Array, q: Array) -> Array:
     # -log(p) expm1(v) / v with v = q log(p); the quotient by its series near 0, where q may be 0.
     log_p = jnp.log(p)
-    v = times(q, log_p)
+    v = multiply_no_nan(q, log_p)
     near = v > -0.5
     small = jnp.where(near, v, 0)
     quotient = jnp.ones_like(v)
     for k in range(16, 1, -1):
         quotient = 1 + small / k * quotient
-    return -jnp.where(near, times(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
+    return -jnp.where(near, multiply_no_nan(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
 
 
 def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
     # By q: -log(p)^2 (v exp(v) - expm1(v)) / v^2 = -log(p)^2 h, with h = sum v^k / (k! (k + 2)) near 0.
     log_p = jnp.log(p)
-    v = times(q, log_p)
+    v = multiply_no_nan(q, log_p)
     near = v > -0.5
     small = jnp.where(near, v, 0)
     h, term = jnp.zeros_like(v), jnp.ones_like(v)
     for k in range(16):
         h += term / (k + 2)
         term = term * small / (k + 1)
-    far = (times(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
-    by_q = -jnp.where(near, times(h, jnp.square(log_p)), far)
-    return -jnp.exp(times(q - 1, log_p)), by_q
+    far = (multiply_no_nan(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
+    by_q = -jnp.where(near, multiply_no_nan(h, jnp.square(log_p)), far)
+    return -jnp.exp(multiply_no_nan(q - 1, log_p)), by_q
 
 
 _generalized = elementwise(_generalized_of_label, _generalized_slopes, infinite=(0,))
 
 
-@compiled(label_smoothing=_inputs.UNIT)
+@compiled(label_smoothing=arguments.UNIT)
 def binary_cross_entropy(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -354,7 +355,7 @@ def binary_cross_entropy(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "binary_cross_entropy",
         {"probabilities": probabilities, "labels": labels},
         {"label_smoothing": label_smoothing},
@@ -371,7 +372,7 @@ def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
 
 def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
     yes, no = _yes_and_no(t, alpha)
-    return times_bounded(yes, -jnp.log(p)) + times_bounded(no, -log1p(-p))
+    return bounded_product(yes, -jnp.log(p)) + bounded_product(no, -log1p(-p))
 
 
 def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:
@@ -379,7 +380,7 @@ def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Arra
     by_yes = log1p(-p) - jnp.log(p)
     near = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
     inside = jnp.where(near, p, 0.5)
-    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), over(no, 1 - p) - over(yes, p))
+    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), divide_no_nan(no, 1 - p) - divide_no_nan(yes, p))
     return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
 
 

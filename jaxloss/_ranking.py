@@ -6,12 +6,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._reduction import merge, reduce, weigh
-from ._rows import rows
-from ._softmax_rows import dense
-from ._types import Axis
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.cross_entropy import dense_cross_entropy
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import finish, merge, weigh
+from ._core.reduction import reduce
+from ._core.rows import as_rows
+from ._core.types import Axis, Reduction
 
 
 @compiled()
@@ -62,16 +64,16 @@ def ranking_softmax_loss(
       Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, 2007.
     """
     name = "ranking_softmax_loss"
-    x, y = _inputs.floating(name, "logits", logits), _inputs.real(name, "labels", labels)
-    y = _inputs.of_classes(name, "labels", y, x)
-    items, weight = merge(name, where, weights, x.shape, _inputs.compute_dtype(x, y))
+    x, y = arguments.floating(name, "logits", logits), arguments.real(name, "labels", labels)
+    y = arguments.fill_class_targets(name, "labels", y, x)
+    items, weight = merge(name, where, weights, x.shape, arguments.compute_dtype(x, y))
     if weight is not None:
         y = y.astype(weight.dtype)
         y = weigh(weight, y if items is None else jnp.where(items, y, 0))
-    axes = _inputs.class_axes(name, axis, x.shape)
-    x, y, items = rows(x, axes), rows(y, axes), None if items is None else rows(items, axes)
+    axes = arguments.class_axes(name, axis, x.shape)
+    x, y, items = as_rows(x, axes), as_rows(y, axes), None if items is None else as_rows(items, axes)
     lists = None if items is None else items.any(-1)
-    losses = dense(x, y, lists, items, None, None, None, None)
+    losses = dense_cross_entropy(x, y, lists, items, None, None, None, None)
     if lists is not None:
         losses = jnp.where(lists, losses, 0)
     if reduce_fn is None:
@@ -79,3 +81,75 @@ def ranking_softmax_loss(
     if reduce_fn is jnp.mean:
         return reduce(losses, where=lists)
     return reduce_fn(losses, where=lists)
+
+
+@compiled()
+def margin_ranking_loss(
+    predictions: ArrayLike,
+    others: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Margin ranking loss of two scores, one of which is to be above the other, for each element.
+
+    .. math::
+        \ell = \max(0,\; m - t (x_1 - x_2)), \qquad \frac{\partial \ell}{\partial x_1} = -t \, [t (x_1 - x_2) < m]
+
+    Where the margin is met exactly the gradient is 0: with a margin of 0, do not start from equal scores.
+
+    Args:
+      predictions: the scores :math:`x_1`, floating, of any shape.
+      others: the scores :math:`x_2`, real, of the shape of ``predictions``.
+      targets: :math:`t`, of the shape of ``predictions``: 1 if :math:`x_1` is to be the larger, -1 if :math:`x_2` is.
+        Booleans and unsigned integers, which cannot hold -1, raise.
+      margin: :math:`m`, in the unit of the scores. It may be traced, and broadcasts to the loss.
+      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``predictions``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``others`` is not real, ``targets`` is not signed, ``where`` is not
+        boolean.
+      ValueError: arrays have two shapes, the margin, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.margin_ranking_loss(jnp.array([2.0, 0.5]), jnp.array([1.0, 0.0]), jnp.array([1, -1])))
+      [0.  0.5]
+      >>> # The triplet loss of any distances: those to the negatives are to be larger.
+      >>> to_positives, to_negatives = jnp.array([0.25, 0.75]), jnp.array([0.5, 2.0])
+      >>> print(jaxloss.margin_ranking_loss(to_negatives, to_positives, jnp.ones(2), margin=1.0))
+      [0.75 0.  ]
+
+    The second example is PyTorch's ``triplet_margin_with_distance_loss``.
+
+    References:
+      Herbrich, Graepel and Obermayer, Large Margin Rank Boundaries for Ordinal Regression, 2000.
+    """
+    arrays, mask = prepare_elementwise(
+        "margin_ranking_loss",
+        {"predictions": predictions, "others": others, "targets": targets},
+        {"margin": margin},
+        where,
+        weights,
+        reduction,
+        kinds=(arguments.floating, arguments.real, arguments.signed),
+    )
+    return finish(_margin_ranking(*arrays, unweighted=mask.unweighted), *mask)
+
+
+def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
+    violated = t * (x - other) < m
+    slope = -t * violated.astype(x.dtype)
+    return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
+
+
+_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import OPTIONAL, elements, elementwise, of_error, summands
-from ._numerics import log_ratio, over, times
-from ._reduction import finish
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementwise, prepare_summed
+from ._core.masks import finish
+from ._core.special import divide_no_nan, log_ratio, multiply_no_nan
+from ._core.types import Axis, Reduction
 
 
 @compiled()
@@ -54,7 +54,7 @@ def squared_error(
     References:
       Bishop, Pattern Recognition and Machine Learning, 2006, section 1.5.5.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "squared_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return finish(_squared(*arrays, unweighted=mask.unweighted), *mask)
@@ -102,7 +102,7 @@ def l2_loss(
       Bishop, Pattern Recognition and Machine Learning, 2006, section 1.1. Its sum over an axis is
       :func:`sum_of_squares_error`.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "l2_loss", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return finish(_half_squared(*arrays, unweighted=mask.unweighted), *mask)
@@ -156,7 +156,7 @@ def sum_of_squares_error(
     References:
       Bishop, Pattern Recognition and Machine Learning, 2006, equation 5.11.
     """
-    arrays, terms, mask = summands(
+    arrays, terms, mask = prepare_summed(
         "sum_of_squares_error",
         {"predictions": predictions, "targets": targets},
         {},
@@ -211,7 +211,7 @@ def absolute_error(
     References:
       Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, section 10.6.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "absolute_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return finish(_absolute(*arrays, unweighted=mask.unweighted), *mask)
@@ -266,7 +266,7 @@ def absolute_percentage_error(
     References:
       Hyndman and Koehler, Another look at measures of forecast accuracy, 2006, section 2.2.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "absolute_percentage_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
     return finish(_relative(*arrays, jnp.float32(100), unweighted=mask.unweighted), *mask)
@@ -331,7 +331,7 @@ def squared_logarithmic_error(
     References:
       scikit-learn user guide, mean squared logarithmic error.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "squared_logarithmic_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
     return finish(_squared_logarithmic(*arrays, unweighted=mask.unweighted), *mask)
@@ -346,7 +346,7 @@ def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
 
     def over_one_plus(x: Array) -> Array:  # 0 at infinity, where log(x) is infinite, too
         infinite = x == jnp.inf
-        return jnp.where(infinite, 0, over(2 * log, jnp.where(infinite, 0, x) + 1))
+        return jnp.where(infinite, 0, divide_no_nan(2 * log, jnp.where(infinite, 0, x) + 1))
 
     return over_one_plus(p), -over_one_plus(t)
 
@@ -354,7 +354,7 @@ def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
 _squared_logarithmic = elementwise(lambda p, t: jnp.square(_log_ratio(p, t)), _squared_logarithmic_slopes)
 
 
-@compiled(quantile=_inputs.UNIT)
+@compiled(quantile=arguments.UNIT)
 def quantile_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -405,7 +405,7 @@ def quantile_loss(
     References:
       Koenker and Bassett, Regression Quantiles, 1978.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "quantile_loss",
         {"predictions": predictions, "targets": targets},
         {"quantile": quantile},
@@ -420,7 +420,7 @@ def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
     quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
     error = p - t
     slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
-    return 2 * times(slope, p / 2 - t / 2)  # of halves, whose difference is finite
+    return 2 * multiply_no_nan(slope, p / 2 - t / 2)  # of halves, whose difference is finite
 
 
 _quantile = elementwise(_quantile_element)

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import OPTIONAL, elements, of_error
-from ._numerics import nested, quotient, tanh
-from ._reduction import finish
-from ._types import Reduction
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
+from ._core.masks import finish
+from ._core.special import horner, quotient, tanh
+from ._core.types import Reduction
 
 
-@compiled(delta=_inputs.NOT_NEGATIVE)
+@compiled(delta=arguments.NOT_NEGATIVE)
 def huber_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -62,7 +62,7 @@ def huber_loss(
     References:
       Huber, Robust Estimation of a Location Parameter, 1964.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "huber_loss",
         {"predictions": predictions, "targets": targets},
         {"delta": delta},
@@ -87,7 +87,7 @@ def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
 _huber = of_error(_huber_of_error, _huber_slopes)
 
 
-@compiled(beta=_inputs.NOT_NEGATIVE)
+@compiled(beta=arguments.NOT_NEGATIVE)
 def smooth_l1_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -134,7 +134,7 @@ def smooth_l1_loss(
     References:
       Girshick, Fast R-CNN, https://arxiv.org/abs/1504.08083, section 2.3.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "smooth_l1_loss",
         {"predictions": predictions, "targets": targets},
         {"beta": beta},
@@ -205,7 +205,7 @@ def log_cosh(
     References:
       Chen et al., Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder, 2019.
     """
-    arrays, mask = elements(
+    arrays, mask = prepare_elementwise(
         "log_cosh", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return finish(_log_cosh(*arrays, unweighted=mask.unweighted), *mask)
@@ -217,7 +217,7 @@ def _log_cosh_of_error(error: Array) -> Array:
     size = jnp.abs(error)
     near = jnp.minimum(size, 1)
     beyond, square = size - near, jnp.square(near)
-    a = 0.5 * square * nested(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
+    a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
     c = (1 - math.tanh(1)) / 2
     return jnp.log1p(a - c * (1 - jnp.exp(-2 * beyond)) * (1 + a)) + beyond
 

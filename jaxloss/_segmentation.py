@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._elements import Terms, summands
-from ._numerics import over, power_of_two, sigmoids
-from ._reduction import finish, weigh
-from ._rows import apart, is_finite
-from ._softmax_rows import probabilities, summary
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.elementwise import Terms, prepare_summed
+from ._core.masks import finish, weigh
+from ._core.rows import is_finite_row
+from ._core.softmax import probabilities, summary
+from ._core.special import divide_no_nan, power_of_two, sigmoids
+from ._core.types import Axis, Reduction
 
 
-@compiled(alpha=_inputs.NOT_NEGATIVE, beta=_inputs.NOT_NEGATIVE, smooth=_inputs.NOT_NEGATIVE)
+@compiled(alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE, smooth=arguments.NOT_NEGATIVE)
 def tversky_loss(
     probabilities: ArrayLike,
     targets: ArrayLike,
@@ -84,7 +84,7 @@ def tversky_loss(
     References:
       Salehi, Erdogmus and Gholipour, https://arxiv.org/abs/1706.05721.
     """
-    (p, t, *options), (entries, axes, _), mask = summands(
+    (p, t, *options), (entries, axes, _), mask = prepare_summed(
         "tversky_loss",
         {"probabilities": probabilities, "targets": targets},
         {"alpha": alpha, "beta": beta, "smooth": smooth},
@@ -92,14 +92,14 @@ def tversky_loss(
         where,
         weights,
         reduction,
-        kinds=(_inputs.real, _inputs.real),
+        kinds=(arguments.real, arguments.real),
         rule=False,
     )
     options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
     return finish(_loss(_overlap(_given, p, t, entries, axes, 0), *options), *mask)
 
 
-@compiled(smooth=_inputs.NOT_NEGATIVE, alpha=_inputs.NOT_NEGATIVE, beta=_inputs.NOT_NEGATIVE)
+@compiled(smooth=arguments.NOT_NEGATIVE, alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE)
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -179,14 +179,14 @@ def dice_loss(
       Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
     """
     name = "dice_loss"
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     x, t = _same_rank(*_maps(name, predictions, targets, apply_softmax), class_axis)
-    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, axis, class_axis, x.ndim)
     maps, weight = _images(name, x, t, class_axis, axis, where, weights)
     if class_weights is not None:
-        class_weights = _inputs.real(name, "class_weights", class_weights)
-        _inputs.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
+        class_weights = arguments.real(name, "class_weights", class_weights)
+        arguments.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
     losses = losses if weight is None else weigh(weight[..., None], losses)
     if reduction == "none":
@@ -194,7 +194,7 @@ def dice_loss(
     return losses.mean(-1) if reduction == "mean" else losses.sum(-1)
 
 
-@compiled(smooth=_inputs.NOT_NEGATIVE)
+@compiled(smooth=arguments.NOT_NEGATIVE)
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -245,20 +245,20 @@ def binary_dice_loss(
       Milletari, Navab and Ahmadi, V-Net, https://arxiv.org/abs/1606.04797.
     """
     name = "binary_dice_loss"
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     x, t = _maps(name, predictions, targets, apply_sigmoid)
-    t = t if t.ndim else _inputs.filling(name, "targets", t, x)
+    t = t if t.ndim else arguments.fill_target(name, "targets", t, x)
     if x.ndim == t.ndim and not _has_one_class(x, class_axis):
         x, t, class_axis = x[..., None], t[..., None], -1
     x, t = _same_rank(x, t, class_axis)
-    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
     maps, weight = _images(name, x, t, class_axis, axis, where, weights)
     losses = _of_classes(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
     return finish(losses, _any_pixel(maps), weight, reduction)
 
 
-@compiled(smooth=_inputs.NOT_NEGATIVE)
+@compiled(smooth=arguments.NOT_NEGATIVE)
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -318,22 +318,22 @@ def multiclass_generalized_dice_loss(
       Sudre et al., https://arxiv.org/abs/1707.03237.
     """
     name = "multiclass_generalized_dice_loss"
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     x, t = _maps(name, predictions, targets, apply_softmax)
-    (class_axis,) = _inputs.class_axes(name, class_axis, x.shape, "class_axis")
+    (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
     maps, weight = _images(name, x, t, class_axis, axis, where, weights)
     x, t, _ = maps
-    n = t.astype(_inputs.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
+    n = t.astype(arguments.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
     of_class = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
-    of_class = over(of_class, of_class.sum()) * of_class.size
+    of_class = divide_no_nan(of_class, of_class.sum()) * of_class.size
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
     return finish(losses, _any_pixel(maps), weight, reduction)
 
 
 def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
-    kind = _inputs.floating if logits else _inputs.real
-    return kind(name, "predictions", predictions), _inputs.real(name, "targets", targets)
+    kind = arguments.floating if logits else arguments.real
+    return kind(name, "predictions", predictions), arguments.real(name, "targets", targets)
 
 
 def _has_one_class(x: Array, class_axis: int) -> bool:
@@ -353,7 +353,7 @@ def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, 
         return ()
     if axis is None:
         return tuple(range(1, ndim - 1))
-    axes = _inputs.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
+    axes = arguments.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
     if class_axis in axes:
         hint = f"which is axis {class_axis}, got {axis!r}; for classes elsewhere, pass `class_axis`"
         raise ValueError(f"{name}: expected `axis` without the class axis, {hint}.")
@@ -374,17 +374,17 @@ def _images(
     weights: ArrayLike | None,
 ) -> tuple[_Maps, Array | None]:
     """The maps, 0 where a pixel is removed, and the weight of each image."""
-    t = _inputs.of_classes(name, "targets", t, x)
+    t = arguments.fill_class_targets(name, "targets", t, x)
     x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
     kept = weight = None
     if where is not None:
-        kept = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), x.shape[:-1])
+        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape[:-1])
     if weights is not None:
         shape = tuple(n for a, n in enumerate(x.shape[:-1]) if a not in axes)
-        weight = _inputs.broadcast(
-            name, "weights", _inputs.real(name, "weights", weights).astype(_inputs.compute_dtype(x, t)), shape
+        weight = arguments.broadcast(
+            name, "weights", arguments.real(name, "weights", weights).astype(arguments.compute_dtype(x, t)), shape
         )
-        finite = is_finite(x) & is_finite(t)
+        finite = is_finite_row(x) & is_finite_row(t)
         finite = (finite if kept is None else finite | ~kept).all(axes, keepdims=True)
         usable = jnp.expand_dims(weight != 0, axes) | finite
         kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
@@ -413,12 +413,12 @@ def _of_classes(
 ) -> Array:
     """The weighted loss of each class of each image."""
     x, t, kept = maps
-    dtype, shape = _inputs.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
+    dtype, shape = arguments.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
     options = {"alpha": alpha, "beta": beta, "smooth": smooth}
     options["class_weights"] = 1.0 if class_weights is None else class_weights
-    arrays = {argument: _inputs.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
+    arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
-    a, b, s, w = (_inputs.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
+    a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
     probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax
     return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
 
@@ -433,7 +433,7 @@ def _overlap(
     first: int,
 ) -> tuple[Array, ...]:
     """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
-    dtype = _inputs.compute_dtype(x, t)
+    dtype = arguments.compute_dtype(x, t)
     p, rest = probabilities(x.astype(dtype))
     p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
     only = t.shape[-1] == 1 and t.ndim - 1 not in axes
@@ -448,39 +448,39 @@ def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) 
     intersection, false_positives, false_negatives = overlap
     unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
     errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
-    return _share(errors, unit * (intersection + smooth))
+    return _fraction(errors, unit * (intersection + smooth))
 
 
 @jax.custom_jvp
-def _share(a: Array, b: Array) -> Array:
+def _fraction(a: Array, b: Array) -> Array:
     """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
-    return over(a, a + b)
+    return divide_no_nan(a, a + b)
 
 
-@_share.defjvp
+@_fraction.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    by_a, by_b = _share_slopes(*primals)
-    return _share(*primals), by_a * tangents[0] + by_b * tangents[1]
+    by_a, by_b = _fraction_slopes(*primals)
+    return _fraction(*primals), by_a * tangents[0] + by_b * tangents[1]
 
 
 def _inverse(a: Array, b: Array) -> Array:
     """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
-    return over(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
+    return divide_no_nan(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
 
 
 @jax.custom_jvp
-def _share_slopes(a: Array, b: Array) -> tuple[Array, Array]:
-    return _inverse(a, b) * _share(b, a), -_inverse(a, b) * _share(a, b)
+def _fraction_slopes(a: Array, b: Array) -> tuple[Array, Array]:
+    return _inverse(a, b) * _fraction(b, a), -_inverse(a, b) * _fraction(a, b)
 
 
-@_share_slopes.defjvp
+@_fraction_slopes.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
     a, b = primals
-    of_a, of_b = _share(a, b), _share(b, a)
+    of_a, of_b = _fraction(a, b), _fraction(b, a)
     square = jnp.minimum(jnp.square(_inverse(a, b)), jnp.finfo(a.dtype).max / 1024)  # it may be multiplied by 0
     by_a = square * (-2 * of_b * tangents[0] + (of_a - of_b) * tangents[1])
     by_b = square * ((of_a - of_b) * tangents[0] + 2 * of_a * tangents[1])
-    return _share_slopes(a, b), (by_a, by_b)
+    return _fraction_slopes(a, b), (by_a, by_b)
 
 
 # What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
@@ -491,5 +491,5 @@ def _given(p: Array) -> tuple[Array, ...]:
 
 
 def _softmax(z: Array) -> tuple[Array, ...]:
-    (z,) = apart(z)
-    return apart(*probabilities(z, summary(z)))
+    (z,) = cpu_fusion_barrier(z)
+    return cpu_fusion_barrier(*probabilities(z, summary(z)))

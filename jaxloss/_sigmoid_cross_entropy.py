@@ -5,17 +5,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._derivatives import every_mode, recomputing
-from ._elements import elements
-from ._numerics import soft_cap as _soft_cap
-from ._numerics import times, times_bounded
-from ._reduction import finish
-from ._types import Reduction
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.derivatives import custom_derivative, recompute_in_backward
+from ._core.elementwise import prepare_elementwise
+from ._core.masks import finish
+from ._core.special import bounded_product, multiply_no_nan
+from ._core.special import soft_cap as _soft_cap
+from ._core.types import Reduction
 
 
-@compiled(label_smoothing=_inputs.UNIT, pos_weight=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
+@compiled(label_smoothing=arguments.UNIT, pos_weight=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -74,8 +74,8 @@ def sigmoid_binary_cross_entropy(
         "soft_cap": (soft_cap, np.inf),
         "logit_scale": (logit_scale, 1),
     }
-    numbers = {k: v for k, (v, neutral) in given.items() if v is not None and not _inputs.is_number(v, neutral)}
-    (x, t, *options), mask = elements(
+    numbers = {k: v for k, (v, neutral) in given.items() if v is not None and not arguments.is_number(v, neutral)}
+    (x, t, *options), mask = prepare_elementwise(
         "sigmoid_binary_cross_entropy", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
     named: dict[str, Array | None] = dict.fromkeys(given) | dict(zip(numbers, options, strict=True))
@@ -90,7 +90,7 @@ def _of_options(
     soft_cap: Array | None,
     logit_scale: Array | None,
 ) -> Array:
-    dtype = _inputs.compute_dtype(x, t)
+    dtype = arguments.compute_dtype(x, t)
     if label_smoothing is not None:
         t = (1 - label_smoothing) * t.astype(dtype) + label_smoothing / 2
     if logit_scale is not None:
@@ -101,7 +101,7 @@ def _of_options(
 
 
 # Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
-_with_options = recomputing(_of_options)
+_with_options = recompute_in_backward(_of_options)
 
 
 # With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
@@ -119,7 +119,7 @@ def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple
     size = jnp.abs(x.astype(dtype))
     a, b = _parts(x, t.astype(dtype), pos_weight)
     tail = jnp.log1p(jnp.exp(-size))
-    return times_bounded(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
+    return bounded_product(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
 
 
 def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
@@ -130,8 +130,8 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     a, b = _parts(x, t, pos_weight)
     slope = (a - b * q) / (1 + q)
     yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
-    of_t = (yes if pos_weight is None else times(pos_weight, yes)) - no
-    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * times(t, yes)
+    of_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
+    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * multiply_no_nan(t, yes)
 
 
-sigmoid_elements = every_mode(_forward, _backward)
+sigmoid_elements = custom_derivative(_forward, _backward)

@@ -4,15 +4,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._reduction import Mask, excluding, finish, weigh
-from ._rows import labelled, paired, removed_as, rows, table
-from ._softmax_rows import Options, dense, indexed, smoothed
-from ._types import Axis, Reduction
+from ._core import arguments
+from ._core.classes import broadcast_class_weights
+from ._core.compiler import compiled
+from ._core.cross_entropy import Options, dense_cross_entropy, indexed_cross_entropy, smooth
+from ._core.masks import Mask, exclude, finish, weigh
+from ._core.rows import as_rows, fill_masked, prepare_indexed, prepare_rows
+from ._core.types import Axis, Reduction
 
 
-@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
+@compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -77,19 +78,19 @@ def softmax_cross_entropy(
       https://arxiv.org/abs/1512.00567. z-loss: Chowdhery et al., https://arxiv.org/abs/2204.02311.
     """
     name = "softmax_cross_entropy"
-    x, t, classes, kept, weight = paired(name, ("logits", "labels"), logits, labels, axis, where, weights)
-    dtype, shape = _inputs.compute_dtype(x, t), x.shape[:-1]
+    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    dtype, shape = arguments.compute_dtype(x, t), x.shape[:-1]
     if class_weights is not None:
-        given = removed_as(0, t.astype(dtype), kept, classes)
-        factor = (given * table(name, "class_weights", class_weights, x, dtype)).sum(-1)
-        kept, weight = excluding(kept, factor if weight is None else weigh(weight, factor))
+        given = fill_masked(0, t.astype(dtype), kept, classes)
+        factor = (given * broadcast_class_weights(name, "class_weights", class_weights, x, dtype)).sum(-1)
+        kept, weight = exclude(kept, factor if weight is None else weigh(weight, factor))
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     mask = Mask(kept, weight, reduction)
-    return finish(dense(x, t, kept, classes, *options, unweighted=mask.unweighted), *mask)
+    return finish(dense_cross_entropy(x, t, kept, classes, *options, unweighted=mask.unweighted), *mask)
 
 
-@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
+@compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -160,11 +161,11 @@ def softmax_cross_entropy_with_integer_labels(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
     """
     name = "softmax_cross_entropy_with_integer_labels"
-    x, y, classes, kept, weight = labelled(name, "logits", logits, labels, axis, where, weights, class_weights)
-    options = _options(name, y.shape, _inputs.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
-    _inputs.choice(name, "reduction", reduction)
+    x, y, classes, kept, weight = prepare_indexed(name, "logits", logits, labels, axis, where, weights, class_weights)
+    options = _options(name, y.shape, arguments.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
+    arguments.choice(name, "reduction", reduction)
     mask = Mask(kept, weight, reduction)
-    return finish(indexed(x, y, kept, classes, *options, unweighted=mask.unweighted), *mask)
+    return finish(indexed_cross_entropy(x, y, kept, classes, *options, unweighted=mask.unweighted), *mask)
 
 
 def safe_softmax_cross_entropy(
@@ -191,7 +192,7 @@ def safe_softmax_cross_entropy(
     return softmax_cross_entropy(logits, labels, where=where, weights=weights, reduction=reduction)
 
 
-@compiled(alpha=_inputs.UNIT)
+@compiled(alpha=arguments.UNIT)
 def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
     r"""Label smoothing: :math:`(1 - \alpha) t_c + \alpha / K`.
 
@@ -221,18 +222,18 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
       Szegedy et al., https://arxiv.org/abs/1512.00567, section 7.
     """
     name = "smooth_labels"
-    t = _inputs.floating(name, "labels", labels)
-    t = t.astype(_inputs.compute_dtype(t))
-    axes = _inputs.class_axes(name, axis, t.shape)
-    each = rows(t, axes)
-    alpha = _inputs.real(name, "alpha", alpha).astype(t.dtype)
-    alpha = _inputs.broadcast(name, "alpha", alpha, each.shape[:-1])[..., None]
+    t = arguments.floating(name, "labels", labels)
+    t = t.astype(arguments.compute_dtype(t))
+    axes = arguments.class_axes(name, axis, t.shape)
+    each = as_rows(t, axes)
+    alpha = arguments.real(name, "alpha", alpha).astype(t.dtype)
+    alpha = arguments.broadcast(name, "alpha", alpha, each.shape[:-1])[..., None]
     classes = None
     if where is not None:
-        classes = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), t.shape)
-        classes = rows(classes, axes)
+        classes = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), t.shape)
+        classes = as_rows(classes, axes)
     unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
-    moved = smoothed(each, classes, alpha).reshape([t.shape[a] for a in unmoved])
+    moved = smooth(each, classes, alpha).reshape([t.shape[a] for a in unmoved])
     return moved.transpose(np.argsort(unmoved))
 
 
@@ -246,7 +247,7 @@ def _options(
     logit_scale: ArrayLike,
 ) -> Options:
     def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
-        return _inputs.option(name, argument, value, neutral, shape, dtype)
+        return arguments.option(name, argument, value, neutral, shape, dtype)
 
     return Options(
         option("label_smoothing", label_smoothing, 0),

@@ -10,16 +10,17 @@ from jax import Array, lax
 from jax.nn import relu
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._compiled import compiled
-from ._derivatives import every_mode
-from ._elements import elements, elementwise
-from ._multiclass_margin import scored
-from ._numerics import times, times_bounded
-from ._reduction import finish
-from ._rows import apart, at, in_range, infinite_if_removed, largest, nan_unless, pick, removed_as
-from ._softmax_rows import gap
-from ._types import Reduction
+from ._core import arguments
+from ._core.classes import class_max, in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
+from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.derivatives import custom_derivative
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.masks import finish
+from ._core.rows import fill_masked
+from ._core.softmax import gap_to_max
+from ._core.special import bounded_product, multiply_no_nan
+from ._core.types import Reduction
+from ._multiclass_margin import prepare_scores
 
 
 @compiled()
@@ -63,7 +64,9 @@ def sparsemax_loss(
     References:
       Blondel, Martins and Niculae, https://arxiv.org/abs/1901.02324, section 4.4.
     """
-    arrays, mask = elements("sparsemax_loss", {"logits": logits, "labels": labels}, {}, where, weights, reduction)
+    arrays, mask = prepare_elementwise(
+        "sparsemax_loss", {"logits": logits, "labels": labels}, {}, where, weights, reduction
+    )
     return finish(_binary(*arrays, unweighted=mask.unweighted), *mask)
 
 
@@ -75,7 +78,7 @@ def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
 
 def _binary_element(x: Array, t: Array) -> Array:
     size, label, near = _binary_parts(x, t)
-    (losses,) = apart(jnp.square(label - near) + times_bounded(label, relu(size - 1)))
+    (losses,) = cpu_fusion_barrier(jnp.square(label - near) + bounded_product(label, relu(size - 1)))
     return losses  # not fused into their sum, for which XLA would write their parts to memory on a CPU
 
 
@@ -139,8 +142,8 @@ def multiclass_sparsemax_loss(
     References:
       Martins and Astudillo, https://arxiv.org/abs/1602.02068, equation 18.
     """
-    row, mask = scored("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_removed(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    row, mask = prepare_scores("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
+    return finish(infinite_if_masked(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), *mask)
 
 
 @jax.custom_jvp
@@ -185,20 +188,20 @@ class _Saved(NamedTuple):
 def _relative(s: Array, classes: Array | None, top: Array) -> Array:
     """The scores less the best one."""
     s = s.astype(top.dtype)
-    return -gap(s if classes is None else jnp.where(classes, s, -jnp.inf), top[..., None])
+    return -gap_to_max(s if classes is None else jnp.where(classes, s, -jnp.inf), top[..., None])
 
 
 def _others(z: Array, y: Array, tau: Array) -> Array:
     """The probabilities of all classes but the label."""
-    return jnp.where(at(y, z), 0, relu(z - tau[..., None]))
+    return jnp.where(one_hot_mask(y, z), 0, relu(z - tau[..., None]))
 
 
 def _forward(s: Array, y: Array, classes: Array | None) -> tuple[Array, _Saved]:
-    top = largest(removed_as(-np.inf, s.astype(_inputs.compute_dtype(s)), None, classes), None)
+    top = class_max(fill_masked(-np.inf, s.astype(arguments.compute_dtype(s)), None, classes), None)
     z = _relative(s, classes, top)
     tau = _threshold(z)
     p = _others(z, y, tau)
-    losses = (jnp.square(p).sum(-1) + jnp.square(p.sum(-1))) / 2 + relu(tau - pick(z, y))
+    losses = (jnp.square(p).sum(-1) + jnp.square(p.sum(-1))) / 2 + relu(tau - take_label(z, y))
     losses *= nan_unless(in_range(y, s.shape[-1]), losses.dtype)
     return jnp.where(top == -jnp.inf, jnp.inf, losses), _Saved(s, y, classes, top, tau)
 
@@ -208,10 +211,10 @@ def _backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     z = _relative(s, classes, top)
     p = _others(z, y, tau)
     g = jnp.where(top == -jnp.inf, 0, g) * nan_unless(in_range(y, s.shape[-1]), g.dtype)
-    return g[..., None] * jnp.where(at(y, z), -p.sum(-1, keepdims=True), p), None, None
+    return g[..., None] * jnp.where(one_hot_mask(y, z), -p.sum(-1, keepdims=True), p), None, None
 
 
-_sparsemax = every_mode(_forward, _backward, loop=True)
+_sparsemax = custom_derivative(_forward, _backward, loop=True)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:
@@ -252,11 +255,11 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
 
     def fenchel_young_loss(scores: ArrayLike, targets: ArrayLike, *args: Any, **kwargs: Any) -> Array:
         name = "fenchel_young_loss"
-        s, t = _inputs.floating(name, "scores", scores), _inputs.real(name, "targets", targets)
-        _inputs.same_shape(name, "targets", t, s.shape)
-        _inputs.class_axes(name, -1, s.shape)
-        s, t = (a.astype(_inputs.compute_dtype(s, t)) for a in (s, t))
+        s, t = arguments.floating(name, "scores", scores), arguments.real(name, "targets", targets)
+        arguments.same_shape(name, "targets", t, s.shape)
+        arguments.class_axes(name, -1, s.shape)
+        s, t = (a.astype(arguments.compute_dtype(s, t)) for a in (s, t))
         maximum = jnp.vectorize(lambda row: max_fun(row, *args, **kwargs), signature="(n)->()")(s)
-        return jnp.asarray(maximum) - times(t, s).sum(-1)
+        return jnp.asarray(maximum) - multiply_no_nan(t, s).sum(-1)
 
     return fenchel_young_loss

@@ -6,9 +6,9 @@ leads to the next frame, with log-probability blank(t, u), and the next label st
     alpha(t, u)  =  log(exp(alpha(t-1, u) + blank(t-1, u)) + exp(alpha(t, u-1) + label(t, u-1)))
 
 from alpha(0, 0) = 0. The sequence's probability is exp alpha(T, U), so the last arc is a blank. A logarithm near 0 is
-computed again by `_confident_sequences`, for which the other classes of a node are summed, too. What is kept of each
-node for the derivative is the difference of the two sums, whose sigmoid is the share of the first. With the shares the
-posterior of each arc goes back from the last node to the first by products and sums of non-negative numbers alone.
+computed again by `_core/confident_sequences`, for which the other classes of a node are summed, too. What is kept of
+each node for the derivative is the difference of the two sums, whose sigmoid is the share of the first. With the shares
+the posterior of each arc goes back from the last node to the first by products and sums of non-negative numbers alone.
 
 All nodes of a diagonal, where t + u is the same, are computed at once, and have made the same number of steps: their
 largest is subtracted after each. Arrays by diagonals have entry (t, u) at (t + u, u). A frame that is not there is a
@@ -26,19 +26,20 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _confident_sequences, _inputs
-from ._compiled import compiled
-from ._confident_sequences import LOG_2, exactly
-from ._derivatives import every_mode
-from ._numerics import expm1, sigmoids
-from ._reduction import finish
-from ._rows import apart, at, largest, nan_unless, of_type, pick, removed_as
-from ._sequences import Sequences, log_add, prologue, shifted, shifted_back
-from ._softmax_rows import Row, exp_below, exp_sum, gap, probabilities
-from ._types import Reduction
+from ._core import arguments, confident_sequences
+from ._core.classes import class_max, nan_unless, one_hot_mask, take_label
+from ._core.compiler import compiled, cpu_fusion_barrier, match_varying_axes
+from ._core.confident_sequences import LOG_2, exactly
+from ._core.derivatives import custom_derivative
+from ._core.masks import finish
+from ._core.rows import fill_masked
+from ._core.sequences import Sequences, log_add, prepare_sequences, shifted, shifted_back
+from ._core.softmax import Row, exp_below, exp_sum, gap_to_max, probabilities
+from ._core.special import expm1, sigmoids
+from ._core.types import Reduction
 
 
-@compiled(fastemit_lambda=_inputs.NOT_NEGATIVE)
+@compiled(fastemit_lambda=arguments.NOT_NEGATIVE)
 def rnnt_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike | None = None,
@@ -116,13 +117,13 @@ def rnnt_loss(
       Yu et al., FastEmit, https://arxiv.org/abs/2010.11148.
     """
     name = "rnnt_loss"
-    x = _inputs.floating(name, "logits", logits)
+    x = arguments.floating(name, "logits", logits)
     if x.ndim < 3 or 0 in x.shape[-2:]:
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, n + 1, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
     nan = jnp.isnan(x).any((-2, -1))
     lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
     losses: Array = _finish(emitted, lattice, zero_infinity, reduction)
     return losses
@@ -203,7 +204,7 @@ def rnnt_loss_with_joint(
       Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
     """
     name = "rnnt_loss_with_joint"
-    h, g = _inputs.floating(name, "encoded", encoded), _inputs.floating(name, "predicted", predicted)
+    h, g = arguments.floating(name, "encoded", encoded), arguments.floating(name, "predicted", predicted)
     if h.ndim < 2:
         raise ValueError(f"{name}: expected `encoded` of shape (..., frames, features), got {h.shape}.")
     *batch, frames, _ = h.shape
@@ -221,11 +222,11 @@ def rnnt_loss_with_joint(
     if chunk_size is None:
         known = (size for size in (*batch, *x.shape[-2:]) if isinstance(size, int))
         chunk_size = max(1, 2**21 // max(1, math.prod(known)))
-    chunk_size = _inputs.positive_integer(name, "chunk_size", chunk_size)
+    chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
     nan = jnp.isnan(h).any(-1)
     lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
-    _inputs.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction)
     losses: Array = _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
     return losses
 
@@ -252,10 +253,10 @@ def _lattice(
 ) -> _Lattice:
     *batch, _, nodes_a_frame, classes = x.shape
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    of = prologue(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan)
+    of = prepare_sequences(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan)
     hint = f"; n + 1 is {nodes_a_frame} in logits of shape {x.shape}"
-    _inputs.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1), hint)
-    fastemit = _inputs.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
+    arguments.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1), hint)
+    fastemit = arguments.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
     y = _filled(of.labels, 1, of.blank)
     after = None
     if of.there is not None:
@@ -274,8 +275,8 @@ def _in_chunks(
     frames = encoded.shape[-2]
     chunks = -(-frames // chunk_size)
     size = -(-frames // max(1, chunks))
-    encoded = removed_as(0, encoded, lattice.of.frames, None)
-    predicted = removed_as(0, predicted, lattice.after, None)
+    encoded = fill_masked(0, encoded, lattice.of.frames, None)
+    predicted = fill_masked(0, predicted, lattice.after, None)
 
     def in_chunks(x: Array) -> Array:
         """[..., frames, k] as [chunks, ..., size, k]. The last chunk is filled with the last frame, again."""
@@ -337,10 +338,10 @@ def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Ar
     The sum beside the maximum comes from that of the other classes. Only if one of these is the maximum is 1 subtracted
     from it, and then both logarithms are those of probabilities below 1/2, or nearly.
     """
-    (x,) = apart(x)
-    x = removed_as(0, x, nodes, None)
-    top = largest(x, None).astype(np.promote_types(x.dtype, np.float32))
-    label = pick(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
+    (x,) = cpu_fusion_barrier(x)
+    x = fill_masked(0, x, nodes, None)
+    top = class_max(x, None).astype(np.promote_types(x.dtype, np.float32))
+    label = take_label(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
     of_blank, of_label = (z.astype(top.dtype) for z in (x[..., blank], label))
     exp_blank, exp_label = exp_below(of_blank, top), exp_below(of_label, top)
     exp_label = jnp.where(y[..., None, :] == blank, 0, exp_label)
@@ -350,7 +351,7 @@ def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Ar
     rest = jnp.where(of_blank == top, exp_label + exp_others, rest)
     rest = exactly(jnp.where(top == -jnp.inf, exp_others, rest), every)
     row = Row(top, rest, jnp.log1p(rest))
-    log_p = (-(gap(z, top) + row.log_total) for z in (of_blank, of_label))
+    log_p = (-(gap_to_max(z, top) + row.log_total) for z in (of_blank, of_label))
     of_blank, of_label = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
     return of_blank, of_label, exp_others / (1 + rest), row
 
@@ -365,8 +366,8 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
 
     def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array, Array]:
         (of_blank, of_label, rejected), row = saved
-        p, _ = probabilities(removed_as(0, x, nodes, None), row)
-        t = removed_as(0, t, nodes, None).astype(p.dtype)
+        p, _ = probabilities(fill_masked(0, x, nodes, None), row)
+        t = fill_masked(0, t, nodes, None).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
         is_blank, is_label = classes == blank, classes == y[..., None, :, None]
         t_blank, t_label = (jnp.where(here, t, 0).sum(-1) for here in (is_blank, is_label))
@@ -399,7 +400,7 @@ def _by_diagonals(x: Array, fill: float) -> Array:
 def _forward(blank: Array, label: Array, rejected: Array, counts: Array, fastemit: Array | None) -> tuple[Array, Any]:
     nothing = jnp.full_like(blank.sum(-1), -jnp.inf)
     first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
-    start = of_type((blank, label), jnp.where(first, 0, nothing))
+    start = match_varying_axes((blank, label), jnp.where(first, 0, nothing))
 
     def step(alpha: Array, arcs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         blank, label = (alpha + arc for arc in arcs)
@@ -409,18 +410,18 @@ def _forward(blank: Array, label: Array, rejected: Array, counts: Array, fastemi
         return alpha - top[..., None], (top, difference)
 
     alpha, (offsets, differences) = lax.scan(step, start, (jnp.moveaxis(blank, -1, 0), jnp.moveaxis(label, -1, 0)))
-    log_p = offsets.sum(0) + jnp.where(at(counts, alpha), alpha, 0).sum(-1)
+    log_p = offsets.sum(0) + jnp.where(one_hot_mask(counts, alpha), alpha, 0).sum(-1)
     loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
     confident = (loss < LOG_2) & (blank < 0).any((-1, -2))  # without a frame it is 0 as it stands
     arcs = jnp.exp(blank), jnp.exp(label), rejected, counts
-    loss = _confident_sequences.transducer_loss(loss, confident, *arcs)
+    loss = confident_sequences.transducer_loss(loss, confident, *arcs)
     largest = jnp.finfo(differences.dtype).max
     return loss, (jnp.clip(differences, -largest, largest), arcs, fastemit, log_p == -jnp.inf, confident)
 
 
 def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:
     differences, (*arcs, counts), fastemit, impossible, confident = saved
-    last = at(counts, jnp.zeros_like(differences, shape=differences.shape[1:]))
+    last = one_hot_mask(counts, jnp.zeros_like(differences, shape=differences.shape[1:]))
 
     def step(posterior: Array, shares: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         blank, label = (share * posterior for share in shares)
@@ -431,11 +432,11 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:
     _, posteriors = lax.scan(step, end, sigmoids(differences), reverse=True)
     blank, label = (-jnp.moveaxis(posterior, 0, -1) for posterior in posteriors)
     cotangents = blank, label, jnp.zeros_like(blank)
-    of_blank, of_label, of_rejected = _confident_sequences.transducer_cotangents(cotangents, confident, *arcs, counts)
+    of_blank, of_label, of_rejected = confident_sequences.transducer_cotangents(cotangents, confident, *arcs, counts)
     if fastemit is not None:
         of_label += fastemit[..., None, None] * label
     g = g[..., None, None]
     return g * of_blank, g * of_label, g * of_rejected, None, None
 
 
-_negative_log_probability = every_mode(_forward, _backward, loop=True)
+_negative_log_probability = custom_derivative(_forward, _backward, loop=True)

@@ -12,7 +12,7 @@ from cases import CASES
 from tolerances import close
 
 import jaxloss
-from jaxloss import _rows, _softmax_rows
+from jaxloss._core import classes, softmax
 
 inf, nan = np.inf, np.nan
 
@@ -410,7 +410,7 @@ def test_removed_and_unchoosable_classes_and_margins():
 
 def test_a_row_of_impossible_classes_on_every_platform(monkeypatch):
     """Elsewhere than on a CPU the sum leaves out the maximum by a comparison."""
-    monkeypatch.setattr(_softmax_rows, "_rest_by_bound", _softmax_rows._rest_by_select)
+    monkeypatch.setattr(softmax, "_rest_by_bound", softmax._rest_by_select)
     value, slope = both(jaxloss.softmax_cross_entropy_with_integer_labels, [-inf, -inf], INDEX(1))
     assert value == inf
     np.testing.assert_array_equal(slope, [0, 0])
@@ -446,7 +446,7 @@ def test_second_derivatives_of_a_sure_row(loss, factor, in_scan):
 @pytest.mark.parametrize("name", sorted({case.name for case in CASES if case.targets == "index"}))
 def test_labels_out_of_range_on_every_platform(name, monkeypatch):
     """Elsewhere than on a CPU the label's entry is selected, not gathered."""
-    monkeypatch.setattr(_rows, "_pick_by_gather", _rows._pick_by_select)
+    monkeypatch.setattr(classes, "_pick_by_gather", classes._pick_by_select)
     (case, *_) = [case for case in CASES if case.name == name]
     x, _ = case.draw(np.random.default_rng(0), 2)
     losses, pull = jax.vjp(lambda x: case(x, jnp.array([-1, 1])), x)

@@ -11,7 +11,7 @@ from oracles import EXACT, numbers
 from tolerances import close, same
 
 import jaxloss
-from jaxloss import _softmax_rows
+from jaxloss._core import softmax
 
 DICE, BINARY, TVERSKY = jaxloss.dice_loss, jaxloss.binary_dice_loss, jaxloss.tversky_loss
 GENERALIZED = jaxloss.multiclass_generalized_dice_loss
@@ -215,10 +215,10 @@ def test_where_is_slicing_whatever_it_hides(name, rng):
     np.testing.assert_array_equal(masked, 0)
 
 
-@pytest.mark.parametrize("rest", [_softmax_rows._rest, _softmax_rows._rest_by_select])
+@pytest.mark.parametrize("rest", [softmax._rest, softmax._rest_by_select])
 def test_infinite_logits_are_probabilities_of_0_and_1(rest, monkeypatch):
     """On a CPU, and elsewhere."""
-    monkeypatch.setattr(_softmax_rows, "_rest", rest)
+    monkeypatch.setattr(softmax, "_rest", rest)
     jax.clear_caches()  # of traces with the other
     t = jnp.array([[[1.0, 0.0, 0.0]]])
     law = jax.jit(jax.value_and_grad(lambda x: DICE(x, t, reduction="none").sum()))

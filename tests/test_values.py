@@ -19,7 +19,7 @@ from oracles import (
 from tolerances import close
 
 import jaxloss
-from jaxloss._numerics import soft_cap
+from jaxloss._core.special import soft_cap
 
 DTYPES = [np.float32, np.float64, jnp.bfloat16, np.float16]
 EXTREMES = [-1e30, -3e4, -200.0, -90.0, -17.0, -1.0, -1e-6, 0.0, 1e-6, 0.5, 13.6, 88.0, 104.0, 1e6, 1e30]

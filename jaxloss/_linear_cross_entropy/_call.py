@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from .. import _inputs
-from .._reduction import finish, shares
-from .._types import AxisName, Reduction
+from .._core import arguments
+from .._core.masks import finish, shares
+from .._core.types import AxisName, Reduction
 from ._chunks import Head, Plan, Rows, Tokens
 from ._mesh import loss_of_each, sum_of_all
 
@@ -19,18 +19,18 @@ def head(
     name: str, prefix: str, hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, class_axis: int
 ) -> tuple[Head, int]:
     """The head and its class axis, 0 or 1. It is multiplied in bfloat16 if both are, else as wide as the losses are."""
-    x = _inputs.floating(name, prefix + "hidden", hidden)
-    w = _inputs.floating(name, prefix + "weight", weight)
-    axis, classes = _inputs.product(
+    x = arguments.floating(name, prefix + "hidden", hidden)
+    w = arguments.floating(name, prefix + "weight", weight)
+    axis, classes = arguments.product(
         name, (prefix + "hidden", x), (prefix + "weight", w), (prefix + "class_axis", class_axis)
     )
     if not x.dtype == w.dtype == jnp.bfloat16:
-        dtype = _inputs.compute_dtype(x, w)
+        dtype = arguments.compute_dtype(x, w)
         x, w = x.astype(dtype), w.astype(dtype)
     if bias is None:
         return Head(x, w, None), axis
-    b = _inputs.floating(name, prefix + "bias", bias)
-    _inputs.same_shape(name, prefix + "bias", b, (classes,))
+    b = arguments.floating(name, prefix + "bias", bias)
+    arguments.same_shape(name, prefix + "bias", b, (classes,))
     return Head(x, w, b), axis
 
 
@@ -47,18 +47,18 @@ def plan(
     Then its logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
     reads and writes that, and adds a product to it: chunk / 4 operations a byte. Accelerators balance at 200 to 600.
     """
-    _inputs.mapped(name, "class_axis_name", class_axis_name)
+    arguments.mapped(name, "class_axis_name", class_axis_name)
     if chunk_size is None:
         features = max(head.hidden.shape[-1] for head in heads)
         chunk = int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
     else:
-        chunk = _inputs.positive_integer(name, "chunk_size", chunk_size)
+        chunk = arguments.positive_integer(name, "chunk_size", chunk_size)
     return Plan(rows, chunk, class_axes, class_axis_name)
 
 
 def dtype_of(head: Head) -> np.dtype:
     """Of the losses."""
-    return _inputs.compute_dtype(head.hidden)
+    return arguments.compute_dtype(head.hidden)
 
 
 def reduced(

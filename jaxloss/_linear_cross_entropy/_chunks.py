@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._derivatives import again, moving
-from .._reduction import finite_where_unweighted, weigh
-from .._rows import of_type, removed_as, summed
-from .._types import AxisName
+from .._core.classes import class_sum
+from .._core.compiler import match_varying_axes, recompute_barrier
+from .._core.derivatives import drop_symbolic_zeros
+from .._core.masks import finite_where_unweighted, weigh
+from .._core.rows import fill_masked
+from .._core.types import AxisName
 
 
 class Head(NamedTuple):
@@ -47,7 +49,7 @@ class Plan(NamedTuple):
     rows: Rows
     chunk: int  # tokens
     class_axes: tuple[int, ...]  # of each head's weight, 0 or 1
-    across: AxisName | None  # the mapped axis over which the classes are split
+    class_axis_name: AxisName | None  # the mapped axis over which the classes are split
 
 
 def _dot(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
@@ -67,7 +69,7 @@ def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int,
 
 def _hidden(head: Head, kept: Array | None) -> Array:
     """Zeros where a mask excludes: 0 NaN is NaN, in sums over tokens too."""
-    return removed_as(0, head.hidden, kept, None)
+    return fill_masked(0, head.hidden, kept, None)
 
 
 def _logits(plan: Plan, heads: tuple[Head, ...], kept: Array | None) -> tuple[Array, ...]:
@@ -160,7 +162,7 @@ def _each_chunk(step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...],
     if jax.tree.leaves(arrays)[0].shape[0] == 1:
         added, found = step(jax.tree.map(lambda a: a[0], arrays))
         return added, jax.tree.map(lambda a: a[None], found)
-    zeros = of_type((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
+    zeros = match_varying_axes((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
 
     def body(carry: Any, part: Any) -> tuple[Any, Any]:
         added, found = step(part)
@@ -214,7 +216,9 @@ def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None
 
     def step(part: Any) -> tuple[Any, Any]:
         hidden, tokens, kept = part
-        losses, aux, _ = plan.rows.forward(_logits(plan, _joined(hidden, rest), kept), tokens, kept, plan.across)
+        losses, aux, _ = plan.rows.forward(
+            _logits(plan, _joined(hidden, rest), kept), tokens, kept, plan.class_axis_name
+        )
         return (), (losses, aux)
 
     found: tuple[tuple[Array, ...], Any] = _over_chunks(plan, step, (hidden, tokens, kept), ())[1]
@@ -229,22 +233,24 @@ def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
         hidden, rest = _split(heads)
         moving_hidden, moving_rest = _split(moving_heads)
         moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
-        moving_rest = of_type(primals, moving_rest)
+        moving_rest = match_varying_axes(primals, moving_rest)
 
         def step(part: Any) -> tuple[Any, Any]:
             hidden, tokens, kept, moving_hidden, moving_tokens = part
             heads = _joined(hidden, rest)
             moving_logits = _moving_logits(plan, heads, _joined(moving_hidden, moving_rest), kept)
-            losses, _, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.across)
+            losses, _, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.class_axis_name)
             found = []
             of_logits: Any
             for i, loss in enumerate(losses):
                 one = tuple(jnp.ones_like(loss) if i == j else None for j in range(len(losses)))
-                of_logits, of_tokens = plan.rows.backward(again(saved, rows=True), one, plan.across)
+                of_logits, of_tokens = plan.rows.backward(
+                    recompute_barrier(saved, rows=True), one, plan.class_axis_name
+                )
                 tangent: Array = jnp.zeros_like(loss)
                 for gradient, z in zip(of_logits, moving_logits, strict=True):
                     if z is not None:
-                        tangent += summed(gradient * z, plan.across)
+                        tangent += class_sum(gradient * z, plan.class_axis_name)
                 for of_token, t in zip(of_tokens, moving_tokens, strict=True):
                     if of_token is not None and t is not None:
                         tangent += of_token * t
@@ -255,7 +261,7 @@ def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
         found: tuple[Array, ...] = _over_chunks(plan, step, arrays, ())[1]
         return found
 
-    moved = jax.checkpoint(linear, prevent_cse=False)(primals, moving(tangents))
+    moved = jax.checkpoint(linear, prevent_cse=False)(primals, drop_symbolic_zeros(tangents))
     return (losses, aux), (moved, _without_derivative(aux))
 
 
@@ -293,7 +299,7 @@ def weighted_sum(
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    those, kept = moving(tangents), primals[2]
+    those, kept = drop_symbolic_zeros(tangents), primals[2]
     total, aux, gradients = _with_gradients(plan, primals, those)
 
     def linear(gradients: tuple[Any, ...], those: tuple[Any, ...], kept: Array | None) -> Array:
@@ -301,9 +307,9 @@ def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any
         of_hidden, of_rest = _split(of_heads)
         hidden, rest = _split(heads)
         split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
-        if plan.across is not None:
-            split = [lax.psum(s, plan.across) for s in split]
-        hidden = tuple(None if h is None else removed_as(0, h, kept, None) for h in hidden)
+        if plan.class_axis_name is not None:
+            split = [lax.psum(s, plan.class_axis_name) for s in split]
+        hidden = tuple(None if h is None else fill_masked(0, h, kept, None) for h in hidden)
         whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
         return sum(split + whole, jnp.zeros_like(total))
 
@@ -323,9 +329,9 @@ def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]
     def gradients(part: Any) -> tuple[Any, Any]:
         hidden, tokens, kept, weight = part
         heads = _joined(hidden, rest)
-        (losses,), aux, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.across)
+        (losses,), aux, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.class_axis_name)
         of_logits: Any
-        of_logits, of_tokens = plan.rows.backward(again(saved, rows=True), (weight,), plan.across)
+        of_logits, of_tokens = plan.rows.backward(recompute_barrier(saved, rows=True), (weight,), plan.class_axis_name)
         of_tokens = tuple(None if t is None else g for g, t in zip(of_tokens, moving_tokens, strict=True))
         of_bias = tuple(
             None if t.bias is None else g.sum(tuple(range(g.ndim - 1)))
@@ -374,7 +380,7 @@ def _of_head(plan: Plan, of_logits: Array, head: Head, kept: Array | None, class
     of_hidden = of_weight = None
     if t.hidden is not None:
         of_hidden = _dot(of_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)))
-        of_hidden = of_hidden if plan.across is None else lax.psum(of_hidden, plan.across)
+        of_hidden = of_hidden if plan.class_axis_name is None else lax.psum(of_hidden, plan.class_axis_name)
         of_hidden = of_hidden.astype(head.hidden.dtype)
     if t.weight is not None:
         first, second = (hidden, of_logits) if class_axis == 1 else (of_logits, hidden)

@@ -7,18 +7,18 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from .. import _inputs
-from .._compiled import compiled
-from .._reduction import excluding, merge
-from .._rows import is_finite
-from .._softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
-from .._softmax_rows import transformed, transformed_backward
-from .._types import AxisName, Reduction
+from .._core import arguments
+from .._core.compiler import compiled
+from .._core.cross_entropy import transform_logits, transform_logits_backward
+from .._core.masks import exclude, merge
+from .._core.rows import is_finite_row
+from .._core.softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
+from .._core.types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
 from ._chunks import Rows, Tokens
 
 
-@compiled(soft_cap=_inputs.POSITIVE, teacher_soft_cap=_inputs.POSITIVE)
+@compiled(soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
 def linear_kl_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -100,7 +100,7 @@ def linear_kl_divergence(
     return _divergence("linear_kl_divergence", _KL, {}, student, teacher, *rest)
 
 
-@compiled(beta=_inputs.UNIT, soft_cap=_inputs.POSITIVE, teacher_soft_cap=_inputs.POSITIVE)
+@compiled(beta=arguments.UNIT, soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
 def linear_jensen_shannon_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -199,19 +199,19 @@ def _divergence(
 ) -> Array:
     (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
     dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
-    _inputs.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
+    arguments.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
     classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
     of_teacher[guide_axis] = classes
-    _inputs.same_shape(name, "teacher_weight", guide.weight, of_teacher)
-    usable = is_finite(learner.hidden) & is_finite(guide.hidden)
-    kept, weight = excluding(*merge(name, where, weights, shape, dtype), usable)
+    arguments.same_shape(name, "teacher_weight", guide.weight, of_teacher)
+    usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
+    kept, weight = exclude(*merge(name, where, weights, shape, dtype), usable)
     tokens = (
-        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
-        _inputs.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
-        _inputs.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
-        *(_inputs.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
+        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+        arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
+        arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
+        *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
     )
-    _inputs.choice(name, "reduction", reduction, axis_name)
+    arguments.choice(name, "reduction", reduction, axis_name)
     how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
     return reduced(how, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
 
@@ -221,24 +221,26 @@ def _rows(formula: Formula) -> Rows:
 
     def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
         scale, *caps = tokens[:3]
-        student, teacher = (transformed(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
+        student, teacher = (transform_logits(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
         # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
         computed = any(number is not None for number in tokens[:3])
         return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
 
-    def forward(given: Any, tokens: Any, kept: Array | None, across: AxisName | None) -> tuple[Any, tuple[()], Any]:
-        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], across)
+    def forward(
+        given: Any, tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+    ) -> tuple[Any, tuple[()], Any]:
+        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], class_axis_name)
         losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
         return (losses,), (), (given, summary, tokens, kept)
 
-    def backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[Tokens, Tokens]:
+    def backward(saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None) -> tuple[Tokens, Tokens]:
         (given, summary, tokens, kept), (g,) = saved, cotangents
         scale, *caps = tokens[:3]
         g = g if kept is None else jnp.where(kept, g, 0)
         logits = logits_of(given, tokens, kept)
-        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], across)
+        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
         (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
-            transformed_backward(g[..., None] * gradient, x, kept, None, (cap, scale), across)
+            transform_logits_backward(g[..., None] * gradient, x, kept, None, (cap, scale), class_axis_name)
             for gradient, x, cap in zip(of_logits, given, caps, strict=True)
         )
         if of_scale is not None and of_teacher_scale is not None:

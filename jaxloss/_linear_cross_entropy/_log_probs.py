@@ -7,11 +7,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .. import _inputs
-from .._compiled import compiled
-from .._reduction import merge
-from .._softmax_rows import entropy, entropy_backward, indexed_backward, indexed_forward
-from .._types import AxisName
+from .._core import arguments
+from .._core.compiler import compiled
+from .._core.cross_entropy import (
+    entropy,
+    entropy_backward,
+    indexed_cross_entropy_backward,
+    indexed_cross_entropy_forward,
+)
+from .._core.masks import merge
+from .._core.types import AxisName
 from ._call import dtype_of, head, plan
 from ._chunks import Rows, Tokens
 from ._mesh import loss_of_each
@@ -24,7 +29,7 @@ class LogProbs(NamedTuple):
     entropy: Array
 
 
-@compiled(soft_cap=_inputs.POSITIVE)
+@compiled(soft_cap=arguments.POSITIVE)
 def linear_log_probs(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -88,12 +93,12 @@ def linear_log_probs(
     name = "linear_log_probs"
     one, axis = head(name, "", hidden, weight, bias, class_axis)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = _inputs.filling(name, "labels", _inputs.integer(name, "labels", labels), one.hidden[..., 0])
+    y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
     kept, _ = merge(name, where, None, shape, dtype)
     tokens = (
         y,
-        _inputs.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
-        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+        arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
+        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     how = plan(name, _ROWS, (one,), (axis,), class_axis_name, chunk_size)
     found, _ = loss_of_each(how, (one,), tokens, kept)
@@ -101,25 +106,27 @@ def linear_log_probs(
 
 
 def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array, Array], tuple[()], Any]:
     labels, *options = tokens
-    losses, saved = indexed_forward(*logits, labels, kept, None, None, None, *options, across=across)
-    value = entropy(saved[0], across)
+    losses, saved = indexed_cross_entropy_forward(
+        *logits, labels, kept, None, None, None, *options, class_axis_name=class_axis_name
+    )
+    value = entropy(saved[0], class_axis_name)
     return (-losses, value), (), (saved, value)
 
 
 def _backward(
-    saved: Any, cotangents: tuple[Array | None, Array | None], across: AxisName | None
+    saved: Any, cotangents: tuple[Array | None, Array | None], class_axis_name: AxisName | None
 ) -> tuple[Tokens, Tokens]:
     of_label, value = saved
     g, of_entropy = cotangents
     terms = []
     if g is not None:
-        z, _, _, _, _, _, *options = indexed_backward(of_label, -g, across)
+        z, _, _, _, _, _, *options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
         terms.append((z, *options))
     if of_entropy is not None:
-        terms.append(entropy_backward(of_label[0], value, of_entropy, across))
+        terms.append(entropy_backward(of_label[0], value, of_entropy, class_axis_name))
     z, *options = (None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True))
     return (z,), (None, *options)
 

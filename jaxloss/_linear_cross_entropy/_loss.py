@@ -6,12 +6,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from .. import _inputs
-from .._compiled import compiled
-from .._reduction import excluding, merge, weigh
-from .._rows import class_weight, in_range, is_finite
-from .._softmax_rows import entropy, indexed_backward, indexed_forward, is_correct, logsumexp
-from .._types import AxisName, Reduction
+from .._core import arguments
+from .._core.classes import class_weight, in_range
+from .._core.compiler import compiled
+from .._core.cross_entropy import entropy, indexed_cross_entropy_backward, indexed_cross_entropy_forward, is_correct
+from .._core.masks import exclude, merge, weigh
+from .._core.rows import is_finite_row
+from .._core.softmax import logsumexp
+from .._core.types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
 from ._chunks import Rows, Tokens
 
@@ -28,7 +30,7 @@ class TokenMetrics(NamedTuple):
     entropy: Array
 
 
-@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
+@compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def linear_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -130,7 +132,7 @@ def linear_cross_entropy(
     return _linear("linear_cross_entropy", _PLAIN, labels, given, options, *rest)[0]
 
 
-@compiled(label_smoothing=_inputs.UNIT, z_loss=_inputs.NOT_NEGATIVE, soft_cap=_inputs.POSITIVE)
+@compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def linear_cross_entropy_with_metrics(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -213,7 +215,7 @@ def _linear(
     label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
     one, axis = head(name, "", *given)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = _inputs.filling(name, "labels", _inputs.integer(name, "labels", labels), one.hidden[..., 0])
+    y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
     how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
     kept, factor = merge(name, where, weights, shape, dtype)
     if class_weights is not None:
@@ -221,40 +223,44 @@ def _linear(
         of_class = of_class if kept is None else jnp.where(kept, of_class, 1)
         factor = of_class if factor is None else weigh(factor, of_class)
     classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
-    kept, factor = excluding(kept, factor, is_finite(one.hidden) & in_range(y, classes))
+    kept, factor = exclude(kept, factor, is_finite_row(one.hidden) & in_range(y, classes))
     tokens = (
         y,
-        _inputs.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
-        _inputs.option(name, "z_loss", z_loss, 0, shape, dtype),
-        _inputs.option(name, "soft_cap", soft_cap, jnp.inf, shape, dtype),
-        _inputs.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+        arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
+        arguments.option(name, "z_loss", z_loss, 0, shape, dtype),
+        arguments.option(name, "soft_cap", soft_cap, jnp.inf, shape, dtype),
+        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
-    _inputs.choice(name, "reduction", reduction, axis_name)
+    arguments.choice(name, "reduction", reduction, axis_name)
     return reduced(how, (one,), tokens, kept, factor, reduction, axis_name)
 
 
 def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], tuple[()], Any]:
     labels, *options = tokens
-    losses, saved = indexed_forward(*logits, labels, kept, None, *options, across=across)
+    losses, saved = indexed_cross_entropy_forward(
+        *logits, labels, kept, None, *options, class_axis_name=class_axis_name
+    )
     return (losses,), (), saved
 
 
 def _forward_with_metrics(
-    logits: tuple[Array], tokens: Any, kept: Array | None, across: AxisName | None
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], TokenMetrics, Any]:
-    losses, _, saved = _forward(logits, tokens, kept, across)
+    losses, _, saved = _forward(logits, tokens, kept, class_axis_name)
     of_row = saved[0]
     lse = logsumexp(of_row.row)
-    metrics = TokenMetrics(lse, is_correct(of_row, across).astype(lse.dtype), entropy(of_row, across))
+    metrics = TokenMetrics(lse, is_correct(of_row, class_axis_name).astype(lse.dtype), entropy(of_row, class_axis_name))
     if kept is not None:
         metrics = TokenMetrics(*(jnp.where(kept, m, 0) for m in metrics))
     return losses, metrics, saved
 
 
-def _backward(saved: Any, cotangents: tuple[Array], across: AxisName | None) -> tuple[tuple[Array | None], Tokens]:
-    of_logits, _, _, _, *of_options = indexed_backward(saved, *cotangents, across)
+def _backward(
+    saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None
+) -> tuple[tuple[Array | None], Tokens]:
+    of_logits, _, _, _, *of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
     return (of_logits,), (None, *of_options)
 
 

@@ -56,9 +56,9 @@ def _spread(
         ),
         jax.tree.map(lambda _: token, arrays),
     )
-    across = (*_names(plan.across), *class_axes)
+    class_axis_name = (*_names(plan.class_axis_name), *class_axes)
     mapped = jax.shard_map(
-        partial(function, plan._replace(across=across or None), token_axes),
+        partial(function, plan._replace(class_axis_name=class_axis_name or None), token_axes),
         mesh=jax.typeof(first.hidden).sharding.mesh,
         in_specs=specs,
         out_specs=out(token),

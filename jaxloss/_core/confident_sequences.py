@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._numerics import log1p
-from ._rows import at, of_type
-from ._sequences import choose, pick_several, repeated_labels, shifted
-from ._softmax_rows import Row, exp_below, exp_sum, probabilities
+from .classes import one_hot_mask
+from .compiler import match_varying_axes
+from .sequences import pick_several, repeated_labels, select_step, shifted
+from .softmax import Row, exp_below, exp_sum, probabilities
+from .special import log1p
 
 LOG_2 = float(np.log(2))
 
@@ -95,7 +96,7 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
     by_blank, by_label = other[..., None] + _sum(p, rejects), other[..., None] + _sum(p, rejects & ~equal)
     enters, from_label = more.astype(dtype), (more & ~repeated_labels(y)).astype(dtype)
     nothing = jnp.full_like(y, 0, dtype)
-    start = of_type((p, other, y, counts, frames), (jnp.where(n == 0, 1, nothing), nothing, nothing.sum(-1)))
+    start = match_varying_axes((p, other, y, counts, frames), (jnp.where(n == 0, 1, nothing), nothing, nothing.sum(-1)))
 
     @partial(jax.checkpoint, prevent_cse=False)  # of the states in all frames, nothing else is kept
     def step(carry: Any, frame: Any) -> Any:
@@ -103,11 +104,11 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
         new = p[..., :1] * (blank + label), p * (label + shifted(enters * blank + from_label * label, 0))
         more = (blank * by_blank + label * by_label).sum(-1)
         more = more if there is None else jnp.where(there, more, 0)
-        return (*choose(there, new, (blank, label)), rejection + more), None
+        return (*select_step(there, new, (blank, label)), rejection + more), None
 
     there = None if frames is None else jnp.moveaxis(frames, -1, 0)
     (blank, label, rejection), _ = lax.scan(step, start, (p, by_blank, by_label, there))
-    missed: Array = rejection + jnp.where(at(counts, y), 0, blank + label).sum(-1)
+    missed: Array = rejection + jnp.where(one_hot_mask(counts, y), 0, blank + label).sum(-1)
     return missed
 
 
@@ -201,14 +202,14 @@ def _transducer_rejection(blank: Array, label: Array, rejected: Array, counts: A
     """1 - P, of the probabilities of the arcs and of all other classes, by diagonals."""
     nothing = jnp.zeros_like(blank.sum(-1))
     first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
-    start = of_type((blank, label, rejected, counts), (jnp.where(first, 1, nothing), nothing.sum(-1)))
+    start = match_varying_axes((blank, label, rejected, counts), (jnp.where(first, 1, nothing), nothing.sum(-1)))
 
     def step(carry: Any, arcs: Any) -> Any:
         (alpha, rejection), (blank, label, rejected) = carry, arcs
         return (alpha * blank + shifted(alpha * label, 0), rejection + (alpha * rejected).sum(-1)), None
 
     (alpha, rejection), _ = lax.scan(step, start, tuple(jnp.moveaxis(a, -1, 0) for a in (blank, label, rejected)))
-    missed: Array = rejection + jnp.where(at(counts, alpha), 0, alpha).sum(-1)
+    missed: Array = rejection + jnp.where(one_hot_mask(counts, alpha), 0, alpha).sum(-1)
     return missed
 
 

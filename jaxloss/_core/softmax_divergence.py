@@ -6,7 +6,7 @@ t (exp(u) - 1 - u): none is negative. Where the two rows are nearly equal, a - b
 logits, which is exact, and log(A / B) from A - B, a sum of exp(b) (exp(a - b) - 1). So the divergence keeps its digits,
 which a difference of two rounded log-probabilities has lost.
 
-``across`` names the mapped axis over which the classes are split, if they are.
+``class_axis_name`` names the mapped axis over which the classes are split, if they are.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._divergence import js_ratios
-from ._numerics import excess, expm1, log_ratio, times
-from ._rows import apart, largest, summed
-from ._types import AxisName
+from .classes import class_max, class_sum
+from .compiler import cpu_fusion_barrier
+from .special import expm1, js_ratios, kl_term, log_ratio, multiply_no_nan
+from .types import AxisName
 
 
 class Tops(NamedTuple):
@@ -92,10 +92,10 @@ def _largest(x: Array) -> float:
 # infinite logits are not compared, but bounded by the largest numbers, and their differences are made infinite again.
 
 
-def _tops(x: Array, y: Array, across: AxisName | None) -> Tops:
-    top_x, top_y = (largest(z, across).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
+def _tops(x: Array, y: Array, class_axis_name: AxisName | None) -> Tops:
+    top_x, top_y = (class_max(z, class_axis_name).astype(np.promote_types(z.dtype, np.float32)) for z in (x, y))
     tops = Tops(top_x, top_y, (top_x == -jnp.inf) | (top_y == -jnp.inf))
-    return Tops(*apart(jnp.maximum(top_x, tops.least), jnp.maximum(top_y, tops.least), tops.empty))
+    return Tops(*cpu_fusion_barrier(jnp.maximum(top_x, tops.least), jnp.maximum(top_y, tops.least), tops.empty))
 
 
 def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None) -> tuple[Array, Array, Array]:
@@ -113,7 +113,7 @@ def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None
         jnp.where(small, 0, top_y),
         jnp.where(small, of_tops, 0),
     )
-    top_x, top_y, least, own_x, own_y, of_tops = map(_column, apart(*rows))
+    top_x, top_y, least, own_x, own_y, of_tops = map(_column, cpu_fusion_barrier(*rows))
     x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype) / 2, bound), least) for z in logits)
     difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
@@ -138,17 +138,22 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return ratio, (tangents[0] - jnp.where(jnp.isinf(ratio), 0, ratio) * tangents[1]) / temperature
 
 
-def _totals(logits: tuple[Array, Array], tops: Tops, temperature: Array | None, across: AxisName | None) -> Totals:
+def _totals(
+    logits: tuple[Array, Array], tops: Tops, temperature: Array | None, class_axis_name: AxisName | None
+) -> Totals:
     def relative() -> tuple[Array, Array, Array]:  # for each sum anew, or XLA keeps what they share
-        x, y, *rows = apart(*logits, *tops)
+        x, y, *rows = cpu_fusion_barrier(*logits, *tops)
         return _relative((x, y), Tops(*rows), temperature)
 
-    student, teacher = summed(jnp.exp(relative()[0]), across), summed(jnp.exp(relative()[1]), across)
+    student, teacher = (
+        class_sum(jnp.exp(relative()[0]), class_axis_name),
+        class_sum(jnp.exp(relative()[1]), class_axis_name),
+    )
     a, b, half = relative()
     difference = 2 * half
     near = jnp.abs(difference) < 1
     of_exps = jnp.where(near, jnp.exp(b) * expm1(jnp.where(near, difference, 0)), jnp.exp(a) - jnp.exp(b))
-    return Totals(student, teacher, log_ratio(student, teacher, summed(of_exps, across)))
+    return Totals(student, teacher, log_ratio(student, teacher, class_sum(of_exps, class_axis_name)))
 
 
 def _is_likely(a: Array, total: Array) -> Array:
@@ -156,14 +161,14 @@ def _is_likely(a: Array, total: Array) -> Array:
     return _column(total < 1.5) & (a > -0.5)
 
 
-def _softmax_tangent(p: Array, is_likely: Array, v: Array, across: AxisName | None) -> Array:
+def _softmax_tangent(p: Array, is_likely: Array, v: Array, class_axis_name: AxisName | None) -> Array:
     """The tangent of log p, of logits with tangent v, of which only differences count: less that of a likely class."""
-    v = jnp.where(is_likely, 0, v - _column(summed(jnp.where(is_likely, v, 0), across)))
-    return v - _column(summed(p * v, across))
+    v = jnp.where(is_likely, 0, v - _column(class_sum(jnp.where(is_likely, v, 0), class_axis_name)))
+    return v - _column(class_sum(p * v, class_axis_name))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _compare(a: Array, b: Array, half: Array, totals: Totals, across: AxisName | None) -> Comparison:
+def _compare(a: Array, b: Array, half: Array, totals: Totals, class_axis_name: AxisName | None) -> Comparison:
     q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
     half -= _column(totals.shift / 2)
     u = 2 * half
@@ -173,13 +178,14 @@ def _compare(a: Array, b: Array, half: Array, totals: Totals, across: AxisName |
 
 
 @_compare.defjvp
-def _(across: AxisName | None, primals: Any, tangents: Any) -> Any:
+def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
     a, b, _, totals = primals
-    comparison = _compare(*primals, across)
+    comparison = _compare(*primals, class_axis_name)
     q, t, _, _ = comparison
     is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
     of_log_q, of_log_t = (
-        _softmax_tangent(p, likely, v, across) for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
+        _softmax_tangent(p, likely, v, class_axis_name)
+        for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
     )
     of_q, of_t = q * of_log_q, t * of_log_t
     return comparison, Comparison(of_q, of_t, (of_log_q - of_log_t) / 2, of_q - of_t)
@@ -190,15 +196,15 @@ def summarize(
     logits: tuple[Array, Array],
     temperature: Array | None,
     numbers: tuple[Array, ...],
-    across: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
 ) -> Summary:
     """Of logits, of which those that a mask excludes are replaced already."""
-    tops = _tops(*logits, across)
-    totals = _totals(logits, tops, temperature, across)
-    x, y = apart(*logits)
-    comparison = _compare(*_relative((x, y), tops, temperature), totals, across)
+    tops = _tops(*logits, class_axis_name)
+    totals = _totals(logits, tops, temperature, class_axis_name)
+    x, y = cpu_fusion_barrier(*logits)
+    comparison = _compare(*_relative((x, y), tops, temperature), totals, class_axis_name)
     terms = formula.terms(comparison, *map(_column, numbers))
-    return Summary(tops, totals, tuple(summed(term, across) for term in terms))
+    return Summary(tops, totals, tuple(class_sum(term, class_axis_name) for term in terms))
 
 
 def divergence(formula: Formula, summary: Summary, numbers: tuple[Array, ...]) -> Array:
@@ -212,15 +218,15 @@ def gradients(
     summary: Summary,
     temperature: Array | None,
     numbers: tuple[Array, ...],
-    across: AxisName | None = None,
+    class_axis_name: AxisName | None = None,
 ) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
     """The gradients by both logits, by the temperature and by the numbers."""
     tops, totals, sums = summary
     a, b, half = _relative(logits, tops, temperature)
-    comparison = _compare(a, b, half, totals, across)
+    comparison = _compare(a, b, half, totals, class_axis_name)
     is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
     columns = (tuple(map(_column, n)) for n in (sums, numbers))
-    of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, across)
+    of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, class_axis_name)
     usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
     of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in zip(logits, (of_a, of_b), strict=True))
     of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
@@ -229,34 +235,40 @@ def gradients(
     # It is -(of_a a + of_b b) / T. Of nearly equal rows that is a difference of terms that are of first order in u,
     # where of_a (a - b) + (of_a + of_b) b has terms of second order, as the divergence.
     near = jnp.abs(comparison.log_ratio) < 1
-    together = times(of_a, jnp.where(near, 2 * half, 0)) + times(_column(usable) * jnp.where(near, of_both, 0), b)
-    alone = times(of_a, a) + times(of_b, b)
-    of_temperature = -summed(jnp.where(near, together, alone), across) / temperature
+    together = multiply_no_nan(of_a, jnp.where(near, 2 * half, 0)) + multiply_no_nan(
+        _column(usable) * jnp.where(near, of_both, 0), b
+    )
+    alone = multiply_no_nan(of_a, a) + multiply_no_nan(of_b, b)
+    of_temperature = -class_sum(jnp.where(near, together, alone), class_axis_name) / temperature
     t = _column(temperature)
     return of_a / t, of_b / t, of_temperature, of_numbers
 
 
-def _centered(p: Array, u: Array, mean: Array, is_likely: Array, across: AxisName | None) -> Array:
+def _centered(p: Array, u: Array, mean: Array, is_likely: Array, class_axis_name: AxisName | None) -> Array:
     """p_c (mean - u_c), where the mean is that of u weighted by p. So these sum to 0, and where one class has most of
     p, its entry is that of the others, negated. Where the mean is infinite, what makes it so has the other sign.
     """
-    products = times(p, jnp.where(jnp.isinf(u), -u, mean - u))
+    products = multiply_no_nan(p, jnp.where(jnp.isinf(u), -u, mean - u))
     is_likely &= jnp.isfinite(mean)
     others = jnp.where(is_likely, 0, products)
-    return jnp.where(is_likely, -_column(summed(others, across)), products)
+    return jnp.where(is_likely, -_column(class_sum(others, class_axis_name)), products)
 
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
     near = jnp.abs(c.log_ratio) < 1
-    far = c.q - c.t - times(2 * c.t, c.half)
-    return (jnp.where(near, excess(c.t, c.q, jnp.where(near, c.log_ratio, 0)), far),)
+    far = c.q - c.t - multiply_no_nan(2 * c.t, c.half)
+    return (jnp.where(near, kl_term(c.t, c.q, jnp.where(near, c.log_ratio, 0)), far),)
 
 
 def _kl_gradients(
-    c: Comparison, is_likely: tuple[Array, Array], sums: tuple[Array], numbers: tuple[()], across: AxisName | None
+    c: Comparison,
+    is_likely: tuple[Array, Array],
+    sums: tuple[Array],
+    numbers: tuple[()],
+    class_axis_name: AxisName | None,
 ) -> tuple[Array, Array, Array]:
-    of_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], across)
-    return c.difference, of_teacher, _kl_terms(c)[0] - times(c.t, sums[0])
+    of_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], class_axis_name)
+    return c.difference, of_teacher, _kl_terms(c)[0] - multiply_no_nan(c.t, sums[0])
 
 
 KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
@@ -265,7 +277,7 @@ KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
 def _js_terms(c: Comparison, beta: Array) -> tuple[Array, Array]:
     r, s = js_ratios(-c.log_ratio, beta)
     mixture = beta * c.t + (1 - beta) * c.q
-    return excess(c.q, mixture, r), excess(c.t, mixture, s)
+    return kl_term(c.q, mixture, r), kl_term(c.t, mixture, s)
 
 
 def _js_gradients(
@@ -273,20 +285,22 @@ def _js_gradients(
     is_likely: tuple[Array, Array],
     sums: tuple[Array, Array],
     numbers: tuple[Array],
-    across: AxisName | None,
+    class_axis_name: AxisName | None,
 ) -> tuple[Array, Array, Array]:
     (of_q, of_t), (beta,) = sums, numbers
     r, s = js_ratios(-c.log_ratio, beta)
-    of_student = times(1 - beta, _centered(c.q, r, -of_q, is_likely[0], across))
-    of_teacher = times(beta, _centered(c.t, s, -of_t, is_likely[1], across))
+    of_student = multiply_no_nan(1 - beta, _centered(c.q, r, -of_q, is_likely[0], class_axis_name))
+    of_teacher = multiply_no_nan(beta, _centered(c.t, s, -of_t, is_likely[1], class_axis_name))
     terms = _js_terms(c, beta)
-    of_both = times(1 - beta, terms[0] - times(c.q, of_q)) + times(beta, terms[1] - times(c.t, of_t))
+    of_both = multiply_no_nan(1 - beta, terms[0] - multiply_no_nan(c.q, of_q)) + multiply_no_nan(
+        beta, terms[1] - multiply_no_nan(c.t, of_t)
+    )
     return of_student, of_teacher, of_both
 
 
 JS = Formula(
     _js_terms,
-    lambda sums, beta: times(1 - beta, sums[0]) + times(beta, sums[1]),
+    lambda sums, beta: multiply_no_nan(1 - beta, sums[0]) + multiply_no_nan(beta, sums[1]),
     _js_gradients,
     lambda sums: (sums[1] - sums[0],),
 )

@@ -9,9 +9,10 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from . import _inputs
+from . import arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +23,7 @@ _TRACED = "traced"
 _UNKNOWN = "unknown"
 
 
-def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compiles a public function once for each signature, and checks its options that are Python numbers.
 
     Eager code dispatches each operation by itself, and JAX compiles a branch, a scan or a checkpoint anew for each
@@ -48,8 +49,8 @@ def compiled(**intervals: _inputs.Interval) -> Callable[[Callable[P, R]], Callab
             if len(given) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
                 return function(*args, **kwargs)
             for option, interval in intervals.items():
-                _inputs.inside(function.__name__, option, given.get(option), interval)
-            given = {name: _inputs.unwrapped(value) if name in arrays else value for name, value in given.items()}
+                arguments.inside(function.__name__, option, given.get(option), interval)
+            given = {name: arguments.unwrapped(value) if name in arrays else value for name, value in given.items()}
             kinds = [(_kind if name in arrays else _static_kind)(value) for name, value in given.items()]
             static = tuple(
                 (name, kind, None if kind is _TRACED else value)
@@ -79,7 +80,7 @@ def _kind(value: Any) -> Any:
         return type(value)
     if isinstance(value, (int, float)):
         value = np.asarray(value)
-    return _TRACED if _inputs.fits(value) else _UNKNOWN
+    return _TRACED if arguments.fits_in_jax(value) else _UNKNOWN
 
 
 def _static_kind(value: Any) -> Any:
@@ -98,3 +99,48 @@ def _is_hashable(static: tuple[Any, ...]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def replicate_from_axis(x: Array, axis: int = 0) -> Array:
+    """x, from that axis on not split over the devices of an explicit mesh."""
+    spec = jax.typeof(x).sharding.spec
+    if not any(spec[axis:]):
+        return x
+    gathered: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
+    return gathered
+
+
+def cpu_fusion_barrier(*arrays: Array) -> tuple[Array, ...]:
+    """The same arrays, behind which the compiler may not look on a CPU.
+
+    There XLA has a fast sum over rows, of plain arithmetic without comparisons. It is several times slower if a number
+    for each row is computed in front of it, or what follows it is fused into it; and what two sums have in common, be
+    it a constant, is written to memory, which may take longer than all the sums. So a sum, and what goes into one of
+    several, stands apart.
+    """
+    return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
+
+
+def match_varying_axes(others: Any, arrays: Any) -> Any:
+    """The arrays, in a shard_map varying over each axis that another array varies over.
+
+    The first carry of a scan must have the type of the next one. And what JAX makes varying inside of a loop it sums
+    over the devices inside of the transposed loop, each time.
+    """
+    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(others) if a.ndim)
+    one = 1 + sum(empty, jnp.zeros((), np.float32))
+    return jax.tree.map(lambda a: a * one.astype(a.dtype), arrays)
+
+
+def recompute_barrier(arrays: Any, *, rows: bool) -> Any:
+    """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
+
+    Of rows it would keep what both compute alike, an array of the size of the logits: on a CPU, where the exponentials
+    cost more than the memory, it may. Of elements accelerators merge both into a single pass; a CPU has none for that.
+    """
+
+    def same(a: Any) -> Any:
+        return a
+
+    cpu, default = (same, lax.optimization_barrier) if rows else (lax.optimization_barrier, same)
+    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=cpu, default=default), arrays)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from ._types import Axis, AxisName, Reduction
+from .types import Axis, AxisName, Reduction
 
 
 class Interval(NamedTuple):
@@ -33,7 +33,7 @@ def inside(name: str, argument: str, value: Any, interval: Interval) -> None:
         raise ValueError(f"{name}: expected `{argument}` to be {interval.words}, got {value}.")
 
 
-def fits(value: Any) -> bool:
+def fits_in_jax(value: Any) -> bool:
     """Whether JAX keeps a NumPy array as it is: without `jax_enable_x64` it cuts integers to their low 32 bits."""
     if not isinstance(value, (np.ndarray, np.generic)) or not _is_real(value.dtype):
         return False
@@ -69,7 +69,7 @@ def _array(name: str, argument: str, value: ArrayLike) -> Array:
     dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
     if not _is_real(dtype):
         raise TypeError(f"{name}: expected `{argument}` of a real dtype, got {dtype}.")
-    if isinstance(value, (np.ndarray, np.generic)) and not fits(value):
+    if isinstance(value, (np.ndarray, np.generic)) and not fits_in_jax(value):
         value = value.astype(np.float64)  # the number, if rounded, and not another one
     return jnp.asarray(value)
 
@@ -89,7 +89,7 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
     """
     if isinstance(value, (int, np.ndarray, np.generic)) and not isinstance(value, bool):
         wide = np.asarray(value)
-        limits = None if fits(wide) or wide.dtype.kind not in "iu" else _limits(wide.dtype)
+        limits = None if fits_in_jax(wide) or wide.dtype.kind not in "iu" else _limits(wide.dtype)
         if limits is not None:
             value = np.clip(wide, limits.min, limits.max).astype(limits.dtype)
     array = _array(name, argument, value)
@@ -101,7 +101,7 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
 def identities(*labels: ArrayLike | None) -> tuple[Any, ...]:
     """Labels that are only compared; numbers instead of NumPy's integers that are wider than those of JAX."""
     arrays = [x for x in labels if isinstance(x, np.ndarray)]
-    if all(fits(x) or x.dtype.kind not in "iu" for x in arrays):
+    if all(fits_in_jax(x) or x.dtype.kind not in "iu" for x in arrays):
         return labels
     values = np.unique(np.concatenate([x.ravel() for x in arrays]))
     return tuple(np.searchsorted(values, x).astype(np.int32) if isinstance(x, np.ndarray) else x for x in labels)
@@ -120,7 +120,7 @@ def real(name: str, argument: str, value: ArrayLike) -> Array:
     return _array(name, argument, value)
 
 
-def real_or_zero(name: str, argument: str, value: ArrayLike) -> Array:
+def optional_target(name: str, argument: str, value: ArrayLike) -> Array:
     """The array, which may be left away."""
     return _array(name, argument, value)
 
@@ -147,7 +147,7 @@ def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -
         raise ValueError(f"{name}: expected `{argument}` with sharding {expected}, got {own}; {hint}.")
 
 
-def filling(name: str, argument: str, array: Array, like: Array) -> Array:
+def fill_target(name: str, argument: str, array: Array, like: Array) -> Array:
     """Targets of the shape of the predictions, which a single number fills."""
     if array.ndim == 0 < like.ndim:
         weak = _is_weak(array) and jnp.issubdtype(array.dtype, np.floating)
@@ -156,12 +156,12 @@ def filling(name: str, argument: str, array: Array, like: Array) -> Array:
     return array
 
 
-def of_classes(name: str, argument: str, array: Array, like: Array) -> Array:
+def fill_class_targets(name: str, argument: str, array: Array, like: Array) -> Array:
     """The same, of targets for each class; class indices raise, a single one, as under `vmap`, too."""
     if array.ndim < like.ndim and jnp.issubdtype(array.dtype, np.integer):
         other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
         same_shape(name, argument, array, like.shape, f"; for class indices, {other}")
-    return filling(name, argument, array, like)
+    return fill_target(name, argument, array, like)
 
 
 _WITH_INTEGER_LABELS = {"softmax_cross_entropy", "softmax_focal_loss", "categorical_cross_entropy"}

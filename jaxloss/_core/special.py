@@ -10,26 +10,26 @@ import numpy as np
 from jax import Array, lax
 
 
-def times(a: Array, b: Array) -> Array:
+def multiply_no_nan(a: Array, b: Array) -> Array:
     """a * b, where a zero ``a`` wins over an infinite ``b``."""
     undefined = (a == 0) & jnp.isinf(b)
     return jnp.where(undefined, 0, a * jnp.where(undefined, 0, b))
 
 
-def times_bounded(a: Array, b: Array) -> Array:
+def bounded_product(a: Array, b: Array) -> Array:
     """The same for b >= 0, in a form that XLA fuses into a sum: b is bounded by 0 where a is 0, else by infinity."""
     largest = lax.optimization_barrier(jnp.finfo(a.dtype).max)  # XLA would make infinity of the square of a constant
     return a * jnp.minimum(b, jnp.abs(a) * largest * largest)
 
 
-def minus(a: Array, b: Array) -> Array:
+def subtract_no_nan(a: Array, b: Array) -> Array:
     """a - b, 0 for equal infinities."""
     undefined = (a == b) & jnp.isinf(a)
     return jnp.where(undefined, 0, a - jnp.where(undefined, 0, b))
 
 
 @jax.custom_jvp
-def over(a: Array, b: Array) -> Array:
+def divide_no_nan(a: Array, b: Array) -> Array:
     """a / b, 0 for 0 / 0; in its derivative the square of b neither overflows nor underflows."""
     return a / jnp.where(_both_zero(a, b), 1, b)
 
@@ -39,10 +39,10 @@ def _both_zero(a: Array, b: Array) -> Array:
     return (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).tiny)
 
 
-@over.defjvp
+@divide_no_nan.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     a, b = primals
-    quotient = over(a, b)
+    quotient = divide_no_nan(a, b)
     return quotient, (tangents[0] - quotient * tangents[1]) / jnp.where(_both_zero(a, b), 1, b)
 
 
@@ -84,7 +84,7 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
     return log_ratio(*primals), tangents[0] / a - tangents[1] / b
 
 
-def nested(v: Array, ratios: Iterable[float]) -> Array:
+def horner(v: Array, ratios: Iterable[float]) -> Array:
     """1 + r_1 v (1 + r_2 v (1 + ...)) for |v| up to 1, as far as the dtype can tell."""
     needed, term = [], 1.0
     for ratio in ratios:
@@ -98,12 +98,12 @@ def nested(v: Array, ratios: Iterable[float]) -> Array:
     return series
 
 
-def excess(p: Array, m: Array, u: Array) -> Array:
+def kl_term(p: Array, m: Array, u: Array) -> Array:
     """m - p - p u, with m = p exp(u) and so p (exp(u) - 1 - u): by its series where that cancels; never negative."""
     near = (jnp.abs(u) < 1) & (p != 0)
     v = jnp.where(near, u, 0)
-    series = nested(v, (1 / k for k in count(3)))
-    return jnp.where(near, p * (jnp.square(v) / 2 * series), m - p - times(p, u))
+    series = horner(v, (1 / k for k in count(3)))
+    return jnp.where(near, p * (jnp.square(v) / 2 * series), m - p - multiply_no_nan(p, u))
 
 
 @jax.custom_jvp
@@ -207,7 +207,7 @@ def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
     slope = sech2(u)
     near = jnp.abs(u) < 0.5
     v = jnp.where(near, jnp.square(2 * u), 0)
-    series = nested(v, (1 / ((2 * k + 2) * (2 * k + 3)) for k in count(1)))
+    series = horner(v, (1 / ((2 * k + 2) * (2 * k + 3)) for k in count(1)))
     far = jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
     return slope, jnp.where(near, slope * jnp.clip(u, -1, 1) * v / 6 * series, far)
 
@@ -224,4 +224,38 @@ def log1p_of_ratio(r: Array) -> Array:
     It is 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) of s = r / (2 + r), at most 1/3, of terms of one sign.
     """
     s = r / (2 + r)
-    return 2 * s * nested(jnp.square(3 * s), ((2 * k - 1) / (2 * k + 1) / 9 for k in count(1)))
+    return 2 * s * horner(jnp.square(3 * s), ((2 * k - 1) / (2 * k + 1) / 9 for k in count(1)))
+
+
+# With r = log(m / q) and s = log(m / t), where q (exp(r) - 1) and t (exp(s) - 1), weighted, add up to 0,
+# a term is (1 - b) q (exp(r) - 1 - r) + b t (exp(s) - 1 - s): neither is negative, and nothing cancels where q nears t.
+
+
+def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
+    """r and s, given u = log(t / q): near 0, r is log(1 + b (t / q - 1)); else both are by the larger of q and t."""
+    near = jnp.abs(u) < 1
+    v = jnp.where(near, u, 0)
+    near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
+    of_far = jnp.where(near, 0.5, b)
+    of_larger = _log_of_mixture(
+        jnp.where(u > 0, of_far, 1 - of_far), jnp.where(u > 0, 1 - of_far, of_far), jnp.where(near, 1, jnp.abs(u))
+    )
+    r = jnp.where(near, near_r, subtract_no_nan(jnp.maximum(u, 0), -of_larger))
+    s = jnp.where(near, near_s, subtract_no_nan(jnp.maximum(-u, 0), -of_larger))
+    return r, s
+
+
+@jax.custom_jvp
+def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
+    """log(a + b exp(-d)) for a + b = 1, with a derivative where a or b is 0."""
+    log_a, log_b = (jnp.where(x > 0.5, log1p(-rest), jnp.log(x)) for x, rest in ((a, b), (b, a)))
+    return jnp.logaddexp(log_a, log_b - d)
+
+
+@_log_of_mixture.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    a, b, d = primals
+    log = _log_of_mixture(a, b, d)
+    nothing = log == -jnp.inf
+    by_a, by_b = (jnp.exp(-jnp.where(nothing, jnp.inf, x)) for x in (log, log + d))
+    return log, by_a * tangents[0] + by_b * tangents[1] - multiply_no_nan(b, by_b) * tangents[2]

@@ -9,24 +9,10 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from ._rows import of_type
+from .compiler import match_varying_axes, recompute_barrier
 
 
-def again(arrays: Any, *, rows: bool) -> Any:
-    """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
-
-    Of rows it would keep what both compute alike, an array of the size of the logits: on a CPU, where the exponentials
-    cost more than the memory, it may. Of elements accelerators merge both into a single pass; a CPU has none for that.
-    """
-
-    def same(a: Any) -> Any:
-        return a
-
-    cpu, default = (same, lax.optimization_barrier) if rows else (lax.optimization_barrier, same)
-    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=cpu, default=default), arrays)
-
-
-def moving(tangents: Any) -> Any:
+def drop_symbolic_zeros(tangents: Any) -> Any:
     """The tangents that a rule with symbolic zeros gets, None for what has none."""
 
     def is_zero(t: Any) -> bool:
@@ -35,7 +21,7 @@ def moving(tangents: Any) -> Any:
     return jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
 
 
-def every_mode(
+def custom_derivative(
     forward: Callable[..., tuple[Array, Any]],
     backward: Callable[[Any, Array], tuple[Array | None, ...]],
     *,
@@ -74,11 +60,11 @@ def every_mode(
             constant = lost | (unweighted & ~_all_finite(args, losses))
         if not loop:  # XLA merges both
             saved = forward(*args if constant is None else _constant_where(constant, args))[1]
-        those = {i: t for i, t in enumerate(moving(tangents[1:])) if t is not None}
+        those = {i: t for i, t in enumerate(drop_symbolic_zeros(tangents[1:])) if t is not None}
         rows = any(jnp.ndim(p) > losses.ndim for p in args if p is not None)
 
         def linear(saved: Any, those: dict[int, Array]) -> Array:
-            saved = again(saved, rows=rows)
+            saved = recompute_barrier(saved, rows=rows)
             if constant is not None:
                 saved = _constant_where(constant, saved)
             gradients = backward(saved, jnp.ones_like(losses))
@@ -105,20 +91,20 @@ def every_mode(
     return call
 
 
-def recomputing(function: Callable[..., Array]) -> Callable[..., Array]:
+def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array]:
     """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
 
     def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
         return tuple(jax.vjp(function, *(a if a is None else _widened(a, g, args) for a in args))[1](g))
 
-    return every_mode(lambda *args: (function(*args), args), backward)
+    return custom_derivative(lambda *args: (function(*args), args), backward)
 
 
 def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
     """x in the precision of the losses, a number for each of them and on each device: so is the derivative by it."""
     if not jnp.issubdtype(x.dtype, np.floating):
         return x
-    x = of_type(args, x.astype(losses.dtype))
+    x = match_varying_axes(args, x.astype(losses.dtype))
     return x if x.ndim else jnp.broadcast_to(x, losses.shape)
 
 
@@ -143,7 +129,7 @@ def _constant_where(mask: Array, arrays: Any) -> Any:
         if not jnp.issubdtype(x.dtype, np.floating) or (x.ndim and x.shape[: mask.ndim] != mask.shape):
             return x
         x = x if x.ndim else jnp.broadcast_to(x, mask.shape)
-        return _masking_tangents(_over_row(mask, x), of_type((mask[None],), x))  # varying as the mask does
+        return _masking_tangents(_over_row(mask, x), match_varying_axes((mask[None],), x))  # varying as the mask does
 
     return jax.tree.map(constant, arrays)
 

@@ -9,10 +9,10 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec, reshard
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._numerics import log1p_of_ratio
-from ._reduction import excluding, merge
-from ._rows import apart
+from . import arguments
+from .compiler import cpu_fusion_barrier
+from .masks import exclude, merge
+from .special import log1p_of_ratio
 
 
 class Sequences(NamedTuple):
@@ -28,7 +28,7 @@ class Sequences(NamedTuple):
     weight: Array | None
 
 
-def prologue(
+def prepare_sequences(
     name: str,
     shape: tuple[int, ...],
     classes: int,
@@ -48,7 +48,7 @@ def prologue(
     *batch, _ = shape
     if labels is None:
         raise TypeError(f"{name}: expected `labels` to be an array, got None; pass `labels=`.")
-    y = _inputs.integer(name, "labels", labels)
+    y = arguments.integer(name, "labels", labels)
     if y.shape[:-1] != tuple(batch) or y.ndim == 0:
         expected = "".join(f"{n}, " for n in batch)
         advice = ""
@@ -65,7 +65,7 @@ def prologue(
     valid = right.all(-1) & right_frames & right_labels
     kept, weight = merge(name, where, weights, tuple(batch), dtype)
     if weight is not None:
-        kept, weight = excluding(kept, weight, valid & ~(nan if frames is None else nan & frames).any(-1))
+        kept, weight = exclude(kept, weight, valid & ~(nan if frames is None else nan & frames).any(-1))
     if kept is not None:
         frames, there = (_of_kept(kept, s, of) for s, of in ((frames, shape), (there, y.shape)))
         valid |= ~kept
@@ -75,7 +75,7 @@ def prologue(
     return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, kept, weight)
 
 
-def beside(x: Array, sequences: Sequences) -> Sequences:
+def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
     """The sequences of logits [..., frames, classes], split over devices as these are: an explicit mesh wants that."""
     batch = tuple(jax.typeof(x).sharding.spec)[:-2]
     if not any(batch):
@@ -105,18 +105,18 @@ def steps(
         raise ValueError(f"{name}: expected `{what}_paddings` or `{what}_lengths`, got both.")
     right = jnp.ones(shape[:-1], bool)
     if paddings is not None:
-        padded = _inputs.real(name, f"{what}_paddings", paddings)
-        _inputs.same_shape(name, f"{what}_paddings", padded, shape)
+        padded = arguments.real(name, f"{what}_paddings", paddings)
+        arguments.same_shape(name, f"{what}_paddings", padded, shape)
         return ~padded if padded.dtype == np.bool_ else padded == 0, right
     if lengths is not None:
-        length = _inputs.integer(name, f"{what}_lengths", lengths)
-        _inputs.same_shape(name, f"{what}_lengths", length, shape[:-1])
+        length = arguments.integer(name, f"{what}_lengths", lengths)
+        arguments.same_shape(name, f"{what}_lengths", length, shape[:-1])
         there = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < length[..., None].astype(np.int32)
         return there, (length >= 0) & (length <= shape[-1])
     return None, right
 
 
-def choose(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+def select_step(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
     """The new states of the sequences that have this frame, and the old ones of others."""
     if there is None:
         return new
@@ -145,7 +145,7 @@ def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:
     nothing = (a == -jnp.inf) & (b == -jnp.inf)
     d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
     less = d < 0
-    (ratio,) = apart(jnp.exp(jnp.where(less, d, -d)))
+    (ratio,) = cpu_fusion_barrier(jnp.exp(jnp.where(less, d, -d)))
     return jnp.where(less, b, a) + log1p_of_ratio(ratio), d, ratio
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from . import _inputs
-from ._derivatives import every_mode, recomputing
-from ._reduction import Mask, excluding, merge
-from ._types import Axis, Reduction
+from . import arguments
+from .derivatives import custom_derivative, recompute_in_backward
+from .masks import Mask, exclude, merge
+from .types import Axis, Reduction
 
 Kind = Callable[[str, str, Any], Array]
-OPTIONAL = (_inputs.floating, _inputs.real_or_zero)
+OPTIONAL = (arguments.floating, arguments.optional_target)
 """Of predictions, and of targets that may be left away, as optax has them."""
 
 
@@ -43,11 +43,11 @@ def elementwise(
     """
 
     def widened(*args: Array) -> list[Array]:
-        dtype = _inputs.compute_dtype(*args)
+        dtype = arguments.compute_dtype(*args)
         return [a.astype(dtype) for a in args]
 
     if slopes is None:
-        return recomputing(lambda *args: formula(*widened(*args)))
+        return recompute_in_backward(lambda *args: formula(*widened(*args)))
 
     def forward(*args: Array) -> tuple[Array, tuple[Array, ...]]:
         return formula(*widened(*args)), args
@@ -55,7 +55,7 @@ def elementwise(
     def backward(saved: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
         return tuple(None if slope is None else g * slope for slope in slopes(*widened(*saved)))
 
-    return every_mode(forward, backward, infinite=infinite)
+    return custom_derivative(forward, backward, infinite=infinite)
 
 
 def of_error(
@@ -80,48 +80,48 @@ def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind,
     """The arrays, all of the shape of the first."""
     checked: list[Array] = []
     for (argument, value), kind in zip(arrays.items(), kinds, strict=True):
-        if value is None and kind is _inputs.real_or_zero:
+        if value is None and kind is arguments.optional_target:
             checked.append(jnp.zeros_like(checked[0]))
             continue
         array = kind(name, argument, value)
-        checked.append(_inputs.filling(name, argument, array, checked[0]) if checked else array)
+        checked.append(arguments.fill_target(name, argument, array, checked[0]) if checked else array)
     return checked
 
 
 def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """A hyperparameter: a scalar as it is, anything else broadcast to the loss."""
-    array = _inputs.hyperparameter(name, argument, value, dtype)
-    return array if array.ndim == 0 else _inputs.broadcast(name, argument, array, shape)
+    array = arguments.hyperparameter(name, argument, value, dtype)
+    return array if array.ndim == 0 else arguments.broadcast(name, argument, array, shape)
 
 
 def _harmless(x: Array, kept: Array | None, kind: Kind) -> Array:
     """x with 1/2, of integers and of signs 1, in what is excluded: there every loss and derivative is finite."""
     if kept is None or x.ndim == 0 < kept.ndim:
         return x
-    half = jnp.issubdtype(x.dtype, np.floating) and kind is not _inputs.signed
+    half = jnp.issubdtype(x.dtype, np.floating) and kind is not arguments.signed
     return jnp.where(kept, x, jnp.asarray(0.5 if half else 1, x.dtype))
 
 
-def elements(
+def prepare_elementwise(
     name: str,
     arrays: Mapping[str, ArrayLike | None],
     options: Mapping[str, ArrayLike],
     where: ArrayLike | None,
     weights: ArrayLike | None,
     reduction: Reduction,
-    kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
+    kinds: tuple[Kind, ...] = (arguments.floating, arguments.real),
 ) -> tuple[list[Array], Mask]:
     """The arguments of an elementwise loss."""
     checked = _kinds(name, arrays, kinds)
-    _inputs.choice(name, "reduction", reduction)
-    dtype, shape = _inputs.compute_dtype(*checked), checked[0].shape
-    kept, weight = excluding(*merge(name, where, weights, shape, dtype))
+    arguments.choice(name, "reduction", reduction)
+    dtype, shape = arguments.compute_dtype(*checked), checked[0].shape
+    kept, weight = exclude(*merge(name, where, weights, shape, dtype))
     checked += [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
-    kinds += (_inputs.real,) * len(options)
+    kinds += (arguments.real,) * len(options)
     return [_harmless(x, kept, kind) for x, kind in zip(checked, kinds, strict=True)], Mask(kept, weight, reduction)
 
 
-def summands(
+def prepare_summed(
     name: str,
     arrays: Mapping[str, ArrayLike | None],
     options: Mapping[str, ArrayLike],
@@ -129,18 +129,18 @@ def summands(
     where: ArrayLike | None,
     weights: ArrayLike | None,
     reduction: Reduction,
-    kinds: tuple[Kind, ...] = (_inputs.floating, _inputs.real),
+    kinds: tuple[Kind, ...] = (arguments.floating, arguments.real),
     rule: bool = True,
 ) -> tuple[list[Array], Terms, Mask]:
     """The same of a sum over ``axis``; without a ``rule``, what has weight 0 and is not finite is excluded."""
     checked = _kinds(name, arrays, kinds)
-    _inputs.choice(name, "reduction", reduction)
-    dtype, full = _inputs.compute_dtype(*checked), checked[0].shape
-    axes = _inputs.class_axes(name, axis, full)
+    arguments.choice(name, "reduction", reduction)
+    dtype, full = arguments.compute_dtype(*checked), checked[0].shape
+    axes = arguments.class_axes(name, axis, full)
     shape = tuple(n for a, n in enumerate(full) if a not in axes)
     entries = None
     if where is not None and jnp.ndim(where) == len(full):
-        entries, where = _inputs.broadcast(name, "where", _inputs.boolean(name, "where", where), full), None
+        entries, where = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), full), None
     kept, weight = merge(name, where, weights, shape, dtype)
     if entries is not None:
         kept = entries.any(axes) if kept is None else kept & entries.any(axes)
@@ -148,15 +148,13 @@ def summands(
     if not rule:
         finite = jnp.isfinite(checked[0]) & jnp.isfinite(checked[1])
         usable = (finite if entries is None else finite | ~entries).all(axes)
-    kept, weight = excluding(kept, weight, usable)
+    kept, weight = exclude(kept, weight, usable)
     numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
     rows = None if kept is None else jnp.expand_dims(kept, axes)
     inside = rows if entries is None or rows is None else entries & rows
-    kinds += (_inputs.real,) * len(options)
-    arguments = [
-        _harmless(x, inside if x.shape == full else rows, kind) for x, kind in zip(checked, kinds, strict=True)
-    ]
+    kinds += (arguments.real,) * len(options)
+    values = [_harmless(x, inside if x.shape == full else rows, kind) for x, kind in zip(checked, kinds, strict=True)]
     mask = Mask(kept, weight, reduction)
     unweighted = None if mask.unweighted is None else jnp.expand_dims(mask.unweighted, axes)
-    return arguments, Terms(entries, axes, unweighted), mask
+    return values, Terms(entries, axes, unweighted), mask

@@ -1,0 +1,127 @@
+"""Rows whose entries are classes: labels, masks of labels, and sums over classes that devices may share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import arguments
+from .compiler import replicate_from_axis
+from .types import AxisName
+
+
+def broadcast_class_weights(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """The class weights, in every row."""
+    weights = arguments.real(name, argument, class_weights).astype(dtype)
+    arguments.same_shape(name, argument, weights, x.shape[-1:])
+    return jnp.broadcast_to(replicate_from_axis(weights), x.shape)
+
+
+def class_weight(
+    name: str, class_weights: ArrayLike, labels: Array, classes: int, dtype: np.dtype, class_axis_name: AxisName | None
+) -> Array:
+    """The class weight of each label, without a table in every row."""
+    weights = arguments.real(name, "class_weights", class_weights).astype(dtype)
+    arguments.same_shape(name, "class_weights", weights, (classes,))
+    mine = local_labels(labels, weights, class_axis_name)
+    valid = in_range(mine, classes)
+    sharding = jax.typeof(labels).sharding
+    if any(sharding.spec):  # an explicit mesh wants to know
+        found = replicate_from_axis(weights).at[jnp.where(valid, mine, 0)].get(out_sharding=sharding)
+    else:
+        found = weights[jnp.where(valid, mine, 0)]
+    if class_axis_name is not None:
+        found = lax.psum(jnp.where(valid, found, 0), class_axis_name)
+        valid = in_range(labels, num_classes(weights, class_axis_name))
+    factor: Array = jnp.where(valid, found, jnp.nan)
+    return factor
+
+
+def in_range(labels: Array, classes: int) -> Array:
+    return (labels >= 0) & (labels < classes)
+
+
+def nan_unless(valid: Array, dtype: np.dtype) -> Array:
+    """1, or NaN: what makes a row and its derivatives NaN by multiplication."""
+    return jnp.where(valid, 1, jnp.nan).astype(dtype)
+
+
+def one_hot_mask(labels: Array, x: Array) -> Array:
+    """True at the label's entry of each row."""
+    return lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1) == labels[..., None]
+
+
+def infinite_if_masked(losses: Array, labels: Array, classes: Array | None) -> Array:
+    """The losses, infinite where the label's class is removed."""
+    if classes is None:
+        return losses
+    there = (one_hot_mask(labels, classes) & classes).any(-1)
+    return jnp.where(there | jnp.isnan(losses), losses, jnp.inf)
+
+
+def class_sum(x: Array, class_axis_name: AxisName | None) -> Array:
+    """The sum over the classes, of which each device on the axis ``class_axis_name`` has some."""
+    return x.sum(-1) if class_axis_name is None else lax.psum(x.sum(-1), class_axis_name)
+
+
+def class_max(x: Array, class_axis_name: AxisName | None) -> Array:
+    """The maximum over the classes, likewise: a constant, for formulas that any number in its place leaves the same."""
+    top = lax.stop_gradient(x).max(-1)
+    return top if class_axis_name is None else lax.pmax(top, class_axis_name)
+
+
+def num_classes(x: Array, class_axis_name: AxisName | None) -> int:
+    """The number of classes."""
+    devices: int = 1 if class_axis_name is None else lax.axis_size(class_axis_name)
+    return devices * x.shape[-1]
+
+
+def local_labels(labels: Array, x: Array, class_axis_name: AxisName | None) -> Array:
+    """The labels, counted from the first class that this device has."""
+    return (
+        labels
+        if class_axis_name is None
+        else labels - (x.shape[-1] * lax.axis_index(class_axis_name)).astype(labels.dtype)
+    )
+
+
+def take_label_of_shards(x: Array, labels: Array, class_axis_name: AxisName | None) -> Array:
+    """`pick`, where each device has some of the classes."""
+    if class_axis_name is None:
+        return take_label(x, labels)
+    mine = local_labels(labels, x, class_axis_name)
+    picked: Array = lax.psum(jnp.where(in_range(mine, x.shape[-1]), take_label(x, mine), 0), class_axis_name)
+    return picked
+
+
+def split_classes(x: Array) -> bool:
+    """Whether the type says that the classes are sharded, as on an explicit mesh."""
+    return jax.typeof(x).sharding.spec[-1] is not None
+
+
+@jax.custom_jvp
+def take_label(x: Array, labels: Array) -> Array:
+    """x at the labels; of a label out of range, anything."""
+    if split_classes(x):
+        return _pick_by_select(x, labels)
+    picked: Array = lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)
+    return picked
+
+
+def _pick_by_select(x: Array, labels: Array) -> Array:
+    return jnp.where(one_hot_mask(labels, x), x, 0).sum(-1)
+
+
+def _pick_by_gather(x: Array, labels: Array) -> Array:
+    labels = jnp.clip(labels, 0, x.shape[-1] - 1)
+    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+@take_label.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # The transpose of a gather would be a scatter, which explicit meshes refuse.
+    select = jax.checkpoint(_pick_by_select, prevent_cse=False)
+    return take_label(*primals), select(tangents[0], primals[1])

@@ -1,0 +1,328 @@
+"""The mathematics of the softmax cross entropies: rows of logits, the classes on the last axis, and their derivatives.
+
+With z the logits after scale, cap and masks, m their maximum and rest the sum of exp(z_j - m) over all j but one
+maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
+
+    sum_c t_c (logsumexp(z) - z_c)  =  sum_c t_c (m - z_c)  +  (sum_c t_c) log1p(rest)
+
+is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
+
+``class_axis_name`` names the mapped axis over which the classes are split, if they are: each device has some columns,
+and what a row sums to, or a maximum, is that of all devices.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .classes import class_sum, in_range, local_labels, num_classes, one_hot_mask, take_label_of_shards
+from .compiler import cpu_fusion_barrier
+from .derivatives import custom_derivative
+from .rows import fill_masked
+from .softmax import (
+    Row,
+    exp_below,
+    finite_logsumexp,
+    gap_to_max,
+    label_probability,
+    logsumexp,
+    probabilities,
+    summary,
+    surprisal,
+)
+from .special import bounded_product, multiply_no_nan, soft_cap, soft_cap_partials
+from .types import AxisName
+
+
+class Options(NamedTuple):
+    """One number a row, or None where there is nothing to do."""
+
+    label_smoothing: Array | None = None
+    z_loss: Array | None = None
+    soft_cap: Array | None = None
+    logit_scale: Array | None = None
+
+    @property
+    def computed(self) -> bool:
+        """Whether the logits are not those that are given."""
+        return self.soft_cap is not None or self.logit_scale is not None
+
+
+def _transform_rows(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
+    """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
+    x = fill_masked(0, x, kept, classes)
+    if classes is not None:  # not every dtype of 8 bits has an infinity
+        x = x.astype(np.promote_types(x.dtype, np.float32))
+    if options.logit_scale is not None:
+        x = options.logit_scale[..., None] * x.astype(options.logit_scale.dtype)
+    if options.soft_cap is not None:
+        x = soft_cap(x.astype(options.soft_cap.dtype), options.soft_cap[..., None])
+    return x if classes is None else jnp.where(classes, x, -jnp.inf)
+
+
+def _transform_rows_backward(
+    gradient: Array,
+    x: Array,
+    kept: Array | None,
+    classes: Array | None,
+    options: Options,
+    class_axis_name: AxisName | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale from the one of z."""
+    gradient = fill_masked(0, gradient, kept, classes)
+    x = fill_masked(0, x.astype(gradient.dtype), kept, classes)
+    of_cap = of_scale = None
+    if options.soft_cap is not None:
+        scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
+        slope, by_cap = soft_cap_partials(scaled, options.soft_cap[..., None])
+        of_cap = class_sum(multiply_no_nan(gradient, by_cap), class_axis_name)
+        gradient = slope * gradient
+    if options.logit_scale is not None:
+        of_scale = class_sum(multiply_no_nan(gradient, x), class_axis_name)
+        gradient = options.logit_scale[..., None] * gradient
+    return gradient, of_cap, of_scale
+
+
+def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
+    """The options, of which an excluded row has harmless ones."""
+    return Options(*(n if n is None or kept is None else jnp.where(kept, n, 1) for n in numbers))
+
+
+def smooth(t: Array, classes: Array | None, alpha: Array) -> Array:
+    """(1 - alpha) t + alpha / K over the K classes kept, alpha with the rank of t."""
+    return fill_masked(0, (1 - alpha) * t + alpha * _uniform_label(t, classes), None, classes)
+
+
+def _uniform_label(x: Array, classes: Array | None, class_axis_name: AxisName | None = None) -> Array | float:
+    """1 / K, with the rank of x."""
+    if classes is None:
+        return 1 / num_classes(x, class_axis_name)
+    return 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
+
+
+class _Saved(NamedTuple):
+    x: Array
+    labels: Array
+    kept: Array | None
+    classes: Array | None
+    options: Options
+    row: Row
+
+
+# With labels as indices: t is 1 at y and 0 elsewhere, and never built.
+
+
+def indexed_cross_entropy_forward(
+    x: Array,
+    y: Array,
+    kept: Array | None,
+    classes: Array | None,
+    *numbers: Array | None,
+    class_axis_name: AxisName | None = None,
+) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
+    options = _options(numbers, kept)
+    (x,) = cpu_fusion_barrier(x)
+    z = _transform_rows(x, kept, classes, options)
+    row = summary(z, options.computed, class_axis_name)
+    label = take_label_of_shards(z, y, class_axis_name).astype(row.top.dtype)
+    valid = in_range(y, num_classes(x, class_axis_name))
+    label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
+    loss = gap_to_max(label, row.top)
+    mean_gap = None
+    if options.label_smoothing is not None:
+        each = gap_to_max(z, row.top[..., None])
+        mean_gap = class_sum(
+            fill_masked(0, each, None, classes) * _uniform_label(each, classes, class_axis_name), class_axis_name
+        )
+        loss = multiply_no_nan(1 - options.label_smoothing, loss) + multiply_no_nan(options.label_smoothing, mean_gap)
+    loss += row.log_total
+    if options.z_loss is not None:
+        loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
+    loss = jnp.where(row.empty & ~jnp.isnan(label), jnp.inf, loss)
+    return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
+
+
+def indexed_cross_entropy_backward(
+    saved: tuple[_Saved, Array, Array | None], g: Array, class_axis_name: AxisName | None = None
+) -> tuple[Array | None, ...]:
+    (x, y, kept, classes, options, row), label, mean_gap = saved
+    z = _transform_rows(x.astype(g.dtype), kept, classes, options)
+    g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
+    g = g if kept is None else jnp.where(kept, g, 0)
+    p_y, at_label = label_probability(label, y, z, row, class_axis_name)
+    gradient = g[..., None] * probabilities(z, row, class_axis_name)[0]
+    of_smoothing = of_z_loss = None
+    if options.z_loss is not None:
+        of_z_loss = multiply_no_nan(g, jnp.square(finite_logsumexp(row)))
+        push = 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))
+        gradient *= 1 + push[..., None]
+    if options.label_smoothing is not None and mean_gap is not None:
+        of_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label, row.top))
+        share = options.label_smoothing[..., None] * _uniform_label(z, classes, class_axis_name)
+        at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
+        gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
+    if options.z_loss is not None:
+        at_label += push * p_y
+    at_label = jnp.where(label == -jnp.inf, 0, at_label)
+    gradient = jnp.where(one_hot_mask(local_labels(y, z, class_axis_name), z), (g * at_label)[..., None], gradient)
+    gradient, of_cap, of_scale = _transform_rows_backward(gradient, x, kept, classes, options, class_axis_name)
+    return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+
+
+indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed_cross_entropy_backward)
+
+
+# What else there is to know of a row: its logits, the entropy, where the maximum is.
+
+
+def transform_logits(x: Array, kept: Array | None, classes: Array | None, numbers: tuple[Array | None, ...]) -> Array:
+    """The logits that a loss uses; ``numbers`` are the soft_cap and the logit_scale, or none."""
+    return _transform_rows(x, kept, classes, _options((None, None, *numbers), kept))
+
+
+def transform_logits_backward(
+    gradient: Array,
+    x: Array,
+    kept: Array | None,
+    classes: Array | None,
+    numbers: tuple[Array | None, ...],
+    class_axis_name: AxisName | None,
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale."""
+    return _transform_rows_backward(gradient, x, kept, classes, _options((None, None, *numbers), kept), class_axis_name)
+
+
+def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
+    """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
+    z, row = _logits(saved), saved.row
+    mean_gap = class_sum(_weighted_gaps(z, row), class_axis_name) / (1 + row.rest)
+    return jnp.where(row.empty, 0, mean_gap + row.log_total)
+
+
+def entropy_backward(
+    saved: _Saved, value: Array, g: Array, class_axis_name: AxisName | None
+) -> tuple[Array, Array | None, Array | None]:
+    """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
+    z, row = _logits(saved), saved.row
+    g = jnp.where(row.empty, 0, g) / (1 + row.rest)
+    excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
+    gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
+    return _transform_rows_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, class_axis_name)
+
+
+def is_correct(saved: _Saved, class_axis_name: AxisName | None) -> Array:
+    """Whether the label is the first of the classes with the largest logit."""
+    z, y = _logits(saved), saved.labels
+    index = (
+        lax.broadcasted_iota(y.dtype, z.shape, z.ndim - 1)
+        - local_labels(jnp.zeros_like(y), z, class_axis_name)[..., None]
+    )
+    first = jnp.where(z == saved.row.top[..., None], index, num_classes(z, class_axis_name)).min(-1)
+    first = first if class_axis_name is None else lax.pmin(first, class_axis_name)
+    return (first == y) & in_range(y, num_classes(z, class_axis_name))
+
+
+def _logits(saved: _Saved) -> Array:
+    return _transform_rows(saved.x, saved.kept, saved.classes, saved.options)
+
+
+def _weighted_gaps(z: Array, row: Row) -> Array:
+    """exp(z_c - m) (m - z_c), 0 for a class of probability 0."""
+    top = row.top[..., None]
+    return multiply_no_nan(exp_below(z, top), gap_to_max(z, top))
+
+
+# With a probability for each class.
+
+
+def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: Options, dtype: np.dtype) -> Array:
+    t = fill_masked(0, t.astype(dtype), kept, classes)
+    return t if options.label_smoothing is None else smooth(t, classes, options.label_smoothing[..., None])
+
+
+def _finite(top: Array) -> Array:
+    largest = jnp.finfo(top.dtype).max
+    return jnp.clip(top, -largest, largest)
+
+
+def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
+    """The sum of t_c (m - z_c), of halves, which are finite."""
+    (half,) = cpu_fusion_barrier(_finite(top) / 2)
+    half = half[..., None]
+    gaps = bounded_product(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
+    return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # below an infinite maximum they were finite
+
+
+class _Dense(NamedTuple):
+    saved: _Saved
+    mass: Array  # of all labels
+    beside: Array  # of those `others`
+
+
+def _dense_forward(
+    x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
+) -> tuple[Array, _Dense]:
+    options = _options(numbers, kept)
+    (x,) = cpu_fusion_barrier(x)
+    z = _transform_rows(x, kept, classes, options)
+    row = summary(z, options.computed)
+    (each,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
+    mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
+    z, each, top = cpu_fusion_barrier(z, t, row.top)
+    loss = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top) + multiply_no_nan(
+        mass, row.log_total
+    )
+    z, each, top = cpu_fusion_barrier(z, t, row.top)
+    beside = off_max_label_mass(z, top, _dense_labels(each, kept, classes, options, top.dtype))
+    if options.z_loss is not None:
+        loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
+    loss = jnp.where(row.empty, jnp.inf, loss)
+    return loss, _Dense(_Saved(x, t, kept, classes, options, row), mass, beside)
+
+
+def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
+    """In a row where one class has most of p, the sum of the labels of all others, whose logits are log(2) below.
+
+    The factor of a label is 1 from 1/2 below the maximum on, and 0 up to 1/4: arithmetic for z < m - 1/2.
+    """
+    (bound,) = cpu_fusion_barrier(_finite(top) - 0.25)
+    bound = bound[..., None]
+    below = 4 * jnp.minimum(bound - jnp.minimum(z.astype(top.dtype), bound), 0.25)
+    return (labels * lax.stop_gradient(below)).sum(-1)
+
+
+def softmax_residual(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, and p. What `others` returns is s - t where rounding would lose it.
+
+    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
+    """
+    p, wrong = probabilities(z, row)
+    sure = row.rest < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
+    beside, less = jnp.where(sure, beside, mass)[..., None], jnp.where(sure, 0, 1)[..., None].astype(p.dtype)
+    at_top = (beside - less * labels) * p - labels * wrong
+    return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
+
+
+def _dense_backward(dense: _Dense, g: Array) -> tuple[Array | None, ...]:
+    (x, t, kept, classes, options, row), mass, beside = dense
+    z = _transform_rows(x.astype(g.dtype), kept, classes, options)
+    labels = _dense_labels(t, kept, classes, options, g.dtype)
+    g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
+    gradient, p = softmax_residual(z, row, labels, mass, beside)
+    of_smoothing = of_z_loss = None
+    if options.z_loss is not None:
+        of_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))
+        gradient += 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))[..., None] * p
+    gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
+    gradient, of_cap, of_scale = _transform_rows_backward(gradient, x, kept, classes, options)
+    of_labels = fill_masked(0, multiply_no_nan(g, surprisal(z, row)), kept, classes)
+    if options.label_smoothing is not None:
+        given = fill_masked(0, t.astype(g.dtype), kept, classes)
+        of_smoothing = multiply_no_nan(_uniform_label(z, classes) - given, of_labels).sum(-1)
+        of_labels = multiply_no_nan(1 - options.label_smoothing[..., None], of_labels)
+    return gradient, of_labels, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+
+
+dense_cross_entropy = custom_derivative(_dense_forward, _dense_backward, infinite=(1,))

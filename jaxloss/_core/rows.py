@@ -1,0 +1,121 @@
+"""Losses over classes or features: from the arguments of a call to rows, and what all of them share."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from . import arguments
+from .classes import broadcast_class_weights, in_range, take_label
+from .masks import exclude, merge, weigh
+from .types import Axis
+
+
+def as_rows(x: Array, axes: tuple[int, ...]) -> Array:
+    """x with the class axes at the end, in that order, as one."""
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], math.prod(x.shape[-len(axes) :]))
+
+
+def prepare_logits(
+    name: str,
+    argument: str,
+    logits: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
+) -> tuple[Array, Array | None, ArrayLike | None, tuple[int, ...]]:
+    """The logits as rows, the mask of classes as rows, the mask of examples, the class axes."""
+    x = kind(name, argument, logits)
+    axes = arguments.class_axes(name, axis, x.shape)
+    if where is None or jnp.ndim(where) < x.ndim:
+        return as_rows(x, axes), None, where, axes
+    classes = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape)
+    return as_rows(x, axes), as_rows(classes, axes), None, axes
+
+
+def defer_upcast(x: Array, dtype: np.dtype) -> Array:
+    """x as it is, to be widened where it is used, save what an input in float64 asks for, and integers."""
+    return x.astype(dtype) if np.float64 in (dtype, x.dtype) or not jnp.issubdtype(x.dtype, np.floating) else x
+
+
+def per_example_option(
+    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
+) -> Array:
+    """An option for each example, harmless where that is excluded."""
+    number = arguments.broadcast(name, argument, arguments.hyperparameter(name, argument, value, dtype), shape)
+    return number if kept is None else jnp.where(kept, number, 1)
+
+
+def has_classes(kept: Array | None, classes: Array | None) -> Array | None:
+    """An example without any class left is excluded."""
+    if classes is None:
+        return kept
+    return classes.any(-1) if kept is None else kept & classes.any(-1)
+
+
+def is_finite_row(x: Array) -> Array:
+    """Whether a row is finite."""
+    return jnp.isfinite(x).all(-1)
+
+
+def fill_masked(value: float, x: Array, kept: Array | None, classes: Array | None) -> Array:
+    """x with that value in the entries and in the rows that a mask removes."""
+    if classes is not None:
+        x = jnp.where(classes, x, value)
+    return x if kept is None else jnp.where(kept[..., None], x, value)
+
+
+def prepare_indexed(
+    name: str,
+    argument: str,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    class_weights: ArrayLike | None = None,
+    kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Rows with an integer label each: the rows, the labels, the mask of classes, the mask and weight of each row."""
+    x, classes, where, axes = prepare_logits(name, argument, logits, axis, where, kind)
+    dtype, shape = arguments.compute_dtype(x), x.shape[:-1]
+    y = arguments.class_indices(name, labels, argument, jnp.shape(logits), axes)
+    y = y if y.ndim or not shape else jnp.full_like(x[..., 0], y, y.dtype)
+    arguments.same_sharding(name, "labels", y, jax.typeof(x).sharding.spec[:-1])
+    kept, weight = merge(name, where, weights, shape, dtype)
+    usable = in_range(y, x.shape[-1])
+    if class_weights is not None:
+        factor = jnp.where(
+            usable, take_label(broadcast_class_weights(name, "class_weights", class_weights, x, dtype), y), jnp.nan
+        )
+        factor = factor if kept is None else jnp.where(kept, factor, 1)
+        weight = factor if weight is None else weigh(weight, factor)
+    kept, weight = exclude(has_classes(kept, classes), weight, usable)
+    return defer_upcast(x, dtype), y, classes, kept, weight
+
+
+def prepare_rows(
+    name: str,
+    names: tuple[str, str],
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Two rows each: both, the mask of classes, the mask and weight of each row."""
+    given, t = kind(name, names[0], predictions), arguments.real(name, names[1], targets)
+    x, classes, where, axes = prepare_logits(name, names[0], given, axis, where, kind)
+    fill = arguments.fill_class_targets if names[1] == "labels" else arguments.fill_target
+    t = as_rows(fill(name, names[1], t, given), axes)
+    arguments.same_sharding(name, names[1], t, jax.typeof(x).sharding.spec)
+    dtype = arguments.compute_dtype(x, t)
+    kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
+    kept, weight = exclude(has_classes(kept, classes), weight)
+    return defer_upcast(x, dtype), t, classes, kept, weight

@@ -1,0 +1,151 @@
+"""Vectors as rows: the cosine of two, their distance, and its gradient, at any length."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from . import arguments
+from .compiler import cpu_fusion_barrier
+from .masks import Mask, exclude
+from .rows import fill_masked, is_finite_row, prepare_rows
+from .special import power_of_two
+from .types import Axis, Reduction
+
+
+def prepare_vectors(
+    name: str,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+) -> tuple[Array, Array, Array | None, Mask]:
+    """The vectors as rows, the smallest norm or None, and what `finish` takes."""
+    arguments.choice(name, "reduction", reduction)
+    names = "predictions", "targets"
+    x, t, features, kept, weight = prepare_rows(name, names, predictions, targets, axis, where, weights)
+    x, t = (fill_masked(0, a, None, features) for a in (x, t))
+    if weight is not None and not arguments.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
+        kept, weight = exclude(kept, weight, is_finite_row(x) & is_finite_row(t))
+    x, t = (fill_masked(0, a, kept, None) for a in (x, t))
+    x, t = map(lax.optimization_barrier, (x, t))  # of constants, XLA turns (t s) (t s) into (t t) (s s): it overflows
+    smallest = arguments.option(name, "epsilon", epsilon, 0, x.shape[:-1], arguments.compute_dtype(x, t))
+    if smallest is not None:
+        smallest = smallest if kept is None else jnp.where(kept, smallest, 1)
+        smallest = jnp.where(smallest > 0, jnp.sqrt(jnp.where(smallest > 0, smallest, 1)), 0)
+    return x, t, smallest, Mask(kept, weight, reduction)
+
+
+# A cosine does not change with the length of a vector, so that powers of two, which are exact, may scale both into a
+# range where squares neither overflow nor underflow; derivatives take them for constants. With the part of -t that is
+# orthogonal to x,
+#     o = d - x (x . d) / |x|^2,    sin = |o| / |t|,    1 - cos = sin^2 / (1 + cos),
+# and the gradient of 1 - cos by x is o / (|x| |t|). As d, -t and x - t serve alike; near vectors have an exact
+# difference, so that o and what follows from it are exact.
+
+
+def largest_power(x: Array) -> Array:
+    """A power of two near the largest entry of a row."""
+    return power_of_two(jnp.abs(lax.stop_gradient(x)).max(-1, keepdims=True))
+
+
+def _scales(x: Array, t: Array) -> tuple[Array, Array]:
+    """What takes the largest entries near 4: one number for both if they are of similar length."""
+    of_x, of_t = largest_power(x), largest_power(t)
+    similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
+    return 4 / of_x, 4 / jnp.where(similar, of_x, of_t)
+
+
+def _sums(
+    x: Array, t: Array, scales: tuple[Array, Array], *products: Callable[[Array, Array], Array]
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    """Of the products of the scaled vectors, and the scales: each sum has its own, lest the vectors be written out."""
+    totals = []
+    for product in products:
+        x_scale, t_scale = scales
+        total = product(x * x_scale, t * t_scale).sum(-1, keepdims=True)
+        total, x_scale, t_scale = cpu_fusion_barrier(total, x_scale, t_scale)
+        totals.append(total)
+        scales = x_scale, t_scale
+    return tuple(totals), scales
+
+
+def _xx(x: Array, t: Array) -> Array:
+    return x * x
+
+
+def _tt(x: Array, t: Array) -> Array:
+    return t * t
+
+
+def _xt(x: Array, t: Array) -> Array:
+    return x * t
+
+
+class SavedVectors(NamedTuple):
+    x: Array
+    t: Array
+    x_scale: Array  # from here on, one number a row each
+    t_scale: Array
+    near: Array
+    of_x: Array  # x . d / |x|^2
+    of_t: Array
+    factor: Array  # 1 / (|x| |t|), 0 where one of them is 0
+
+
+def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
+    """The cosine, the distance, and what the gradient needs."""
+    given = x, t
+    dtype = arguments.compute_dtype(x, t)
+    x, t = x.astype(dtype), t.astype(dtype)
+    (xx, tt, xt, xd), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt, lambda x, t: x * (x - t))
+    zero = (xx == 0) | (tt == 0)
+    xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
+    factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
+    cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
+    near = cosine > 0.5
+    of_x = xd / xx
+    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * of_x))
+    (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
+    distance = jnp.where(near, oo / (tt * (1 + jnp.where(near, cosine, 0))), 1 - cosine)
+    cosine = jnp.where(near, 1 - distance, cosine)
+    of_x, of_t = jnp.where(near, of_x, -xt / xx), jnp.where(near, td, xt) / tt
+    saved = SavedVectors(*given, *scales, near, of_x, of_t, jnp.where(zero, 0, factor))
+    return cosine[..., 0], distance[..., 0], saved
+
+
+def distance_gradients(saved: SavedVectors, g: Array) -> tuple[Array, Array]:
+    """Of the distance."""
+    x, t = (a.astype(g.dtype) * scale for a, scale in ((saved.x, saved.x_scale), (saved.t, saved.t_scale)))
+    g = g[..., None] * saved.factor
+    by_x = jnp.where(saved.near, x, 0) - t - x * saved.of_x
+    by_t = x - jnp.where(saved.near, t, 0) - t * saved.of_t
+    return g * saved.x_scale * by_x, -g * saved.t_scale * by_t
+
+
+def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
+    """The cosine with norms of at least that, and whether one is below."""
+    dtype = arguments.compute_dtype(x, t)
+    x, t = x.astype(dtype), t.astype(dtype)
+    smallest = smallest[..., None]
+    some = jnp.where(smallest == 0, 1, smallest)
+    most = jnp.where(smallest == 0, jnp.inf, 4 / some)  # no more than tells whether a norm is below
+    x_scale, t_scale = (jnp.minimum(scale, most) for scale in _scales(x, t))
+    (xx, tt), scales = _sums(x, t, (x_scale, t_scale), _xx, _tt)
+
+    def directed(a: Array, squared: Array, scale: Array) -> tuple[Array, Array]:
+        below = squared < jnp.square((smallest * scale).clip(jnp.finfo(dtype).tiny))
+        norm = jnp.sqrt(jnp.where(below | (squared == 0), 1, squared))
+        return jnp.where(below, a / some, a * scale / norm), below
+
+    (u, x_below), (v, t_below) = map(directed, (x, t), (xx, tt), scales)
+    return (u * v).sum(-1), (x_below | t_below)[..., 0]
+
+
+clipped_cosine = jax.checkpoint(_clipped, prevent_cse=False)
