@@ -44,6 +44,34 @@ def test_the_derivative_is_the_hand_written_one():
     assert jax.hessian(wrong)(3.0) == 20
 
 
+def test_reverse_mode_is_a_custom_vjp(monkeypatch):
+    """Literally: the pair is given to `jax.custom_vjp`, and its backward is what a gradient calls."""
+    pairs, called = [], []
+
+    class Recorded(jax.custom_vjp):
+        def defvjp(self, fwd, bwd, **kwargs):
+            pairs.append(self)
+            super().defvjp(fwd, lambda *args: called.append(self) or bwd(*args), **kwargs)
+
+    monkeypatch.setattr(jax, "custom_vjp", Recorded)
+    square = custom_derivative(lambda x: (jnp.square(x), x), lambda x, g: (g * 2 * x,))
+    assert jax.grad(square)(3.0) == 6
+    assert called
+    assert set(called) <= set(pairs)
+
+
+def test_arguments_are_pytrees():
+    function = custom_derivative(
+        lambda x, options: (options["scale"] * jnp.square(x), (x, options["scale"])),
+        lambda saved, g: (2 * saved[1] * g * saved[0], {"scale": g * jnp.square(saved[0]), "unused": None}),
+    )
+    options = {"scale": jnp.float32(2), "unused": None}
+    gradients = jax.grad(function, (0, 1))(jnp.float32(3), options)
+    assert (gradients[0], gradients[1]["scale"]) == (12, 9)
+    assert jax.jvp(function, (jnp.float32(3), options), (jnp.float32(1), options))[1] == 12 + 18
+    assert jax.hessian(function)(jnp.float32(3), options) == 4
+
+
 def test_what_does_not_move_costs_nothing():
     """The gradient by the labels is not computed where only the logits move."""
     x = jnp.zeros((4, 48))

@@ -23,72 +23,105 @@ def drop_symbolic_zeros(tangents: Any) -> Any:
 
 def custom_derivative(
     forward: Callable[..., tuple[Array, Any]],
-    backward: Callable[[Any, Array], tuple[Array | None, ...]],
+    backward: Callable[[Any, Array], tuple[Any, ...]],
     *,
     loop: bool = False,
     infinite: tuple[int, ...] = (),
 ) -> Callable[..., Array]:
     """The function with the derivative ``backward``, in reverse and in forward mode.
 
-    The pair is that of `jax.custom_vjp`: ``forward(*args)`` returns the losses and what is saved; ``backward(saved,
-    cotangent)`` a cotangent for each argument, or None for what has no derivative. By itself `jax.custom_vjp` refuses
-    forward mode, also where it only stands in the body of the function below (a Hessian of a scan meets it there). But
-    a loss is one number a row, and its tangent is <gradient of the row, tangent of the row>, so the same pair serves
-    both: the rule is linear in the tangents, its transpose is ``backward``, and `jax.checkpoint` makes it keep
-    ``saved`` rather than the gradient.
+    The pair is that of `jax.custom_vjp`: ``forward(*args)`` returns the losses and the residuals;
+    ``backward(residuals, cotangent)`` returns a cotangent for each argument, or None for an argument without a
+    derivative. Arguments are pytrees of arrays and None. An array has the shape of the losses, with more axes if it
+    holds rows; a cotangent may be more precise than its argument.
 
-    Each argument is None, or has the shape of the losses and more axes where it is a row. ``backward`` may return more
-    precision than the argument has. ``loop`` says that ``forward`` is a loop, which no compiler merges with its like:
-    it is run once, and has to be right to differentiate as it stands, twice. ``infinite`` are the positions of the
-    arguments by which a gradient may be infinite where the loss is finite: there a tangent of 0 contributes 0.
+    By itself `jax.custom_vjp` refuses forward mode. But a loss is one number per example, so its tangent is the inner
+    product <gradient, tangent>, and the same pair serves both modes. The rule of an outer `jax.custom_jvp` takes the
+    `jax.vjp` of the `jax.custom_vjp` with respect to *slots*: arrays that nothing reads and that have the type of the
+    gradients. The rule is linear in the tangents, its transpose calls the pullback, and `jax.checkpoint` makes it keep
+    the residuals instead of the gradients.
 
-    The function takes ``unweighted`` as well, a mask of the losses: where it is True nothing has a derivative that is
-    not finite, of any order, for these losses are multiplied by a weight of 0.
+    If ``loop``, ``forward`` contains a scan, which XLA cannot deduplicate, so it runs once; its own autodiff must then
+    be right for second derivatives. ``infinite`` are the positions of the arguments by which a gradient may be infinite
+    where the loss is finite: there a tangent of 0 contributes 0.
+
+    The function takes a mask of the losses as well, ``unweighted``: these losses are multiplied by a weight of 0, and
+    have no derivative that is not finite, of any order.
     """
 
     @jax.custom_jvp
-    def function(unweighted: Array | None, *args: Array | None) -> Array:
+    def function(unweighted: Array | None, *args: Any) -> Array:
         return forward(*args)[0]
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         unweighted, *args = primals
         # The function itself, not `forward`: a derivative of this derivative must meet the rule again.
-        losses, saved = forward(*args) if loop else (function(*primals), None)
+        losses = function(*primals)
         lost = constant = None
         if unweighted is not None:
             lost = unweighted & ~jnp.isfinite(losses)
             constant = lost | (unweighted & ~_all_finite(args, losses))
-        if not loop:  # XLA merges both
-            saved = forward(*args if constant is None else _constant_where(constant, args))[1]
-        those = {i: t for i, t in enumerate(drop_symbolic_zeros(tangents[1:])) if t is not None}
-        rows = any(jnp.ndim(p) > losses.ndim for p in args if p is not None)
+        arrays, structure = _flatten(args if loop or constant is None else _constant_where(constant, args))
+        moving = {i: t for i, t in enumerate(_flatten(drop_symbolic_zeros(tangents[1:]))[0]) if t is not None}
+        owners = [k for k, arg in enumerate(args) for _ in _flatten(arg)[0]]
+        rows = any(x is not None and jnp.ndim(x) > losses.ndim for x in arrays)
 
-        def linear(saved: Any, those: dict[int, Array]) -> Array:
-            saved = recompute_barrier(saved, rows=rows)
+        @jax.custom_vjp
+        def pair(slots: dict[int, Array], arrays: list[Array | None]) -> Array:
+            return forward(*jax.tree.unflatten(structure, arrays))[0]
+
+        def residuals(slots: dict[int, Array], arrays: list[Array | None]) -> tuple[Array, Any]:
+            return forward(*jax.tree.unflatten(structure, arrays))
+
+        def gradients(saved: Any, g: Array) -> tuple[dict[int, Array | None], None]:
+            found: list[Array | None] = []
+            for arg, gradient in zip(args, backward(saved, g), strict=True):
+                found += [None] * len(_flatten(arg)[0]) if gradient is None else _flatten(gradient)[0]
+            return {i: found[i] for i in moving}, None
+
+        pair.defvjp(residuals, gradients)
+        slots = {i: _slot(arrays[i], losses) for i in moving}
+        once, pullback = jax.vjp(lambda slots: pair(slots, arrays), slots)
+
+        def linear(pullback: Callable[[Array], tuple[dict[int, Array]]], moving: dict[int, Array]) -> Array:
+            pullback = recompute_barrier(pullback, rows=rows)
             if constant is not None:
-                saved = _constant_where(constant, saved)
-            gradients = backward(saved, jnp.ones_like(losses))
+                pullback = _constant_where(constant, pullback)
+            (gradients,) = pullback(jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
-            for i, t in those.items():
-                gradient = gradients[i]
-                if gradient is not None:
-                    if lost is not None and unweighted is not None:
-                        none = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
-                        gradient = jnp.where(none, 0, gradient)
-                    t = t.astype(gradient.dtype)
-                    product = multiply_by_tangent(gradient, t) if i in infinite else gradient * t
-                    tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
+            for i, t in moving.items():
+                gradient, t = gradients[i], t.astype(losses.dtype)
+                if lost is not None and unweighted is not None:
+                    none = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
+                    gradient = jnp.where(none, 0, gradient)
+                product = multiply_by_tangent(gradient, t) if owners[i] in infinite else gradient * t
+                tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
             return tangent
 
-        return losses, jax.checkpoint(linear, prevent_cse=False)(saved, those)
+        return once if loop else losses, jax.checkpoint(linear, prevent_cse=False)(pullback, moving)
 
     function.defjvp(rule, symbolic_zeros=True)
 
-    def call(*args: Array | None, unweighted: Array | None = None) -> Array:
+    def call(*args: Any, unweighted: Array | None = None) -> Array:
         losses: Array = function(unweighted, *args)
         return losses
 
     return call
+
+
+def _flatten(tree: Any) -> tuple[list[Any], Any]:
+    """The arrays, and the None that stand in the place of one."""
+    return jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+
+
+def _slot(x: Array, losses: Array) -> Array:
+    """Zeros of the type of the gradient by x, the axes over which it varies and its sharding included."""
+    x = jnp.asarray(x, losses.dtype)
+    return _zeros(x) + _zeros(_over_row(losses, x))
+
+
+def _zeros(x: Array) -> Array:
+    return jnp.where(jnp.zeros_like(x, bool), x, 0)
 
 
 def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -113,11 +146,11 @@ def _over_row(mask: Array, x: Array) -> Array:
     return jnp.expand_dims(mask, range(mask.ndim, x.ndim))
 
 
-def _all_finite(args: list[Array | None], losses: Array) -> Array:
+def _all_finite(args: Any, losses: Array) -> Array:
     """Of each loss, whether its arguments are."""
     finite = jnp.ones(losses.shape, bool)
-    for x in args:
-        if x is not None and jnp.issubdtype(x.dtype, np.floating):
+    for x in jax.tree.leaves(args):
+        if jnp.issubdtype(x.dtype, np.floating):
             finite &= jnp.isfinite(x).all(tuple(range(losses.ndim, x.ndim)))
     return finite
 
