@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled, replicate_from_axis
-from ._core.masks import exclude, finish, merge
-from ._core.rows import fill_masked, is_finite_row, per_example_option
+from ._core.masks import Mask, prepare_mask
+from ._core.rows import is_finite_row, per_example_option
 from ._core.types import Reduction
 from ._core.vectors import largest_power
 
@@ -81,13 +81,14 @@ def ntxent(
     arguments.choice(name, "reduction", reduction)
     (labels,) = arguments.identities(labels)
     x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
-    kept, weight = exclude(*merge(name, where, weights, y.shape, arguments.compute_dtype(x)), is_finite_row(x))
-    compared = kept if weight is None else weight != 0
-    t = per_example_option(name, "temperature", temperature, kept, y.shape, arguments.compute_dtype(x))
-    cosines = _cosines(fill_masked(0, x, kept, None), fill_masked(0, x, compared, None))
-    sums, pairs = _over_pairs(cosines, y, kept, compared, t)
+    mask = prepare_mask(name, where, weights, y.shape, arguments.compute_dtype(x)).exclude(is_finite_row(x))
+    compared = mask.examples if mask.weight is None else mask.weight != 0
+    t = per_example_option(name, "temperature", temperature, mask, y.shape, arguments.compute_dtype(x))
+    cosines = _cosines(mask.fill(x), Mask(compared).fill(x))
+    sums, pairs = _over_pairs(cosines, y, mask.examples, compared, t)
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
-    return finish(sums / jnp.maximum(pairs, 1), pairs > 0, pairs if weight is None else weight * pairs, reduction)
+    weight = pairs if mask.weight is None else mask.weight * pairs
+    return Mask(pairs > 0, weight=weight).reduce(sums / jnp.maximum(pairs, 1), reduction)
 
 
 # Of the arrays of a number for each two examples, the derivatives keep the cosines alone.
@@ -176,17 +177,17 @@ def circle_loss(
     elif reference_labels is not None:
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
     dtype = arguments.compute_dtype(x, others)
-    kept, weight = exclude(*merge(name, where, weights, y.shape, dtype), is_finite_row(x))
+    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
     g, m = (
-        per_example_option(name, *option, kept, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
+        per_example_option(name, *option, mask, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
     )
     kept_others = None
     if reference_embeddings is None:
-        kept_others = kept if weight is None else weight != 0
-        others = fill_masked(0, x, kept_others, None)
-    x = fill_masked(0, x, kept, None)
-    losses = _circle(_cosines(x, others), y, y_others, kept, kept_others, g, m, remove_diagonal)
-    return finish(losses, kept, weight, reduction)
+        kept_others = mask.examples if mask.weight is None else mask.weight != 0
+        others = Mask(kept_others).fill(x)
+    x = mask.fill(x)
+    losses = _circle(_cosines(x, others), y, y_others, mask.examples, kept_others, g, m, remove_diagonal)
+    return mask.reduce(losses, reduction)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=7)

@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.derivatives import custom_derivative
-from ._core.masks import finish
-from ._core.rows import fill_masked
+from ._core.masks import Mask
 from ._core.types import Axis, Reduction
 from ._core.vectors import SavedVectors, clipped_cosine, compare_vectors, distance_gradients, prepare_vectors
 
@@ -71,10 +70,10 @@ def cosine_similarity(
         "cosine_similarity", predictions, targets, epsilon, axis, where, weights, reduction
     )
     if smallest is None:
-        return finish(_similarity(x, t, None, unweighted=mask.unweighted), *mask)
+        return mask.reduce(_similarity(x, t, None, unweighted=mask.unweighted), reduction)
     clipped, below = clipped_cosine(x, t, smallest)
     cosine = _similarity(x, t, ~below, unweighted=mask.unweighted)
-    return finish(jnp.where(below, clipped, cosine), *mask)
+    return mask.reduce(jnp.where(below, clipped, cosine), reduction)
 
 
 @compiled(epsilon=arguments.NOT_NEGATIVE)
@@ -132,10 +131,10 @@ def cosine_distance(
         "cosine_distance", predictions, targets, epsilon, axis, where, weights, reduction
     )
     if smallest is None:
-        return finish(_distance(x, t, None, unweighted=mask.unweighted), *mask)
+        return mask.reduce(_distance(x, t, None, unweighted=mask.unweighted), reduction)
     clipped, below = clipped_cosine(x, t, smallest)
     distance = _distance(x, t, ~below, unweighted=mask.unweighted)
-    return finish(jnp.where(below, 1 - clipped, distance), *mask)
+    return mask.reduce(jnp.where(below, 1 - clipped, distance), reduction)
 
 
 class _Some(NamedTuple):
@@ -145,12 +144,12 @@ class _Some(NamedTuple):
     kept: Array | None
 
     def rows(self) -> SavedVectors:
-        x, t = (fill_masked(0, a, self.kept, None) for a in self.saved[:2])
+        x, t = (Mask(self.kept).fill(a) for a in self.saved[:2])
         return self.saved._replace(x=x, t=t)
 
 
 def _forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, Array, _Some]:
-    cosine, distance, saved = compare_vectors(*(fill_masked(0, a, kept, None) for a in (x, t)))
+    cosine, distance, saved = compare_vectors(*(Mask(kept).fill(a) for a in (x, t)))
     return cosine, distance, _Some(saved._replace(x=x, t=t), kept)
 
 

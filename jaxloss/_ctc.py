@@ -26,7 +26,6 @@ from ._core.classes import nan_unless, one_hot_mask, take_label
 from ._core.compiler import compiled, match_varying_axes
 from ._core.confident_sequences import LOG_2
 from ._core.derivatives import custom_derivative
-from ._core.masks import finish
 from ._core.sequences import (
     Sequences,
     log_add,
@@ -125,7 +124,7 @@ def ctc_loss(
     losses = _losses(x, sequences)
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
-    return finish(losses, sequences.kept, sequences.weight, reduction)
+    return sequences.mask.reduce(losses, reduction)
 
 
 @compiled()

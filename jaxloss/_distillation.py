@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
-from ._core.cross_entropy import transform_logits, transform_logits_backward
+from ._core.cross_entropy import Options, transform_logits, transform_logits_backward
 from ._core.derivatives import custom_derivative
-from ._core.masks import Mask, finish
+from ._core.masks import Mask
 from ._core.rows import defer_upcast, prepare_rows
 from ._core.softmax_divergence import JS, KL, Formula, Summary, divergence, gradients, summarize
 from ._core.types import Axis, Reduction
@@ -170,20 +169,19 @@ def _loss(
 ) -> Array:
     names = "logits", "teacher_logits"
     teacher = arguments.floating(name, "teacher_logits", teacher_logits)
-    x, y, classes, kept, weight = prepare_rows(name, names, logits, teacher, axis, where, weights)
+    x, y, mask = prepare_rows(name, names, logits, teacher, axis, where, weights)
     dtype, shape = arguments.compute_dtype(x, y), x.shape[:-1]
     arguments.choice(name, "reduction", reduction)
     options = [arguments.option(name, "temperature", temperature, 1, shape, dtype)]
     options += [arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
-    mask = Mask(kept, weight, reduction)
-    return finish(losses(x, defer_upcast(y, dtype), kept, classes, *options, unweighted=mask.unweighted), *mask)
+    y = defer_upcast(y, dtype)
+    return mask.reduce(losses(x, y, mask.without_weight(), *options, unweighted=mask.unweighted), reduction)
 
 
 class _Saved(NamedTuple):
     x: Array
     y: Array
-    kept: Array | None
-    classes: Array | None
+    mask: Mask
     temperature: Array | None
     numbers: tuple[Array, ...]
     summary: Summary
@@ -192,34 +190,31 @@ class _Saved(NamedTuple):
 def _lifted(formula: Formula) -> Callable[..., Array]:
     """The divergence of each row of logits, with its derivatives."""
 
-    def logits_of(x: Array, y: Array, kept: Array | None, classes: Array | None) -> tuple[Array, Array]:
-        return transform_logits(x, kept, classes, (None, None)), transform_logits(y, kept, classes, (None, None))
+    def logits_of(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
+        return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
 
     def forward(
         x: Array,
         y: Array,
-        kept: Array | None,
-        classes: Array | None,
+        mask: Mask,
         temperature: Array | None,
         *numbers: Array,
     ) -> tuple[Array, _Saved]:
-        if kept is not None:  # an excluded row has harmless options
-            temperature = None if temperature is None else jnp.where(kept, temperature, 1)
-            numbers = tuple(jnp.where(kept, number, 0.5) for number in numbers)
-        summary = summarize(formula, logits_of(x, y, kept, classes), temperature, numbers)
-        return divergence(formula, summary, numbers), _Saved(x, y, kept, classes, temperature, numbers, summary)
+        temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
+        summary = summarize(formula, logits_of(x, y, mask), temperature, numbers)
+        return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, y, kept, classes, temperature, numbers, summary = saved
-        g = g if kept is None else jnp.where(kept, g, 0)
-        logits = logits_of(x, y, kept, classes)
+        x, y, mask, temperature, numbers, summary = saved
+        g = mask.fill_options(g, 0)
+        logits = logits_of(x, y, mask)
         *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
         of_x, of_y = (
-            transform_logits_backward(g[..., None] * gradient, z, kept, classes, (None, None), None)[0]
+            transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
             for gradient, z in zip(of_logits, (x, y), strict=True)
         )
         of_temperature = None if of_temperature is None else g * of_temperature
-        return of_x, of_y, None, None, of_temperature, *(g * of for of in of_numbers)
+        return of_x, of_y, None, of_temperature, *(g * of for of in of_numbers)
 
     return custom_derivative(forward, backward, infinite=(1,))
 

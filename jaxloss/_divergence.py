@@ -7,7 +7,6 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled, cpu_fusion_barrier
 from ._core.elementwise import elementwise, of_error, prepare_summed
-from ._core.masks import finish
 from ._core.special import js_ratios, kl_term, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
@@ -72,7 +71,7 @@ def kl_divergence(
         weights,
         reduction,
     )
-    return finish(terms.total(_kl(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_kl(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 def _log(t: Array) -> Array:
@@ -152,7 +151,7 @@ def kl_divergence_with_log_targets(
         weights,
         reduction,
     )
-    return finish(terms.total(_kl_log(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_kl_log(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
@@ -217,7 +216,7 @@ def generalized_kl_divergence(
         weights,
         reduction,
     )
-    return finish(terms.total(_generalized_kl(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_generalized_kl(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 def _generalized_kl_element(lq: Array, t: Array) -> Array:
@@ -295,7 +294,7 @@ def jensen_shannon_divergence(
         weights,
         reduction,
     )
-    return finish(terms.total(_js(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_js(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 def _js_element(lq: Array, lt: Array, b: Array) -> Array:
@@ -371,7 +370,7 @@ def total_variation_distance(
         weights,
         reduction,
     )
-    return finish(terms.total(_half_difference(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_half_difference(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 _half_difference = of_error(lambda error: 0.5 * jnp.abs(error), lambda error: (0.5 * jnp.sign(error),))

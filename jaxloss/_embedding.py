@@ -14,16 +14,8 @@ from ._core import arguments
 from ._core.compiler import compiled, cpu_fusion_barrier
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import exclude, finish, merge
-from ._core.rows import (
-    as_rows,
-    defer_upcast,
-    fill_masked,
-    has_classes,
-    is_finite_row,
-    per_example_option,
-    prepare_logits,
-)
+from ._core.masks import Mask, prepare_mask
+from ._core.rows import as_rows, defer_upcast, is_finite_row, per_example_option, prepare_logits
 from ._core.special import power_of_two
 from ._core.types import Axis, Reduction
 from ._core.vectors import compare_vectors, distance_gradients, prepare_vectors
@@ -96,22 +88,22 @@ def triplet_margin_loss(
     checked = [arguments.floating(name, argument, value) for argument, value in others.items()]
     for argument, value in zip(others, checked, strict=True):
         arguments.same_shape(name, argument, value, jnp.shape(anchors))
-    a, p, n = (fill_masked(0, x, None, features) for x in (a, *(as_rows(value, axes) for value in checked)))
+    a, p, n = (Mask(classes=features).fill(x) for x in (a, *(as_rows(value, axes) for value in checked)))
     dtype, shape = arguments.compute_dtype(a, p, n), a.shape[:-1]
-    kept, weight = merge(name, where, weights, shape, dtype)
-    kept, weight = exclude(has_classes(kept, features), weight, is_finite_row(a) & is_finite_row(p) & is_finite_row(n))
-    a, p, n = (defer_upcast(fill_masked(0, x, kept, None), dtype) for x in (a, p, n))
+    mask = prepare_mask(name, where, weights, shape, dtype)._replace(classes=features).without_empty_rows()
+    mask = mask.exclude(is_finite_row(a) & is_finite_row(p) & is_finite_row(n))
+    a, p, n = (defer_upcast(mask.fill_examples(x), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}
     q, m, epsilon = (
-        per_example_option(name, argument, value, kept, shape, dtype) for argument, value in options.items()
+        per_example_option(name, argument, value, mask, shape, dtype) for argument, value in options.items()
     )
     known = next((degree for degree in (1, 2, np.inf) if arguments.is_number(norm_degree, degree)), None)
     to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
     losses = relu(to_positive - to_negative + _SHRUNK * m) / _SHRUNK
-    return finish(losses, kept, weight, reduction)
+    return mask.reduce(losses, reduction)
 
 
 _SHRUNK = 2.0**-6  # exact, and long enough for the largest numbers in 1024 features
@@ -233,9 +225,9 @@ def cosine_embedding_loss(
     name = "cosine_embedding_loss"
     x, t, _, mask = prepare_vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
     y = arguments.fill_target(name, "labels", arguments.signed(name, "labels", labels), x[..., 0])
-    y = y if mask.kept is None else jnp.where(mask.kept, y, 1)
-    m = per_example_option(name, "margin", margin, mask.kept, y.shape, arguments.compute_dtype(x, t))
-    return finish(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), *mask)
+    y = mask.fill_options(y)
+    m = per_example_option(name, "margin", margin, mask, y.shape, arguments.compute_dtype(x, t))
+    return mask.reduce(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), reduction)
 
 
 def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
@@ -309,7 +301,7 @@ def hinge_embedding_loss(
         reduction,
         kinds=(arguments.floating, arguments.signed),
     )
-    return finish(_hinge_embedding(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_hinge_embedding(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _hinge_embedding_slopes(x: Array, t: Array, m: Array) -> tuple[Array | None, ...]:

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.classes import broadcast_class_weights, take_label
 from ._core.compiler import compiled, cpu_fusion_barrier, recompute_barrier
-from ._core.cross_entropy import indexed_cross_entropy, off_max_label_mass, softmax_residual
+from ._core.cross_entropy import Options, indexed_cross_entropy, off_max_label_mass, softmax_residual
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import Mask, finish
-from ._core.rows import fill_masked, per_example_option, prepare_indexed, prepare_rows
+from ._core.masks import Mask
+from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.softmax import Row, gap_to_max, summary, surprisal
 from ._core.special import bounded_product, divide_no_nan, expm1, multiply_no_nan
 from ._core.types import Axis, Reduction
@@ -76,7 +76,7 @@ def sigmoid_focal_loss(
     arrays, mask = prepare_elementwise(
         "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
-    return finish(_sigmoid_focal(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_sigmoid_focal(*arrays, unweighted=mask.unweighted), reduction)
 
 
 # With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
@@ -190,15 +190,15 @@ def softmax_focal_loss(
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for each class.
     """
     name = "softmax_focal_loss"
-    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    x, t, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x, t)
-    gamma, share = per_example_option(name, "gamma", gamma, kept, x.shape[:-1], dtype), None
+    gamma, share = per_example_option(name, "gamma", gamma, mask, x.shape[:-1], dtype), None
     if not arguments.is_number(alpha, 1):
         share = _of_classes(name, alpha, x, dtype)
         share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
-    mask = Mask(kept, weight, reduction)
-    return finish(_focal_rows(x, t, gamma, kept, classes, share, unweighted=mask.unweighted), *mask)
+    losses = _focal_rows(x, t, gamma, mask.without_weight(), share, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
 
 
 @compiled(gamma=arguments.NOT_NEGATIVE)
@@ -254,16 +254,15 @@ def softmax_focal_loss_with_integer_labels(
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5, for the right class.
     """
     name = "softmax_focal_loss_with_integer_labels"
-    x, y, classes, kept, weight = prepare_indexed(name, "logits", logits, labels, axis, where, weights)
+    x, y, mask = prepare_indexed(name, "logits", logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x)
-    gamma = per_example_option(name, "gamma", gamma, kept, y.shape, dtype)
+    gamma = per_example_option(name, "gamma", gamma, mask, y.shape, dtype)
     share = _of_classes(name, alpha, x, dtype)
-    mask = Mask(kept, weight, reduction)
-    entropies = indexed_cross_entropy(x, y, kept, classes, None, None, None, None, unweighted=mask.unweighted)
+    entropies = indexed_cross_entropy(x, y, mask.without_weight(), Options(), unweighted=mask.unweighted)
     losses = _focal_of_entropy(entropies, gamma, unweighted=mask.unweighted)
-    losses = losses if kept is None else jnp.where(kept, losses, 0)
-    return finish(multiply_no_nan(take_label(share, y) if share.ndim else share, losses), *mask)
+    losses = mask.fill_options(losses, 0)
+    return mask.reduce(multiply_no_nan(take_label(share, y) if share.ndim else share, losses), reduction)
 
 
 @compiled(epsilon=arguments.AT_LEAST_MINUS_ONE)
@@ -314,11 +313,11 @@ def poly_loss_cross_entropy(
       Leng et al., https://arxiv.org/abs/2204.12511, equation 7.
     """
     name = "poly_loss_cross_entropy"
-    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    x, t, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
-    epsilon = per_example_option(name, "epsilon", epsilon, kept, x.shape[:-1], arguments.compute_dtype(x, t))
-    mask = Mask(kept, weight, reduction)
-    return finish(_poly_rows(x, t, epsilon, kept, classes, None, unweighted=mask.unweighted), *mask)
+    epsilon = per_example_option(name, "epsilon", epsilon, mask, x.shape[:-1], arguments.compute_dtype(x, t))
+    losses = _poly_rows(x, t, epsilon, mask.without_weight(), None, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
 
 
 def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -335,37 +334,34 @@ class _Saved(NamedTuple):
     x: Array
     t: Array
     option: Array
-    kept: Array | None
-    classes: Array | None
+    mask: Mask
     share: Array | None  # alpha_c, or one for all
     row: Row
 
 
-def _logits(x: Array, kept: Array | None, classes: Array | None, dtype: np.dtype) -> Array:
-    return fill_masked(-np.inf, fill_masked(0, x.astype(dtype), kept, None), None, classes)
+def _logits(x: Array, mask: Mask, dtype: np.dtype) -> Array:
+    return mask.fill_classes(mask.fill_examples(x.astype(dtype)), -np.inf)
 
 
 def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
     """The sum of share_c t_c f(u_c), of f(u, option)."""
 
-    def forward(
-        x: Array, t: Array, option: Array, kept: Array | None, classes: Array | None, share: Array | None
-    ) -> tuple[Array, _Saved]:
+    def forward(x: Array, t: Array, option: Array, mask: Mask, share: Array | None) -> tuple[Array, _Saved]:
         (x,) = cpu_fusion_barrier(x)
-        z = _logits(x, kept, classes, option.dtype)
+        z = _logits(x, mask, option.dtype)
         row = summary(z)
-        labels = fill_masked(0, t.astype(option.dtype), kept, classes)
+        labels = mask.fill(t.astype(option.dtype))
         labels = labels if share is None else share * labels
         u = surprisal(z, row)
         losses = bounded_product(labels, bend(u, option[..., None]))
         far = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
         losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
-        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, kept, classes, share, row)
+        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, share, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, t, option, kept, classes, share, row = saved
-        z = _logits(x, kept, classes, g.dtype)
-        given = fill_masked(0, t.astype(g.dtype), kept, classes)
+        x, t, option, mask, share, row = saved
+        z = _logits(x, mask, g.dtype)
+        given = mask.fill(t.astype(g.dtype))
         labels = given if share is None else share * given
         options = jnp.broadcast_to(option[..., None], z.shape)
 
@@ -378,16 +374,16 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         _, pulls, _ = bent(once)
         mass, beside = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
         losses, pulls, by_option = bent(z)
-        g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
+        g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
         gradient, _ = softmax_residual(z, row, pulls, mass, beside)
-        gradient = fill_masked(0, jnp.where(z == -np.inf, 0, g * gradient), kept, classes)
-        losses = fill_masked(0, losses, kept, classes)
+        gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
+        losses = mask.fill(losses)
         of_t = multiply_no_nan(g if share is None else g * share, losses)
         of_share = None
         if share is not None:
             of_share = multiply_no_nan(g * given, losses)
             of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
-        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, None, of_share
+        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, of_share
 
     return custom_derivative(forward, backward, infinite=(1,))
 

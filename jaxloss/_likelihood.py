@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled, cpu_fusion_barrier
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import finish
 from ._core.special import divide_no_nan, kl_term, log_ratio, multiply_no_nan, stirling, stirling_slope
 from ._core.types import Reduction
 
@@ -68,7 +67,7 @@ def poisson_nll_loss(
     arrays, mask = prepare_elementwise(
         "poisson_nll_loss", {"rates": rates, "targets": targets}, {}, where, weights, reduction
     )
-    return finish((_poisson_full if full else _poisson)(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce((_poisson_full if full else _poisson)(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _rate_slope(r: Array, t: Array) -> Array:
@@ -159,7 +158,7 @@ def poisson_nll_loss_with_log_rates(
         reduction,
     )
     losses = (_poisson_log_full if full else _poisson_log)(*arrays, unweighted=mask.unweighted)
-    return finish(losses, *mask)
+    return mask.reduce(losses, reduction)
 
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
@@ -235,7 +234,7 @@ def gaussian_nll_loss(
         reduction,
     )
     losses = _gaussian(*arrays, unweighted=mask.unweighted)
-    return finish(losses + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+    return mask.reduce(losses + (0.5 * math.log(2 * math.pi) if full else 0), reduction)
 
 
 def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
@@ -300,7 +299,7 @@ def gaussian_nll_loss_with_log_variance(
         reduction,
     )
     losses = _gaussian_log(*arrays, unweighted=mask.unweighted)
-    return finish(losses + (0.5 * math.log(2 * math.pi) if full else 0), *mask)
+    return mask.reduce(losses + (0.5 * math.log(2 * math.pi) if full else 0), reduction)
 
 
 def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:

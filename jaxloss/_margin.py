@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import Mask, finish
+from ._core.masks import Mask
 from ._core.types import Reduction
 from ._sigmoid_cross_entropy import sigmoid_elements
 
@@ -57,7 +57,7 @@ def hinge_loss(
       Cortes and Vapnik, Support-Vector Networks, 1995.
     """
     arrays, mask = _signed("hinge_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), *mask)
+    return mask.reduce(_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), reduction)
 
 
 def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
@@ -122,7 +122,7 @@ def squared_hinge_loss(
       Rosasco et al., Are Loss Functions All the Same?, 2004.
     """
     arrays, mask = _signed("squared_hinge_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_squared_hinge(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_squared_hinge(*arrays, unweighted=mask.unweighted), reduction)
 
 
 _squared_hinge = elementwise(lambda x, t: jnp.square(relu(1 - x * t)))
@@ -171,7 +171,7 @@ def perceptron_loss(
       Rosenblatt, The perceptron, 1958.
     """
     arrays, mask = _signed("perceptron_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_perceptron(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_perceptron(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
@@ -226,7 +226,7 @@ def soft_margin_loss(
       Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, section 10.5.
     """
     arrays, mask = _signed("soft_margin_loss", predictor_outputs, targets, where, weights, reduction)
-    return finish(_soft_margin(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_soft_margin(*arrays, unweighted=mask.unweighted), reduction)
 
 
 _soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))

@@ -12,8 +12,8 @@ from ._core import arguments
 from ._core.classes import in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
 from ._core.compiler import compiled, match_varying_axes
 from ._core.derivatives import custom_derivative, recompute_in_backward
-from ._core.masks import Mask, finish
-from ._core.rows import fill_masked, per_example_option, prepare_indexed, prepare_rows
+from ._core.masks import Mask
+from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.special import multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
@@ -69,7 +69,7 @@ def multiclass_hinge_loss(
       Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, 2001.
     """
     row, mask = prepare_scores("multiclass_hinge_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_masked(_crammer_singer(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    return mask.reduce(infinite_if_masked(_crammer_singer(*row, unweighted=mask.unweighted), *row[1:]), reduction)
 
 
 @compiled()
@@ -118,7 +118,7 @@ def multiclass_perceptron_loss(
       Collins, Discriminative Training Methods for Hidden Markov Models, 2002.
     """
     row, mask = prepare_scores("multiclass_perceptron_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_masked(_best_above(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    return mask.reduce(infinite_if_masked(_best_above(*row, unweighted=mask.unweighted), *row[1:]), reduction)
 
 
 @compiled()
@@ -178,9 +178,9 @@ def weston_watkins_hinge_loss(
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
     row, mask = prepare_scores(name, scores, labels, axis, where, weights, reduction, class_weights)
-    m = per_example_option(name, "margin", margin, mask.kept, row[0].shape[:-1], arguments.compute_dtype(row[0]))
+    m = per_example_option(name, "margin", margin, mask, row[0].shape[:-1], arguments.compute_dtype(row[0]))
     losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m, unweighted=mask.unweighted)
-    return finish(infinite_if_masked(losses, *row[1:]), *mask)
+    return mask.reduce(infinite_if_masked(losses, *row[1:]), reduction)
 
 
 def prepare_scores(
@@ -195,11 +195,8 @@ def prepare_scores(
 ) -> tuple[tuple[Array, Array, Array | None], Mask]:
     """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
     arguments.choice(name, "reduction", reduction)
-    s, y, classes, kept, weight = prepare_indexed(
-        name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real
-    )
-    y = y if kept is None else jnp.where(kept, y, 0)
-    return (fill_masked(0, s, kept, classes), y, classes), Mask(kept, weight, reduction)
+    s, y, mask = prepare_indexed(name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real)
+    return (mask.fill(s), mask.fill_options(y, 0), mask.classes), mask
 
 
 def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
@@ -290,13 +287,10 @@ def multilabel_hinge_loss(
     """
     name = "multilabel_hinge_loss"
     arguments.choice(name, "reduction", reduction)
-    s, t, classes, kept, weight = prepare_rows(
-        name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real
-    )
-    s, t = (fill_masked(0, a, kept, classes) for a in (s, t))
-    m = per_example_option(name, "margin", margin, kept, s.shape[:-1], arguments.compute_dtype(s, t))
-    mask = Mask(kept, weight, reduction)
-    return finish(_multilabel(s, t, m, classes, unweighted=mask.unweighted), *mask)
+    s, t, mask = prepare_rows(name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real)
+    s, t = (mask.fill(a) for a in (s, t))
+    m = per_example_option(name, "margin", margin, mask, s.shape[:-1], arguments.compute_dtype(s, t))
+    return mask.reduce(_multilabel(s, t, m, mask.classes, unweighted=mask.unweighted), reduction)
 
 
 # One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.
@@ -395,12 +389,9 @@ def categorical_hinge_loss_with_zero_class(
     """
     name = "categorical_hinge_loss_with_zero_class"
     arguments.choice(name, "reduction", reduction)
-    s, t, classes, kept, weight = prepare_rows(
-        name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real
-    )
-    s, t = (fill_masked(0, a, kept, classes) for a in (s, t))
-    mask = Mask(kept, weight, reduction)
-    return finish(_zero_class(s, t, classes, unweighted=mask.unweighted), *mask)
+    s, t, mask = prepare_rows(name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real)
+    s, t = (mask.fill(a) for a in (s, t))
+    return mask.reduce(_zero_class(s, t, mask.classes, unweighted=mask.unweighted), reduction)
 
 
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:

@@ -8,8 +8,8 @@ from ._core import arguments
 from ._core.classes import in_range, infinite_if_masked, nan_unless, take_label
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise, prepare_summed
-from ._core.masks import Mask, finish
-from ._core.rows import fill_masked, per_example_option, prepare_indexed
+from ._core.masks import Mask
+from ._core.rows import per_example_option, prepare_indexed
 from ._core.special import bounded_product, divide_no_nan, expm1, log1p, multiply_no_nan
 from ._core.types import Axis, Reduction
 
@@ -74,7 +74,7 @@ def categorical_cross_entropy(
         weights,
         reduction,
     )
-    return finish(terms.total(_cross(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_cross(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
@@ -136,8 +136,8 @@ def categorical_cross_entropy_with_integer_labels(
     """
     name = "categorical_cross_entropy_with_integer_labels"
     arguments.choice(name, "reduction", reduction)
-    p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
-    return finish(infinite_if_masked(_minus_log(p, unweighted=mask.unweighted), y, classes), *mask)
+    p, y, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    return mask.reduce(infinite_if_masked(_minus_log(p, unweighted=mask.unweighted), y, mask.classes), reduction)
 
 
 @compiled()
@@ -190,11 +190,11 @@ def nll_loss(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
     arguments.choice("nll_loss", "reduction", reduction)
-    log_p, y, classes, mask = _of_label(
+    log_p, y, mask = _of_label(
         "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, reduction, 0, class_weights
     )
     losses = 0 - log_p.astype(arguments.compute_dtype(log_p))  # not -0
-    return finish(infinite_if_masked(losses, y, classes), *mask)
+    return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
 
 
 def _of_label(
@@ -207,12 +207,12 @@ def _of_label(
     reduction: Reduction,
     certain: int,
     class_weights: ArrayLike | None = None,
-) -> tuple[Array, Array, Array | None, Mask]:
-    """What is given for the label, ``certain`` if excluded, NaN out of range; label, classes and mask."""
-    rows, y, classes, kept, weight = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
+) -> tuple[Array, Array, Mask]:
+    """What is given for the label, ``certain`` if masked, NaN out of range; the label and the mask."""
+    rows, y, mask = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
     valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
-    p = valid * take_label(valid[..., None] * fill_masked(certain, rows, kept, classes), y)
-    return p if kept is None else jnp.where(kept, p, certain), y, classes, Mask(kept, weight, reduction)
+    p = valid * take_label(valid[..., None] * mask.fill(rows, certain), y)
+    return mask.fill_options(p, certain), y, mask
 
 
 _minus_log = elementwise(lambda p: -jnp.log(p))
@@ -269,10 +269,10 @@ def generalized_cross_entropy(
     """
     name = "generalized_cross_entropy"
     arguments.choice(name, "reduction", reduction)
-    p, y, classes, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
-    q = per_example_option(name, "q", q, mask.kept, p.shape, arguments.compute_dtype(p))
+    p, y, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    q = per_example_option(name, "q", q, mask, p.shape, arguments.compute_dtype(p))
     losses = _generalized(p, q, unweighted=mask.unweighted)
-    return finish(infinite_if_masked(losses, y, classes), *mask)
+    return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
 
 
 def _generalized_of_label(p: Array, q: Array) -> Array:
@@ -363,7 +363,7 @@ def binary_cross_entropy(
         weights,
         reduction,
     )
-    return finish(_binary(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_binary(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:

@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
-from ._core.cross_entropy import dense_cross_entropy
+from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import finish, merge, weigh
+from ._core.masks import Mask, prepare_mask, weigh
 from ._core.reduction import reduce
 from ._core.rows import as_rows
 from ._core.types import Axis, Reduction
@@ -66,21 +66,18 @@ def ranking_softmax_loss(
     name = "ranking_softmax_loss"
     x, y = arguments.floating(name, "logits", logits), arguments.real(name, "labels", labels)
     y = arguments.fill_class_targets(name, "labels", y, x)
-    items, weight = merge(name, where, weights, x.shape, arguments.compute_dtype(x, y))
-    if weight is not None:
-        y = y.astype(weight.dtype)
-        y = weigh(weight, y if items is None else jnp.where(items, y, 0))
+    items = prepare_mask(name, where, weights, x.shape, arguments.compute_dtype(x, y))
+    if items.weight is not None:
+        y = weigh(items.weight, items.fill_options(y.astype(items.weight.dtype), 0))
     axes = arguments.class_axes(name, axis, x.shape)
-    x, y, items = as_rows(x, axes), as_rows(y, axes), None if items is None else as_rows(items, axes)
-    lists = None if items is None else items.any(-1)
-    losses = dense_cross_entropy(x, y, lists, items, None, None, None, None)
-    if lists is not None:
-        losses = jnp.where(lists, losses, 0)
+    x, y = as_rows(x, axes), as_rows(y, axes)
+    mask = Mask(classes=None if items.examples is None else as_rows(items.examples, axes)).without_empty_rows()
+    losses = mask.fill_options(dense_cross_entropy(x, y, mask, Options()), 0)
     if reduce_fn is None:
         return losses
     if reduce_fn is jnp.mean:
-        return reduce(losses, where=lists)
-    return reduce_fn(losses, where=lists)
+        return reduce(losses, where=mask.examples)
+    return reduce_fn(losses, where=mask.examples)
 
 
 @compiled()
@@ -143,7 +140,7 @@ def margin_ranking_loss(
         reduction,
         kinds=(arguments.floating, arguments.real, arguments.signed),
     )
-    return finish(_margin_ranking(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_margin_ranking(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:

@@ -7,7 +7,6 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementwise, prepare_summed
-from ._core.masks import finish
 from ._core.special import divide_no_nan, log_ratio, multiply_no_nan
 from ._core.types import Axis, Reduction
 
@@ -57,7 +56,7 @@ def squared_error(
     arrays, mask = prepare_elementwise(
         "squared_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_squared(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_squared(*arrays, unweighted=mask.unweighted), reduction)
 
 
 _squared = of_error(jnp.square)
@@ -105,7 +104,7 @@ def l2_loss(
     arrays, mask = prepare_elementwise(
         "l2_loss", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_half_squared(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_half_squared(*arrays, unweighted=mask.unweighted), reduction)
 
 
 _half_squared = of_error(  # in this order, it overflows no sooner than the result
@@ -165,7 +164,7 @@ def sum_of_squares_error(
         weights,
         reduction,
     )
-    return finish(terms.total(_half_squared(*arrays, unweighted=terms.unweighted)), *mask)
+    return mask.reduce(terms.total(_half_squared(*arrays, unweighted=terms.unweighted)), reduction)
 
 
 @compiled()
@@ -214,7 +213,7 @@ def absolute_error(
     arrays, mask = prepare_elementwise(
         "absolute_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_absolute(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_absolute(*arrays, unweighted=mask.unweighted), reduction)
 
 
 _absolute = of_error(jnp.abs, lambda error: (jnp.sign(error),))
@@ -269,7 +268,7 @@ def absolute_percentage_error(
     arrays, mask = prepare_elementwise(
         "absolute_percentage_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
-    return finish(_relative(*arrays, jnp.float32(100), unweighted=mask.unweighted), *mask)
+    return mask.reduce(_relative(*arrays, jnp.float32(100), unweighted=mask.unweighted), reduction)
 
 
 def _relative_element(p: Array, t: Array, unit: Array) -> Array:
@@ -334,7 +333,7 @@ def squared_logarithmic_error(
     arrays, mask = prepare_elementwise(
         "squared_logarithmic_error", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction
     )
-    return finish(_squared_logarithmic(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_squared_logarithmic(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _log_ratio(p: Array, t: Array) -> Array:
@@ -413,7 +412,7 @@ def quantile_loss(
         weights,
         reduction,
     )
-    return finish(_quantile(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_quantile(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:

@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
-from ._core.masks import finish
 from ._core.special import horner, quotient, tanh
 from ._core.types import Reduction
 
@@ -71,7 +70,7 @@ def huber_loss(
         reduction,
         OPTIONAL,
     )
-    return finish(_huber(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_huber(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _huber_of_error(error: Array, delta: Array) -> Array:
@@ -143,7 +142,7 @@ def smooth_l1_loss(
         reduction,
         OPTIONAL,
     )
-    return finish(_smooth_l1(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_smooth_l1(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
@@ -208,7 +207,7 @@ def log_cosh(
     arrays, mask = prepare_elementwise(
         "log_cosh", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
-    return finish(_log_cosh(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_log_cosh(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _log_cosh_of_error(error: Array) -> Array:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled, cpu_fusion_barrier
 from ._core.elementwise import Terms, prepare_summed
-from ._core.masks import finish, weigh
+from ._core.masks import Mask, weigh
 from ._core.rows import is_finite_row
 from ._core.softmax import probabilities, summary
 from ._core.special import divide_no_nan, power_of_two, sigmoids
@@ -96,7 +96,7 @@ def tversky_loss(
         rule=False,
     )
     options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
-    return finish(_loss(_overlap(_given, p, t, entries, axes, 0), *options), *mask)
+    return mask.reduce(_loss(_overlap(_given, p, t, entries, axes, 0), *options), reduction)
 
 
 @compiled(smooth=arguments.NOT_NEGATIVE, alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE)
@@ -183,12 +183,12 @@ def dice_loss(
     x, t = _same_rank(*_maps(name, predictions, targets, apply_softmax), class_axis)
     (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, axis, class_axis, x.ndim)
-    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
+    maps, mask = _images(name, x, t, class_axis, axis, where, weights)
     if class_weights is not None:
         class_weights = arguments.real(name, "class_weights", class_weights)
         arguments.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
-    losses = losses if weight is None else weigh(weight[..., None], losses)
+    losses = losses if mask.weight is None else weigh(mask.weight[..., None], losses)
     if reduction == "none":
         return losses
     return losses.mean(-1) if reduction == "mean" else losses.sum(-1)
@@ -253,9 +253,9 @@ def binary_dice_loss(
     x, t = _same_rank(x, t, class_axis)
     (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
-    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
+    maps, mask = _images(name, x, t, class_axis, axis, where, weights)
     losses = _of_classes(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
-    return finish(losses, _any_pixel(maps), weight, reduction)
+    return mask.reduce(losses, reduction)
 
 
 @compiled(smooth=arguments.NOT_NEGATIVE)
@@ -322,13 +322,13 @@ def multiclass_generalized_dice_loss(
     x, t = _maps(name, predictions, targets, apply_softmax)
     (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
-    maps, weight = _images(name, x, t, class_axis, axis, where, weights)
+    maps, mask = _images(name, x, t, class_axis, axis, where, weights)
     x, t, _ = maps
     n = t.astype(arguments.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
     of_class = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
     of_class = divide_no_nan(of_class, of_class.sum()) * of_class.size
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
-    return finish(losses, _any_pixel(maps), weight, reduction)
+    return mask.reduce(losses, reduction)
 
 
 def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
@@ -372,8 +372,8 @@ def _images(
     axes: tuple[int, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
-) -> tuple[_Maps, Array | None]:
-    """The maps, 0 where a pixel is removed, and the weight of each image."""
+) -> tuple[_Maps, Mask]:
+    """The maps, 0 where a pixel is masked, and the mask of images, of which one without a pixel is empty."""
     t = arguments.fill_class_targets(name, "targets", t, x)
     x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
     kept = weight = None
@@ -389,15 +389,10 @@ def _images(
         usable = jnp.expand_dims(weight != 0, axes) | finite
         kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
     if kept is None:
-        return (x, t, None), None
+        return (x, t, None), Mask()
     kept = kept[..., None]
-    return (jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept), weight
-
-
-def _any_pixel(maps: _Maps) -> Array | None:
-    """Whether an image of (batch, ..., classes) has a pixel."""
-    x, _, kept = maps
-    return None if kept is None else kept.any(tuple(range(1, x.ndim)))
+    maps = jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
+    return maps, Mask(kept.any(tuple(range(1, x.ndim))), weight=weight)
 
 
 def _of_classes(

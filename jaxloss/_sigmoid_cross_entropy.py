@@ -9,7 +9,6 @@ from ._core import arguments
 from ._core.compiler import compiled
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.elementwise import prepare_elementwise
-from ._core.masks import finish
 from ._core.special import bounded_product, multiply_no_nan
 from ._core.special import soft_cap as _soft_cap
 from ._core.types import Reduction
@@ -79,7 +78,7 @@ def sigmoid_binary_cross_entropy(
         "sigmoid_binary_cross_entropy", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
     named: dict[str, Array | None] = dict.fromkeys(given) | dict(zip(numbers, options, strict=True))
-    return finish(_with_options(x, t, *named.values(), unweighted=mask.unweighted), *mask)
+    return mask.reduce(_with_options(x, t, *named.values(), unweighted=mask.unweighted), reduction)
 
 
 def _of_options(

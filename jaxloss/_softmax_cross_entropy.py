@@ -8,8 +8,8 @@ from ._core import arguments
 from ._core.classes import broadcast_class_weights
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, dense_cross_entropy, indexed_cross_entropy, smooth
-from ._core.masks import Mask, exclude, finish, weigh
-from ._core.rows import as_rows, fill_masked, prepare_indexed, prepare_rows
+from ._core.masks import Mask, weigh
+from ._core.rows import as_rows, prepare_indexed, prepare_rows
 from ._core.types import Axis, Reduction
 
 
@@ -78,16 +78,17 @@ def softmax_cross_entropy(
       https://arxiv.org/abs/1512.00567. z-loss: Chowdhery et al., https://arxiv.org/abs/2204.02311.
     """
     name = "softmax_cross_entropy"
-    x, t, classes, kept, weight = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    x, t, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     dtype, shape = arguments.compute_dtype(x, t), x.shape[:-1]
     if class_weights is not None:
-        given = fill_masked(0, t.astype(dtype), kept, classes)
-        factor = (given * broadcast_class_weights(name, "class_weights", class_weights, x, dtype)).sum(-1)
-        kept, weight = exclude(kept, factor if weight is None else weigh(weight, factor))
+        factor = (
+            mask.fill(t.astype(dtype)) * broadcast_class_weights(name, "class_weights", class_weights, x, dtype)
+        ).sum(-1)
+        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor)).exclude()
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     arguments.choice(name, "reduction", reduction)
-    mask = Mask(kept, weight, reduction)
-    return finish(dense_cross_entropy(x, t, kept, classes, *options, unweighted=mask.unweighted), *mask)
+    losses = dense_cross_entropy(x, t, mask.without_weight(), options, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
 
 
 @compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
@@ -161,11 +162,11 @@ def softmax_cross_entropy_with_integer_labels(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
     """
     name = "softmax_cross_entropy_with_integer_labels"
-    x, y, classes, kept, weight = prepare_indexed(name, "logits", logits, labels, axis, where, weights, class_weights)
+    x, y, mask = prepare_indexed(name, "logits", logits, labels, axis, where, weights, class_weights)
     options = _options(name, y.shape, arguments.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
     arguments.choice(name, "reduction", reduction)
-    mask = Mask(kept, weight, reduction)
-    return finish(indexed_cross_entropy(x, y, kept, classes, *options, unweighted=mask.unweighted), *mask)
+    losses = indexed_cross_entropy(x, y, mask.without_weight(), options, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
 
 
 def safe_softmax_cross_entropy(
@@ -233,7 +234,7 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
         classes = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), t.shape)
         classes = as_rows(classes, axes)
     unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
-    moved = smooth(each, classes, alpha).reshape([t.shape[a] for a in unmoved])
+    moved = smooth(each, Mask(classes=classes), alpha).reshape([t.shape[a] for a in unmoved])
     return moved.transpose(np.argsort(unmoved))
 
 

@@ -15,8 +15,7 @@ from ._core.classes import class_max, in_range, infinite_if_masked, nan_unless, 
 from ._core.compiler import compiled, cpu_fusion_barrier
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.masks import finish
-from ._core.rows import fill_masked
+from ._core.masks import Mask
 from ._core.softmax import gap_to_max
 from ._core.special import bounded_product, multiply_no_nan
 from ._core.types import Reduction
@@ -67,7 +66,7 @@ def sparsemax_loss(
     arrays, mask = prepare_elementwise(
         "sparsemax_loss", {"logits": logits, "labels": labels}, {}, where, weights, reduction
     )
-    return finish(_binary(*arrays, unweighted=mask.unweighted), *mask)
+    return mask.reduce(_binary(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
@@ -143,7 +142,7 @@ def multiclass_sparsemax_loss(
       Martins and Astudillo, https://arxiv.org/abs/1602.02068, equation 18.
     """
     row, mask = prepare_scores("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
-    return finish(infinite_if_masked(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), *mask)
+    return mask.reduce(infinite_if_masked(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), reduction)
 
 
 @jax.custom_jvp
@@ -197,7 +196,7 @@ def _others(z: Array, y: Array, tau: Array) -> Array:
 
 
 def _forward(s: Array, y: Array, classes: Array | None) -> tuple[Array, _Saved]:
-    top = class_max(fill_masked(-np.inf, s.astype(arguments.compute_dtype(s)), None, classes), None)
+    top = class_max(Mask(classes=classes).fill_classes(s.astype(arguments.compute_dtype(s)), -np.inf), None)
     z = _relative(s, classes, top)
     tau = _threshold(z)
     p = _others(z, y, tau)

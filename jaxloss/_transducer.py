@@ -31,8 +31,7 @@ from ._core.classes import class_max, nan_unless, one_hot_mask, take_label
 from ._core.compiler import compiled, cpu_fusion_barrier, match_varying_axes
 from ._core.confident_sequences import LOG_2, exactly
 from ._core.derivatives import custom_derivative
-from ._core.masks import finish
-from ._core.rows import fill_masked
+from ._core.masks import Mask
 from ._core.sequences import Sequences, log_add, prepare_sequences, shifted, shifted_back
 from ._core.softmax import Row, exp_below, exp_sum, gap_to_max, probabilities
 from ._core.special import expm1, sigmoids
@@ -261,7 +260,7 @@ def _lattice(
     after = None
     if of.there is not None:
         after = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) <= of.counts[..., None]
-        after = after if of.kept is None else after & of.kept[..., None]
+        after = after if of.mask.examples is None else after & of.mask.examples[..., None]
     nodes = None if of.frames is None else jnp.broadcast_to(of.frames[..., None], x.shape[:-1])
     if after is not None:
         nodes = jnp.broadcast_to(after[..., None, :], x.shape[:-1]) if nodes is None else nodes & after[..., None, :]
@@ -275,8 +274,8 @@ def _in_chunks(
     frames = encoded.shape[-2]
     chunks = -(-frames // chunk_size)
     size = -(-frames // max(1, chunks))
-    encoded = fill_masked(0, encoded, lattice.of.frames, None)
-    predicted = fill_masked(0, predicted, lattice.after, None)
+    encoded = Mask(lattice.of.frames).fill(encoded)
+    predicted = Mask(lattice.after).fill(predicted)
 
     def in_chunks(x: Array) -> Array:
         """[..., frames, k] as [chunks, ..., size, k]. The last chunk is filled with the last frame, again."""
@@ -313,7 +312,7 @@ def _finish(emitted: tuple[Array, Array, Array], lattice: _Lattice, zero_infinit
     losses = nan_unless(lattice.of.valid, losses.dtype) * losses
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
-    return finish(losses, lattice.of.kept, lattice.of.weight, reduction)
+    return lattice.of.mask.reduce(losses, reduction)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -339,7 +338,7 @@ def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Ar
     from it, and then both logarithms are those of probabilities below 1/2, or nearly.
     """
     (x,) = cpu_fusion_barrier(x)
-    x = fill_masked(0, x, nodes, None)
+    x = Mask(nodes).fill(x)
     top = class_max(x, None).astype(np.promote_types(x.dtype, np.float32))
     label = take_label(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
     of_blank, of_label = (z.astype(top.dtype) for z in (x[..., blank], label))
@@ -366,8 +365,8 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
 
     def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array, Array]:
         (of_blank, of_label, rejected), row = saved
-        p, _ = probabilities(fill_masked(0, x, nodes, None), row)
-        t = fill_masked(0, t, nodes, None).astype(p.dtype)
+        p, _ = probabilities(Mask(nodes).fill(x), row)
+        t = Mask(nodes).fill(t).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
         is_blank, is_label = classes == blank, classes == y[..., None, :, None]
         t_blank, t_label = (jnp.where(here, t, 0).sum(-1) for here in (is_blank, is_label))

@@ -8,6 +8,7 @@ from tolerances import same
 
 from jaxloss._core import cross_entropy
 from jaxloss._core.derivatives import custom_derivative
+from jaxloss._core.masks import Mask
 
 PAIRS = {
     "indexed": (
@@ -27,7 +28,7 @@ def test_reverse_mode_is_that_of_the_custom_vjp(name, rng):
     bare = jax.custom_vjp(lambda *args: forward(*args)[0])
     bare.defvjp(forward, backward)
     cotangent = jnp.array([1.0, 0.0, -2.0, 0.5])
-    args = (t, None, None, None, None, None, None)
+    args = (t, Mask(), cross_entropy.Options())
     ours, theirs = (jax.vjp(lambda x, f=f: f(x, *args), x)[1](cotangent)[0] for f in (lifted, bare))
     same(ours, theirs)
     with pytest.raises(TypeError, match="forward-mode"):
@@ -76,7 +77,11 @@ def test_what_does_not_move_costs_nothing():
     """The gradient by the labels is not computed where only the logits move."""
     x = jnp.zeros((4, 48))
     t = jnp.ones((4, 48))
-    by_logits = jax.jit(jax.grad(lambda x, t: cross_entropy.dense_cross_entropy(x, t, *[None] * 6).sum()))
-    both = jax.jit(jax.grad(lambda x, t: cross_entropy.dense_cross_entropy(x, t, *[None] * 6).sum(), (0, 1)))
+    by_logits = jax.jit(
+        jax.grad(lambda x, t: cross_entropy.dense_cross_entropy(x, t, Mask(), cross_entropy.Options()).sum())
+    )
+    both = jax.jit(
+        jax.grad(lambda x, t: cross_entropy.dense_cross_entropy(x, t, Mask(), cross_entropy.Options()).sum(), (0, 1))
+    )
     flops = [f.lower(x, t).compile().cost_analysis()["flops"] for f in (by_logits, both)]
     assert flops[0] < flops[1]

@@ -20,7 +20,7 @@ from jax import Array, lax
 from .classes import class_sum, in_range, local_labels, num_classes, one_hot_mask, take_label_of_shards
 from .compiler import cpu_fusion_barrier
 from .derivatives import custom_derivative
-from .rows import fill_masked
+from .masks import Mask
 from .softmax import (
     Row,
     exp_below,
@@ -50,29 +50,28 @@ class Options(NamedTuple):
         return self.soft_cap is not None or self.logit_scale is not None
 
 
-def _transform_rows(x: Array, kept: Array | None, classes: Array | None, options: Options) -> Array:
+def transform_logits(x: Array, mask: Mask, options: Options) -> Array:
     """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
-    x = fill_masked(0, x, kept, classes)
-    if classes is not None:  # not every dtype of 8 bits has an infinity
+    x = mask.fill(x)
+    if mask.classes is not None:  # not every dtype of 8 bits has an infinity
         x = x.astype(np.promote_types(x.dtype, np.float32))
     if options.logit_scale is not None:
         x = options.logit_scale[..., None] * x.astype(options.logit_scale.dtype)
     if options.soft_cap is not None:
         x = soft_cap(x.astype(options.soft_cap.dtype), options.soft_cap[..., None])
-    return x if classes is None else jnp.where(classes, x, -jnp.inf)
+    return mask.fill_classes(x, -jnp.inf)
 
 
-def _transform_rows_backward(
+def transform_logits_backward(
     gradient: Array,
     x: Array,
-    kept: Array | None,
-    classes: Array | None,
+    mask: Mask,
     options: Options,
     class_axis_name: AxisName | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale from the one of z."""
-    gradient = fill_masked(0, gradient, kept, classes)
-    x = fill_masked(0, x.astype(gradient.dtype), kept, classes)
+    gradient = mask.fill(gradient)
+    x = mask.fill(x.astype(gradient.dtype))
     of_cap = of_scale = None
     if options.soft_cap is not None:
         scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
@@ -85,28 +84,22 @@ def _transform_rows_backward(
     return gradient, of_cap, of_scale
 
 
-def _options(numbers: tuple[Array | None, ...], kept: Array | None) -> Options:
-    """The options, of which an excluded row has harmless ones."""
-    return Options(*(n if n is None or kept is None else jnp.where(kept, n, 1) for n in numbers))
-
-
-def smooth(t: Array, classes: Array | None, alpha: Array) -> Array:
+def smooth(t: Array, mask: Mask, alpha: Array) -> Array:
     """(1 - alpha) t + alpha / K over the K classes kept, alpha with the rank of t."""
-    return fill_masked(0, (1 - alpha) * t + alpha * _uniform_label(t, classes), None, classes)
+    return mask.fill_classes((1 - alpha) * t + alpha * _uniform_label(t, mask))
 
 
-def _uniform_label(x: Array, classes: Array | None, class_axis_name: AxisName | None = None) -> Array | float:
+def _uniform_label(x: Array, mask: Mask, class_axis_name: AxisName | None = None) -> Array | float:
     """1 / K, with the rank of x."""
-    if classes is None:
+    if mask.classes is None:
         return 1 / num_classes(x, class_axis_name)
-    return 1 / jnp.maximum(classes.sum(-1, keepdims=True), 1).astype(x.dtype)
+    return 1 / jnp.maximum(mask.classes.sum(-1, keepdims=True), 1).astype(x.dtype)
 
 
 class _Saved(NamedTuple):
     x: Array
     labels: Array
-    kept: Array | None
-    classes: Array | None
+    mask: Mask
     options: Options
     row: Row
 
@@ -117,40 +110,39 @@ class _Saved(NamedTuple):
 def indexed_cross_entropy_forward(
     x: Array,
     y: Array,
-    kept: Array | None,
-    classes: Array | None,
-    *numbers: Array | None,
+    mask: Mask,
+    options: Options,
     class_axis_name: AxisName | None = None,
 ) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
-    options = _options(numbers, kept)
+    options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
-    z = _transform_rows(x, kept, classes, options)
+    z = transform_logits(x, mask, options)
     row = summary(z, options.computed, class_axis_name)
     label = take_label_of_shards(z, y, class_axis_name).astype(row.top.dtype)
     valid = in_range(y, num_classes(x, class_axis_name))
-    label = jnp.where(valid if kept is None else valid | ~kept, label, jnp.nan)  # and so the loss and the gradient
+    label = jnp.where(
+        valid if mask.examples is None else valid | ~mask.examples, label, jnp.nan
+    )  # and so the loss and the gradient
     loss = gap_to_max(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
         each = gap_to_max(z, row.top[..., None])
-        mean_gap = class_sum(
-            fill_masked(0, each, None, classes) * _uniform_label(each, classes, class_axis_name), class_axis_name
-        )
+        mean_gap = class_sum(mask.fill_classes(each) * _uniform_label(each, mask, class_axis_name), class_axis_name)
         loss = multiply_no_nan(1 - options.label_smoothing, loss) + multiply_no_nan(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty & ~jnp.isnan(label), jnp.inf, loss)
-    return loss, (_Saved(x, y, kept, classes, options, row), label, mean_gap)
+    return loss, (_Saved(x, y, mask, options, row), label, mean_gap)
 
 
 def indexed_cross_entropy_backward(
     saved: tuple[_Saved, Array, Array | None], g: Array, class_axis_name: AxisName | None = None
-) -> tuple[Array | None, ...]:
-    (x, y, kept, classes, options, row), label, mean_gap = saved
-    z = _transform_rows(x.astype(g.dtype), kept, classes, options)
+) -> tuple[Array, Array | None, None, Options]:
+    (x, y, mask, options, row), label, mean_gap = saved
+    z = transform_logits(x.astype(g.dtype), mask, options)
     g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
-    g = g if kept is None else jnp.where(kept, g, 0)
+    g = mask.fill_options(g, 0)
     p_y, at_label = label_probability(label, y, z, row, class_axis_name)
     gradient = g[..., None] * probabilities(z, row, class_axis_name)[0]
     of_smoothing = of_z_loss = None
@@ -160,38 +152,21 @@ def indexed_cross_entropy_backward(
         gradient *= 1 + push[..., None]
     if options.label_smoothing is not None and mean_gap is not None:
         of_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label, row.top))
-        share = options.label_smoothing[..., None] * _uniform_label(z, classes, class_axis_name)
+        share = options.label_smoothing[..., None] * _uniform_label(z, mask, class_axis_name)
         at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
     if options.z_loss is not None:
         at_label += push * p_y
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
     gradient = jnp.where(one_hot_mask(local_labels(y, z, class_axis_name), z), (g * at_label)[..., None], gradient)
-    gradient, of_cap, of_scale = _transform_rows_backward(gradient, x, kept, classes, options, class_axis_name)
-    return gradient, None, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+    gradient, of_cap, of_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
+    return gradient, None, None, Options(of_smoothing, of_z_loss, of_cap, of_scale)
 
 
 indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed_cross_entropy_backward)
 
 
 # What else there is to know of a row: its logits, the entropy, where the maximum is.
-
-
-def transform_logits(x: Array, kept: Array | None, classes: Array | None, numbers: tuple[Array | None, ...]) -> Array:
-    """The logits that a loss uses; ``numbers`` are the soft_cap and the logit_scale, or none."""
-    return _transform_rows(x, kept, classes, _options((None, None, *numbers), kept))
-
-
-def transform_logits_backward(
-    gradient: Array,
-    x: Array,
-    kept: Array | None,
-    classes: Array | None,
-    numbers: tuple[Array | None, ...],
-    class_axis_name: AxisName | None,
-) -> tuple[Array, Array | None, Array | None]:
-    """The cotangents of x, soft_cap and logit_scale."""
-    return _transform_rows_backward(gradient, x, kept, classes, _options((None, None, *numbers), kept), class_axis_name)
 
 
 def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
@@ -209,7 +184,7 @@ def entropy_backward(
     g = jnp.where(row.empty, 0, g) / (1 + row.rest)
     excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
     gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
-    return _transform_rows_backward(gradient, saved.x, saved.kept, saved.classes, saved.options, class_axis_name)
+    return transform_logits_backward(gradient, saved.x, saved.mask, saved.options, class_axis_name)
 
 
 def is_correct(saved: _Saved, class_axis_name: AxisName | None) -> Array:
@@ -225,7 +200,7 @@ def is_correct(saved: _Saved, class_axis_name: AxisName | None) -> Array:
 
 
 def _logits(saved: _Saved) -> Array:
-    return _transform_rows(saved.x, saved.kept, saved.classes, saved.options)
+    return transform_logits(saved.x, saved.mask, saved.options)
 
 
 def _weighted_gaps(z: Array, row: Row) -> Array:
@@ -237,9 +212,9 @@ def _weighted_gaps(z: Array, row: Row) -> Array:
 # With a probability for each class.
 
 
-def _dense_labels(t: Array, kept: Array | None, classes: Array | None, options: Options, dtype: np.dtype) -> Array:
-    t = fill_masked(0, t.astype(dtype), kept, classes)
-    return t if options.label_smoothing is None else smooth(t, classes, options.label_smoothing[..., None])
+def _dense_labels(t: Array, mask: Mask, options: Options, dtype: np.dtype) -> Array:
+    t = mask.fill(t.astype(dtype))
+    return t if options.label_smoothing is None else smooth(t, mask, options.label_smoothing[..., None])
 
 
 def _finite(top: Array) -> Array:
@@ -261,25 +236,21 @@ class _Dense(NamedTuple):
     beside: Array  # of those `others`
 
 
-def _dense_forward(
-    x: Array, t: Array, kept: Array | None, classes: Array | None, *numbers: Array | None
-) -> tuple[Array, _Dense]:
-    options = _options(numbers, kept)
+def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Array, _Dense]:
+    options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
-    z = _transform_rows(x, kept, classes, options)
+    z = transform_logits(x, mask, options)
     row = summary(z, options.computed)
     (each,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
-    mass = _dense_labels(each, kept, classes, options, row.top.dtype).sum(-1)
+    mass = _dense_labels(each, mask, options, row.top.dtype).sum(-1)
     z, each, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, _dense_labels(each, kept, classes, options, top.dtype), top) + multiply_no_nan(
-        mass, row.log_total
-    )
+    loss = _label_gaps(z, _dense_labels(each, mask, options, top.dtype), top) + multiply_no_nan(mass, row.log_total)
     z, each, top = cpu_fusion_barrier(z, t, row.top)
-    beside = off_max_label_mass(z, top, _dense_labels(each, kept, classes, options, top.dtype))
+    beside = off_max_label_mass(z, top, _dense_labels(each, mask, options, top.dtype))
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
-    return loss, _Dense(_Saved(x, t, kept, classes, options, row), mass, beside)
+    return loss, _Dense(_Saved(x, t, mask, options, row), mass, beside)
 
 
 def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
@@ -305,24 +276,24 @@ def softmax_residual(z: Array, row: Row, labels: Array, mass: Array, beside: Arr
     return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
 
 
-def _dense_backward(dense: _Dense, g: Array) -> tuple[Array | None, ...]:
-    (x, t, kept, classes, options, row), mass, beside = dense
-    z = _transform_rows(x.astype(g.dtype), kept, classes, options)
-    labels = _dense_labels(t, kept, classes, options, g.dtype)
-    g = jnp.where(row.empty if kept is None else row.empty | ~kept, 0, g)[..., None]
+def _dense_backward(dense: _Dense, g: Array) -> tuple[Array, Array | None, None, Options]:
+    (x, t, mask, options, row), mass, beside = dense
+    z = transform_logits(x.astype(g.dtype), mask, options)
+    labels = _dense_labels(t, mask, options, g.dtype)
+    g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
     gradient, p = softmax_residual(z, row, labels, mass, beside)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))
         gradient += 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
-    gradient, of_cap, of_scale = _transform_rows_backward(gradient, x, kept, classes, options)
-    of_labels = fill_masked(0, multiply_no_nan(g, surprisal(z, row)), kept, classes)
+    gradient, of_cap, of_scale = transform_logits_backward(gradient, x, mask, options)
+    of_labels = mask.fill(multiply_no_nan(g, surprisal(z, row)))
     if options.label_smoothing is not None:
-        given = fill_masked(0, t.astype(g.dtype), kept, classes)
-        of_smoothing = multiply_no_nan(_uniform_label(z, classes) - given, of_labels).sum(-1)
+        given = mask.fill(t.astype(g.dtype))
+        of_smoothing = multiply_no_nan(_uniform_label(z, mask) - given, of_labels).sum(-1)
         of_labels = multiply_no_nan(1 - options.label_smoothing[..., None], of_labels)
-    return gradient, of_labels, None, None, of_smoothing, of_z_loss, of_cap, of_scale
+    return gradient, of_labels, None, Options(of_smoothing, of_z_loss, of_cap, of_scale)
 
 
 dense_cross_entropy = custom_derivative(_dense_forward, _dense_backward, infinite=(1,))

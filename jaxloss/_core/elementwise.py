@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .derivatives import custom_derivative, recompute_in_backward
-from .masks import Mask, exclude, merge
+from .masks import Mask, prepare_mask
 from .types import Axis, Reduction
 
 Kind = Callable[[str, str, Any], Array]
@@ -115,10 +115,10 @@ def prepare_elementwise(
     checked = _kinds(name, arrays, kinds)
     arguments.choice(name, "reduction", reduction)
     dtype, shape = arguments.compute_dtype(*checked), checked[0].shape
-    kept, weight = exclude(*merge(name, where, weights, shape, dtype))
+    mask = prepare_mask(name, where, weights, shape, dtype).exclude()
     checked += [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     kinds += (arguments.real,) * len(options)
-    return [_harmless(x, kept, kind) for x, kind in zip(checked, kinds, strict=True)], Mask(kept, weight, reduction)
+    return [_harmless(x, mask.examples, kind) for x, kind in zip(checked, kinds, strict=True)], mask
 
 
 def prepare_summed(
@@ -141,20 +141,20 @@ def prepare_summed(
     entries = None
     if where is not None and jnp.ndim(where) == len(full):
         entries, where = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), full), None
-    kept, weight = merge(name, where, weights, shape, dtype)
+    mask = prepare_mask(name, where, weights, shape, dtype)
     if entries is not None:
-        kept = entries.any(axes) if kept is None else kept & entries.any(axes)
+        left = entries.any(axes)
+        mask = mask._replace(examples=left if mask.examples is None else mask.examples & left)
     usable = None
     if not rule:
         finite = jnp.isfinite(checked[0]) & jnp.isfinite(checked[1])
         usable = (finite if entries is None else finite | ~entries).all(axes)
-    kept, weight = exclude(kept, weight, usable)
+    mask = mask.exclude(usable)
     numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
-    rows = None if kept is None else jnp.expand_dims(kept, axes)
+    rows = None if mask.examples is None else jnp.expand_dims(mask.examples, axes)
     inside = rows if entries is None or rows is None else entries & rows
     kinds += (arguments.real,) * len(options)
     values = [_harmless(x, inside if x.shape == full else rows, kind) for x, kind in zip(checked, kinds, strict=True)]
-    mask = Mask(kept, weight, reduction)
     unweighted = None if mask.unweighted is None else jnp.expand_dims(mask.unweighted, axes)
     return values, Terms(entries, axes, unweighted), mask

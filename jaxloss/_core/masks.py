@@ -1,7 +1,7 @@
 """Masks and weights: which losses count, and how much."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,46 +12,118 @@ from jax.typing import ArrayLike
 from . import arguments
 from .types import AxisName, Reduction
 
+T = TypeVar("T")
+
 
 class Mask(NamedTuple):
-    """Which losses count, how much, and what becomes of them."""
+    """Which losses count, and how much: None where all do, each by 1."""
 
-    kept: Array | None
-    weight: Array | None
-    reduction: Reduction = "none"
+    examples: Array | None = None  # of the shape of the losses, True is kept
+    classes: Array | None = None  # of the shape of the rows, True is kept
+    weight: Array | None = None  # of the shape of the losses
 
     @property
     def unweighted(self) -> Array | None:
         """Where a weight is 0."""
         return None if self.weight is None else self.weight == 0
 
+    def without_weight(self) -> "Mask":
+        return self._replace(weight=None)
 
-def merge(
+    def without_empty_rows(self) -> "Mask":
+        """An example without any class left is excluded."""
+        if self.classes is None:
+            return self
+        left = self.classes.any(-1)
+        return self._replace(examples=left if self.examples is None else self.examples & left)
+
+    def exclude(self, usable: Array | None = None) -> "Mask":
+        """The mask where an excluded loss has weight 0.
+
+        A loss of weight 0 is 0, and yet has a derivative by its weight, which is the loss. One that has none, such as
+        that of a label out of range, is excluded: ``usable`` says of which losses that is known.
+        """
+        if self.weight is None:
+            return self
+        kept = self.examples
+        if usable is not None:
+            usable |= self.weight != 0
+            kept = usable if kept is None else kept & usable
+        return self._replace(examples=kept, weight=self.weight if kept is None else jnp.where(kept, self.weight, 0))
+
+    def fill_classes(self, x: Array, value: float = 0) -> Array:
+        """Rows, with that value in masked classes."""
+        return x if self.classes is None else jnp.where(self.classes, x, value)
+
+    def fill_examples(self, x: Array, value: float = 0) -> Array:
+        """Rows, with that value in masked examples."""
+        return x if self.examples is None else jnp.where(self.examples[..., None], x, value)
+
+    def fill(self, x: Array, value: float = 0) -> Array:
+        """Rows, with that value wherever they are masked."""
+        return self.fill_examples(self.fill_classes(x, value), value)
+
+    def fill_options(self, options: T, value: float = 1) -> T:
+        """Options, one number per example, with a harmless one for masked examples."""
+        kept = self.examples
+        if kept is None:
+            return options
+        filled: T = jax.tree.map(lambda number: jnp.where(kept, number, value), options)
+        return filled
+
+    def reduce(self, losses: Array, reduction: Reduction, axis_name: AxisName | None = None) -> Array:
+        """The weighted losses, their sum or their mean: the last step of every loss."""
+        kept, _, weight = self
+        if kept is not None:
+            losses = jnp.where(kept, losses, 0)
+        if weight is not None:
+            losses = weigh(weight, losses)
+        if reduction == "none":
+            return losses
+        total = losses.sum()
+        if axis_name is not None:
+            total = jax.lax.psum(total, axis_name)
+        if reduction == "sum":
+            return total
+        count = self._count(losses.shape, losses.dtype, axis_name)
+        return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+
+    def shares(
+        self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
+    ) -> Array:
+        """The weights with which the losses of this device add up to its part of what `reduce` returns."""
+        kept, _, weight = self
+        if weight is None:
+            weight = jnp.ones(shape, dtype) if kept is None else kept.astype(dtype)
+        if reduction == "sum":
+            return weight
+        count = self._count(shape, dtype, axis_name)
+        return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
+
+    def _count(self, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None) -> Array:
+        if self.weight is not None:
+            count = self.weight.sum()
+        elif self.examples is not None:
+            count = self.examples.sum().astype(dtype)
+        else:
+            count = jnp.asarray(math.prod(shape), dtype)
+        return count if axis_name is None else jax.lax.psum(count, axis_name)
+
+
+def prepare_mask(
     name: str,
     where: ArrayLike | None,
     weights: ArrayLike | None,
     shape: tuple[int, ...],
     dtype: np.dtype,
-) -> tuple[Array | None, Array | None]:
-    """The mask and the weights for losses of ``shape``."""
-    kept = None if where is None else arguments.broadcast(name, "where", arguments.boolean(name, "where", where), shape)
-    if weights is None:
-        return kept, None
-    return kept, arguments.broadcast(name, "weights", arguments.real(name, "weights", weights).astype(dtype), shape)
-
-
-def exclude(kept: Array | None, weight: Array | None, usable: Array | None = None) -> tuple[Array | None, Array | None]:
-    """The mask and the weights, where an excluded loss has weight 0.
-
-    A loss of weight 0 is 0, and yet has a derivative by its weight, which is the loss. One that has none, such as that
-    of a label out of range, is excluded: ``usable`` says of which losses that is known.
-    """
-    if weight is None:
-        return kept, None
-    if usable is not None:
-        usable |= weight != 0
-        kept = usable if kept is None else kept & usable
-    return kept, weight if kept is None else jnp.where(kept, weight, 0)
+) -> Mask:
+    """Of losses of that shape."""
+    kept = weight = None
+    if where is not None:
+        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), shape)
+    if weights is not None:
+        weight = arguments.broadcast(name, "weights", arguments.real(name, "weights", weights).astype(dtype), shape)
+    return Mask(kept, weight=weight)
 
 
 def weigh(weight: Array, x: Array) -> Array:
@@ -61,55 +133,3 @@ def weigh(weight: Array, x: Array) -> Array:
 
 def finite_where_unweighted(weight: Array, x: Array) -> Array:
     return jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)
-
-
-def finish(
-    losses: Array,
-    kept: Array | None,
-    weight: Array | None,
-    reduction: Reduction,
-    axis_name: AxisName | None = None,
-) -> Array:
-    """`reduce`, of what `merge` returned."""
-    if kept is not None:
-        losses = jnp.where(kept, losses, 0)
-    if weight is not None:
-        losses = weigh(weight, losses)
-    if reduction == "none":
-        return losses
-    total = losses.sum()
-    if axis_name is not None:
-        total = jax.lax.psum(total, axis_name)
-    if reduction == "sum":
-        return total
-    count = _count(kept, weight, losses.shape, losses.dtype, axis_name)
-    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
-
-
-def shares(
-    kept: Array | None,
-    weight: Array | None,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    reduction: Reduction,
-    axis_name: AxisName | None,
-) -> Array:
-    """The weights with which the losses of this device add up to its part of what `finish` returns."""
-    if weight is None:
-        weight = jnp.ones(shape, dtype) if kept is None else kept.astype(dtype)
-    if reduction == "sum":
-        return weight
-    count = _count(kept, weight, shape, dtype, axis_name)
-    return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
-
-
-def _count(
-    kept: Array | None, weight: Array | None, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None
-) -> Array:
-    if weight is not None:
-        count = weight.sum()
-    elif kept is not None:
-        count = kept.sum().astype(dtype)
-    else:
-        count = jnp.asarray(math.prod(shape), dtype)
-    return count if axis_name is None else jax.lax.psum(count, axis_name)

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .compiler import compiled
-from .masks import exclude, finish, merge
+from .masks import prepare_mask
 from .types import AxisName, Reduction
 
 
@@ -83,5 +83,5 @@ def reduce(
     arguments.choice("reduce", "reduction", reduction, axis_name)
     values = arguments.real("reduce", "losses", losses)
     values = values.astype(arguments.compute_dtype(values))
-    kept, weight = exclude(*merge("reduce", where, weights, values.shape, values.dtype))
-    return finish(values, kept, weight, reduction, axis_name)
+    mask = prepare_mask("reduce", where, weights, values.shape, values.dtype).exclude()
+    return mask.reduce(values, reduction, axis_name)

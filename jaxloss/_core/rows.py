@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .classes import broadcast_class_weights, in_range, take_label
-from .masks import exclude, merge, weigh
+from .masks import Mask, prepare_mask, weigh
 from .types import Axis
 
 
@@ -44,30 +44,17 @@ def defer_upcast(x: Array, dtype: np.dtype) -> Array:
 
 
 def per_example_option(
-    name: str, argument: str, value: ArrayLike, kept: Array | None, shape: tuple[int, ...], dtype: np.dtype
+    name: str, argument: str, value: ArrayLike, mask: Mask, shape: tuple[int, ...], dtype: np.dtype
 ) -> Array:
-    """An option for each example, harmless where that is excluded."""
-    number = arguments.broadcast(name, argument, arguments.hyperparameter(name, argument, value, dtype), shape)
-    return number if kept is None else jnp.where(kept, number, 1)
-
-
-def has_classes(kept: Array | None, classes: Array | None) -> Array | None:
-    """An example without any class left is excluded."""
-    if classes is None:
-        return kept
-    return classes.any(-1) if kept is None else kept & classes.any(-1)
+    """An option for each example, harmless where that is masked."""
+    return mask.fill_options(
+        arguments.broadcast(name, argument, arguments.hyperparameter(name, argument, value, dtype), shape)
+    )
 
 
 def is_finite_row(x: Array) -> Array:
     """Whether a row is finite."""
     return jnp.isfinite(x).all(-1)
-
-
-def fill_masked(value: float, x: Array, kept: Array | None, classes: Array | None) -> Array:
-    """x with that value in the entries and in the rows that a mask removes."""
-    if classes is not None:
-        x = jnp.where(classes, x, value)
-    return x if kept is None else jnp.where(kept[..., None], x, value)
 
 
 def prepare_indexed(
@@ -80,23 +67,22 @@ def prepare_indexed(
     weights: ArrayLike | None,
     class_weights: ArrayLike | None = None,
     kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
-) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Rows with an integer label each: the rows, the labels, the mask of classes, the mask and weight of each row."""
+) -> tuple[Array, Array, Mask]:
+    """Rows with an integer label each: the rows, the labels, the mask."""
     x, classes, where, axes = prepare_logits(name, argument, logits, axis, where, kind)
     dtype, shape = arguments.compute_dtype(x), x.shape[:-1]
     y = arguments.class_indices(name, labels, argument, jnp.shape(logits), axes)
     y = y if y.ndim or not shape else jnp.full_like(x[..., 0], y, y.dtype)
     arguments.same_sharding(name, "labels", y, jax.typeof(x).sharding.spec[:-1])
-    kept, weight = merge(name, where, weights, shape, dtype)
+    mask = prepare_mask(name, where, weights, shape, dtype)._replace(classes=classes)
     usable = in_range(y, x.shape[-1])
     if class_weights is not None:
         factor = jnp.where(
             usable, take_label(broadcast_class_weights(name, "class_weights", class_weights, x, dtype), y), jnp.nan
         )
-        factor = factor if kept is None else jnp.where(kept, factor, 1)
-        weight = factor if weight is None else weigh(weight, factor)
-    kept, weight = exclude(has_classes(kept, classes), weight, usable)
-    return defer_upcast(x, dtype), y, classes, kept, weight
+        factor = mask.fill_options(factor)
+        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
+    return defer_upcast(x, dtype), y, mask.without_empty_rows().exclude(usable)
 
 
 def prepare_rows(
@@ -108,14 +94,13 @@ def prepare_rows(
     where: ArrayLike | None,
     weights: ArrayLike | None,
     kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
-) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Two rows each: both, the mask of classes, the mask and weight of each row."""
+) -> tuple[Array, Array, Mask]:
+    """Two rows each: both, and the mask."""
     given, t = kind(name, names[0], predictions), arguments.real(name, names[1], targets)
     x, classes, where, axes = prepare_logits(name, names[0], given, axis, where, kind)
     fill = arguments.fill_class_targets if names[1] == "labels" else arguments.fill_target
     t = as_rows(fill(name, names[1], t, given), axes)
     arguments.same_sharding(name, names[1], t, jax.typeof(x).sharding.spec)
     dtype = arguments.compute_dtype(x, t)
-    kept, weight = merge(name, where, weights, x.shape[:-1], dtype)
-    kept, weight = exclude(has_classes(kept, classes), weight)
-    return defer_upcast(x, dtype), t, classes, kept, weight
+    mask = prepare_mask(name, where, weights, x.shape[:-1], dtype)._replace(classes=classes)
+    return defer_upcast(x, dtype), t, mask.without_empty_rows().exclude()

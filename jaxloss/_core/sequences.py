@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .compiler import cpu_fusion_barrier
-from .masks import exclude, merge
+from .masks import Mask, prepare_mask
 from .special import log1p_of_ratio
 
 
@@ -24,8 +24,7 @@ class Sequences(NamedTuple):
     frames: Array | None  # [..., frames], which of them are there
     there: Array | None  # [..., n], which labels are
     valid: Array  # [...]
-    kept: Array | None  # [...]
-    weight: Array | None
+    mask: Mask  # [...]
 
 
 def prepare_sequences(
@@ -63,16 +62,16 @@ def prepare_sequences(
         right |= ~there
         right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
     valid = right.all(-1) & right_frames & right_labels
-    kept, weight = merge(name, where, weights, tuple(batch), dtype)
-    if weight is not None:
-        kept, weight = exclude(kept, weight, valid & ~(nan if frames is None else nan & frames).any(-1))
-    if kept is not None:
-        frames, there = (_of_kept(kept, s, of) for s, of in ((frames, shape), (there, y.shape)))
-        valid |= ~kept
+    mask = prepare_mask(name, where, weights, tuple(batch), dtype)
+    if mask.weight is not None:
+        mask = mask.exclude(valid & ~(nan if frames is None else nan & frames).any(-1))
+    if mask.examples is not None:
+        frames, there = (_of_kept(mask.examples, s, of) for s, of in ((frames, shape), (there, y.shape)))
+        valid |= ~mask.examples
     if there is not None:
         y, right = jnp.where(there, y, blank), right | ~there
     counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
-    return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, kept, weight)
+    return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, mask)
 
 
 def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
@@ -80,8 +79,8 @@ def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
     batch = tuple(jax.typeof(x).sharding.spec)[:-2]
     if not any(batch):
         return sequences
-    placed: Any = (
-        None if a is None else reshard(a, PartitionSpec(*batch, *[None] * (a.ndim - len(batch)))) for a in sequences[1:]
+    placed: Any = jax.tree.map(
+        lambda a: reshard(a, PartitionSpec(*batch, *[None] * (a.ndim - len(batch)))), sequences[1:]
     )
     return Sequences(sequences.blank, *placed)
 

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .compiler import cpu_fusion_barrier
-from .masks import Mask, exclude
-from .rows import fill_masked, is_finite_row, prepare_rows
+from .masks import Mask
+from .rows import is_finite_row, prepare_rows
 from .special import power_of_two
 from .types import Axis, Reduction
 
@@ -26,20 +26,20 @@ def prepare_vectors(
     weights: ArrayLike | None,
     reduction: Reduction,
 ) -> tuple[Array, Array, Array | None, Mask]:
-    """The vectors as rows, the smallest norm or None, and what `finish` takes."""
+    """The vectors as rows, the smallest norm or None, and the mask."""
     arguments.choice(name, "reduction", reduction)
     names = "predictions", "targets"
-    x, t, features, kept, weight = prepare_rows(name, names, predictions, targets, axis, where, weights)
-    x, t = (fill_masked(0, a, None, features) for a in (x, t))
-    if weight is not None and not arguments.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
-        kept, weight = exclude(kept, weight, is_finite_row(x) & is_finite_row(t))
-    x, t = (fill_masked(0, a, kept, None) for a in (x, t))
+    x, t, mask = prepare_rows(name, names, predictions, targets, axis, where, weights)
+    x, t = mask.fill_classes(x), mask.fill_classes(t)
+    if mask.weight is not None and not arguments.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
+        mask = mask.exclude(is_finite_row(x) & is_finite_row(t))
+    x, t = mask.fill_examples(x), mask.fill_examples(t)
     x, t = map(lax.optimization_barrier, (x, t))  # of constants, XLA turns (t s) (t s) into (t t) (s s): it overflows
     smallest = arguments.option(name, "epsilon", epsilon, 0, x.shape[:-1], arguments.compute_dtype(x, t))
     if smallest is not None:
-        smallest = smallest if kept is None else jnp.where(kept, smallest, 1)
+        smallest = mask.fill_options(smallest)
         smallest = jnp.where(smallest > 0, jnp.sqrt(jnp.where(smallest > 0, smallest, 1)), 0)
-    return x, t, smallest, Mask(kept, weight, reduction)
+    return x, t, smallest, mask
 
 
 # A cosine does not change with the length of a vector, so that powers of two, which are exact, may scale both into a

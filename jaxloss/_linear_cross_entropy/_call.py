@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from .._core import arguments
-from .._core.masks import finish, shares
+from .._core.masks import Mask
 from .._core.types import AxisName, Reduction
 from ._chunks import Head, Plan, Rows, Tokens
 from ._mesh import loss_of_each, sum_of_all
@@ -65,16 +65,15 @@ def reduced(
     plan: Plan,
     heads: tuple[Head, ...],
     tokens: Tokens,
-    kept: Array | None,
-    weight: Array | None,
+    mask: Mask,
     reduction: Reduction,
     axis_name: AxisName | None,
 ) -> tuple[Array, Any]:
     """The losses, or what they reduce to, and the auxiliary arrays."""
     if reduction == "none":
-        (losses,), aux = loss_of_each(plan, heads, tokens, kept)
-        return finish(losses, kept, weight, reduction), aux
+        (losses,), aux = loss_of_each(plan, heads, tokens, mask.examples)
+        return mask.reduce(losses, reduction), aux
     first = heads[0]
-    share = shares(kept, weight, first.hidden.shape[:-1], dtype_of(first), reduction, axis_name)
-    total, aux = sum_of_all(plan, heads, tokens, kept, share)
+    share = mask.shares(first.hidden.shape[:-1], dtype_of(first), reduction, axis_name)
+    total, aux = sum_of_all(plan, heads, tokens, mask.examples, share)
     return total if axis_name is None else lax.psum(total, axis_name), aux

@@ -18,8 +18,7 @@ from jax import Array, lax
 from .._core.classes import class_sum
 from .._core.compiler import match_varying_axes, recompute_barrier
 from .._core.derivatives import drop_symbolic_zeros
-from .._core.masks import finite_where_unweighted, weigh
-from .._core.rows import fill_masked
+from .._core.masks import Mask, finite_where_unweighted, weigh
 from .._core.types import AxisName
 
 
@@ -69,7 +68,7 @@ def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int,
 
 def _hidden(head: Head, kept: Array | None) -> Array:
     """Zeros where a mask excludes: 0 NaN is NaN, in sums over tokens too."""
-    return fill_masked(0, head.hidden, kept, None)
+    return Mask(kept).fill(head.hidden)
 
 
 def _logits(plan: Plan, heads: tuple[Head, ...], kept: Array | None) -> tuple[Array, ...]:
@@ -309,7 +308,7 @@ def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any
         split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
         if plan.class_axis_name is not None:
             split = [lax.psum(s, plan.class_axis_name) for s in split]
-        hidden = tuple(None if h is None else fill_masked(0, h, kept, None) for h in hidden)
+        hidden = tuple(None if h is None else Mask(kept).fill(h) for h in hidden)
         whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
         return sum(split + whole, jnp.zeros_like(total))
 

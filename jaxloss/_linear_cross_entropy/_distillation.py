@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 
 from .._core import arguments
 from .._core.compiler import compiled
-from .._core.cross_entropy import transform_logits, transform_logits_backward
-from .._core.masks import exclude, merge
+from .._core.cross_entropy import Options, transform_logits, transform_logits_backward
+from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
 from .._core.softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
 from .._core.types import AxisName, Reduction
@@ -204,7 +204,7 @@ def _divergence(
     of_teacher[guide_axis] = classes
     arguments.same_shape(name, "teacher_weight", guide.weight, of_teacher)
     usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
-    kept, weight = exclude(*merge(name, where, weights, shape, dtype), usable)
+    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
     tokens = (
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
         arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
@@ -213,7 +213,7 @@ def _divergence(
     )
     arguments.choice(name, "reduction", reduction, axis_name)
     how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
-    return reduced(how, (learner, guide), tokens, kept, weight, reduction, axis_name)[0]
+    return reduced(how, (learner, guide), tokens, mask, reduction, axis_name)[0]
 
 
 def _rows(formula: Formula) -> Rows:
@@ -221,7 +221,11 @@ def _rows(formula: Formula) -> Rows:
 
     def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
         scale, *caps = tokens[:3]
-        student, teacher = (transform_logits(x, kept, None, (cap, scale)) for x, cap in zip(given, caps, strict=True))
+        mask = Mask(kept)
+        student, teacher = (
+            transform_logits(x, mask, mask.fill_options(Options(soft_cap=cap, logit_scale=scale)))
+            for x, cap in zip(given, caps, strict=True)
+        )
         # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
         computed = any(number is not None for number in tokens[:3])
         return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
@@ -236,11 +240,18 @@ def _rows(formula: Formula) -> Rows:
     def backward(saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None) -> tuple[Tokens, Tokens]:
         (given, summary, tokens, kept), (g,) = saved, cotangents
         scale, *caps = tokens[:3]
-        g = g if kept is None else jnp.where(kept, g, 0)
+        mask = Mask(kept)
+        g = mask.fill_options(g, 0)
         logits = logits_of(given, tokens, kept)
         *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
         (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
-            transform_logits_backward(g[..., None] * gradient, x, kept, None, (cap, scale), class_axis_name)
+            transform_logits_backward(
+                g[..., None] * gradient,
+                x,
+                mask,
+                mask.fill_options(Options(soft_cap=cap, logit_scale=scale)),
+                class_axis_name,
+            )
             for gradient, x, cap in zip(of_logits, given, caps, strict=True)
         )
         if of_scale is not None and of_teacher_scale is not None:

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -10,12 +9,13 @@ from jax.typing import ArrayLike
 from .._core import arguments
 from .._core.compiler import compiled
 from .._core.cross_entropy import (
+    Options,
     entropy,
     entropy_backward,
     indexed_cross_entropy_backward,
     indexed_cross_entropy_forward,
 )
-from .._core.masks import merge
+from .._core.masks import Mask, prepare_mask
 from .._core.types import AxisName
 from ._call import dtype_of, head, plan
 from ._chunks import Rows, Tokens
@@ -94,15 +94,15 @@ def linear_log_probs(
     one, axis = head(name, "", hidden, weight, bias, class_axis)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
     y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
-    kept, _ = merge(name, where, None, shape, dtype)
+    mask = prepare_mask(name, where, None, shape, dtype)
     tokens = (
         y,
         arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     how = plan(name, _ROWS, (one,), (axis,), class_axis_name, chunk_size)
-    found, _ = loss_of_each(how, (one,), tokens, kept)
-    return LogProbs(*(x if kept is None else jnp.where(kept, x, 0) for x in found))
+    found, _ = loss_of_each(how, (one,), tokens, mask.examples)
+    return mask.fill_options(LogProbs(*found), 0)
 
 
 def _forward(
@@ -110,7 +110,7 @@ def _forward(
 ) -> tuple[tuple[Array, Array], tuple[()], Any]:
     labels, *options = tokens
     losses, saved = indexed_cross_entropy_forward(
-        *logits, labels, kept, None, None, None, *options, class_axis_name=class_axis_name
+        *logits, labels, Mask(kept), Options(None, None, *options), class_axis_name
     )
     value = entropy(saved[0], class_axis_name)
     return (-losses, value), (), (saved, value)
@@ -121,14 +121,16 @@ def _backward(
 ) -> tuple[Tokens, Tokens]:
     of_label, value = saved
     g, of_entropy = cotangents
-    terms = []
+    terms: list[tuple[Array | None, ...]] = []
     if g is not None:
-        z, _, _, _, _, _, *options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
-        terms.append((z, *options))
+        z, _, _, options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
+        terms.append((z, options.soft_cap, options.logit_scale))
     if of_entropy is not None:
         terms.append(entropy_backward(of_label[0], value, of_entropy, class_axis_name))
-    z, *options = (None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True))
-    return (z,), (None, *options)
+    of_z, *of_options = (
+        None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True)
+    )
+    return (of_z,), (None, *of_options)
 
 
 _ROWS = Rows(_forward, _backward)

@@ -9,8 +9,14 @@ from jax.typing import ArrayLike
 from .._core import arguments
 from .._core.classes import class_weight, in_range
 from .._core.compiler import compiled
-from .._core.cross_entropy import entropy, indexed_cross_entropy_backward, indexed_cross_entropy_forward, is_correct
-from .._core.masks import exclude, merge, weigh
+from .._core.cross_entropy import (
+    Options,
+    entropy,
+    indexed_cross_entropy_backward,
+    indexed_cross_entropy_forward,
+    is_correct,
+)
+from .._core.masks import Mask, prepare_mask, weigh
 from .._core.rows import is_finite_row
 from .._core.softmax import logsumexp
 from .._core.types import AxisName, Reduction
@@ -217,13 +223,13 @@ def _linear(
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
     y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
     how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
-    kept, factor = merge(name, where, weights, shape, dtype)
+    mask = prepare_mask(name, where, weights, shape, dtype)
     if class_weights is not None:
-        of_class = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
-        of_class = of_class if kept is None else jnp.where(kept, of_class, 1)
-        factor = of_class if factor is None else weigh(factor, of_class)
+        factor = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
+        factor = mask.fill_options(factor)
+        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
     classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
-    kept, factor = exclude(kept, factor, is_finite_row(one.hidden) & in_range(y, classes))
+    mask = mask.exclude(is_finite_row(one.hidden) & in_range(y, classes))
     tokens = (
         y,
         arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
@@ -232,16 +238,14 @@ def _linear(
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     arguments.choice(name, "reduction", reduction, axis_name)
-    return reduced(how, (one,), tokens, kept, factor, reduction, axis_name)
+    return reduced(how, (one,), tokens, mask, reduction, axis_name)
 
 
 def _forward(
     logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], tuple[()], Any]:
     labels, *options = tokens
-    losses, saved = indexed_cross_entropy_forward(
-        *logits, labels, kept, None, *options, class_axis_name=class_axis_name
-    )
+    losses, saved = indexed_cross_entropy_forward(*logits, labels, Mask(kept), Options(*options), class_axis_name)
     return (losses,), (), saved
 
 
@@ -252,15 +256,13 @@ def _forward_with_metrics(
     of_row = saved[0]
     lse = logsumexp(of_row.row)
     metrics = TokenMetrics(lse, is_correct(of_row, class_axis_name).astype(lse.dtype), entropy(of_row, class_axis_name))
-    if kept is not None:
-        metrics = TokenMetrics(*(jnp.where(kept, m, 0) for m in metrics))
-    return losses, metrics, saved
+    return losses, Mask(kept).fill_options(metrics, 0), saved
 
 
 def _backward(
     saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None
 ) -> tuple[tuple[Array | None], Tokens]:
-    of_logits, _, _, _, *of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
+    of_logits, _, _, of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
     return (of_logits,), (None, *of_options)
 
 
