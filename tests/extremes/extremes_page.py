@@ -31,7 +31,7 @@ it (second order) stand beside the textbook's formula at 420 digits.
 A peer is called for the same formula only, as raw losses, with logits where it takes logits. Keras clips probabilities
 to [1e-7, 1 - 1e-7] and adds 1e-7 here and there by design: that counts, as it is what its users get.
 
-`python tests/extremes.py --peers` has written this page, with {versions}, on a CPU.
+`python tests/extremes/extremes.py --peers` has written this page, with {versions}, on a CPU.
 """
 
 

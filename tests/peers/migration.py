@@ -1,6 +1,6 @@
 """What others call it, and what it is here: data that the tests run and that prints docs/migration.md.
 
-The rows of each peer stand in a file of their own. `python tests/migration.py` writes the page.
+The rows of each peer stand in a file of their own. `python tests/peers/migration.py` writes the page.
 """
 
 import pathlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import mpmath
 
-PAGE = pathlib.Path(__file__).parent.parent / "docs" / "migration.md"
+PAGE = pathlib.Path(__file__).parent.parent.parent / "docs" / "migration.md"
 
 
 class Wrong(NamedTuple):

@@ -351,8 +351,8 @@ OPTAX = Peer(
     "optax",
     """\
 All of `optax.losses` has its name here, and takes the same call: change the import. optax' own tests of its losses pass
-with it (`tests/test_drop_in.py` names those that do not, and why). `w` has a weight for each class, `v` one for each
-entry, `keep` a `bool` for each row, `classes` one for each entry.
+with it (`tests/peers/test_drop_in.py` names those that do not, and why). `w` has a weight for each class, `v` one for
+each entry, `keep` a `bool` for each row, `classes` one for each entry.
 """,
     ROWS,
     """\

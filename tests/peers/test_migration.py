@@ -16,7 +16,9 @@ from tolerances import close, like_keras
 import jaxloss
 
 PEERS = {peer.name: peer for peer in peers()}
-PINNED = dict(re.findall(r'"(\w+)==([\d.]+)"', (pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text()))
+PINNED = dict(
+    re.findall(r'"(\w+)==([\d.]+)"', (pathlib.Path(__file__).parent.parent.parent / "pyproject.toml").read_text())
+)
 EDGES = ("random", "zeros", "equal", "far", "farther", "hit")
 SHAPE = (16, 5)
 SHAPES = {"images": (4, 5, 3), "pixels": (4, 6, 5), "frames": (3, 9, 5), "head": (7, 5)}
@@ -269,4 +271,4 @@ def test_every_loss_has_a_row(name):
 
 
 def test_the_page_is_printed_from_the_tables():
-    assert PAGE.read_text() == page(), "run `python tests/migration.py`"
+    assert PAGE.read_text() == page(), "run `python tests/peers/migration.py`"

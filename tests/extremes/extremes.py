@@ -1,7 +1,7 @@
 """Every loss over planted extremes, beside the truth at many digits.
 
-`python tests/extremes.py` tries jaxloss; with `--peers` also optax, Keras and PyTorch, as far as they are installed,
-and writes docs/extremes.md.
+`python tests/extremes/extremes.py` tries jaxloss; with `--peers` also optax, Keras and PyTorch, as far as they are
+installed, and writes docs/extremes.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import extremes_others as others
