@@ -224,7 +224,7 @@ def cosine_embedding_loss(
     """
     name = "cosine_embedding_loss"
     x, t, _, mask = prepare_vectors(name, predictions, targets, 0.0, axis, where, weights, reduction)
-    y = arguments.fill_target(name, "labels", arguments.signed(name, "labels", labels), x[..., 0])
+    y = arguments.fill_row_targets(name, "labels", arguments.signed(name, "labels", labels), x)
     y = mask.fill_options(y)
     m = per_example_option(name, "margin", margin, mask, y.shape, arguments.compute_dtype(x, t))
     return mask.reduce(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), reduction)

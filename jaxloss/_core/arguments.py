@@ -156,6 +156,14 @@ def fill_target(name: str, argument: str, array: Array, like: Array) -> Array:
     return array
 
 
+def fill_row_targets(name: str, argument: str, array: Array, rows: Array) -> Array:
+    """One target for each row, which a single number fills."""
+    if array.ndim == 0 < rows.ndim - 1:
+        return jnp.full_like(rows.sum(-1), array, array.dtype)  # an explicit mesh refuses a slice of sharded features
+    same_shape(name, argument, array, rows.shape[:-1])
+    return array
+
+
 def fill_class_targets(name: str, argument: str, array: Array, like: Array) -> Array:
     """The same, of targets for each class; class indices raise, a single one, as under `vmap`, too."""
     if array.ndim < like.ndim and jnp.issubdtype(array.dtype, np.integer):

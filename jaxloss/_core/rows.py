@@ -72,7 +72,7 @@ def prepare_indexed(
     x, classes, where, axes = prepare_logits(name, argument, logits, axis, where, kind)
     dtype, shape = arguments.compute_dtype(x), x.shape[:-1]
     y = arguments.class_indices(name, labels, argument, jnp.shape(logits), axes)
-    y = y if y.ndim or not shape else jnp.full_like(x[..., 0], y, y.dtype)
+    y = y if y.ndim or not shape else arguments.fill_row_targets(name, "labels", y, x)
     arguments.same_sharding(name, "labels", y, jax.typeof(x).sharding.spec[:-1])
     mask = prepare_mask(name, where, weights, shape, dtype)._replace(classes=classes)
     usable = in_range(y, x.shape[-1])

@@ -93,7 +93,7 @@ def linear_log_probs(
     name = "linear_log_probs"
     one, axis = head(name, "", hidden, weight, bias, class_axis)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
+    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
     mask = prepare_mask(name, where, None, shape, dtype)
     tokens = (
         y,

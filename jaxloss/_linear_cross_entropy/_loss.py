@@ -221,7 +221,7 @@ def _linear(
     label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
     one, axis = head(name, "", *given)
     dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = arguments.fill_target(name, "labels", arguments.integer(name, "labels", labels), one.hidden[..., 0])
+    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
     how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
     mask = prepare_mask(name, where, weights, shape, dtype)
     if class_weights is not None:
