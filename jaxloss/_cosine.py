@@ -38,10 +38,9 @@ def cosine_similarity(
       predictions: :math:`x`, floating, the features along ``axis``.
       targets: :math:`t`, real, of the shape of ``predictions``.
       epsilon: a squared norm below it is replaced by it, as in optax; 0, the default, changes nothing, and is safe.
-      axis: the feature axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the result. What it removes may hold
-        anything.
+      axis: the feature axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
+        rank, examples, and broadcasts to the shape of the result.
       weights: real, broadcast to the shape of the result. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -101,10 +100,9 @@ def cosine_distance(
       predictions: :math:`x`, floating, the features along ``axis``.
       targets: :math:`t`, real, of the shape of ``predictions``.
       epsilon: a squared norm below it is replaced by it, as in optax; 0, the default, changes nothing, and is safe.
-      axis: the feature axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the feature axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -89,8 +89,7 @@ def ctc_loss(
       log_epsilon: accepted for optax, and not used: the logarithm of 0 is ``-inf`` here.
       zero_infinity: a sequence that no alignment gives, such as one of more labels than frames, has the loss ``inf``
         and gradient 0; with True it has the loss 0, and counts in a mean.
-      where: boolean, broadcast to the shape of the loss, (...): True is kept. What belongs to the others, logits,
-        labels and lengths, may hold anything.
+      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
 

@@ -49,10 +49,9 @@ def softmax_kl_divergence(
         cost of its own.
       temperature: :math:`T > 0`, which divides the logits of both. It may be traced, and may differ from row to row: it
         broadcasts to the loss.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes, of both, and broadcasts to that
-        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. Removed entries may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks the classes of both; with a
+        lower rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -123,10 +122,9 @@ def softmax_jensen_shannon_divergence(
         where a trainer means :math:`\mathrm{KL}(t \,\|\, q)` there, the limit of :math:`\ell / \beta`, use
         :func:`softmax_kl_divergence`. It may be traced, and may differ from row to row: it broadcasts to the loss.
       temperature: :math:`T > 0`, which divides the logits of both. It may be traced and may differ from row to row.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes, of both, and broadcasts to that
-        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. Removed entries may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks the classes of both; with a
+        lower rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

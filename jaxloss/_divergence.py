@@ -36,9 +36,9 @@ def kl_divergence(
       log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives, neither
         logits nor probabilities.
       targets: :math:`t \ge 0`, real, of the shape of ``log_predictions``.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -111,10 +111,9 @@ def kl_divergence_with_log_targets(
     Args:
       log_predictions: :math:`\log q`, floating, the classes along ``axis``: what ``jax.nn.log_softmax`` gives.
       log_targets: :math:`\log t`, real, of the shape of ``log_predictions``.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``log_targets`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``log_targets`` it masks classes; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -184,9 +183,9 @@ def generalized_kl_divergence(
     Args:
       log_predictions: :math:`\log q`, floating, the classes along ``axis``.
       targets: :math:`t \ge 0`, real, of the shape of ``log_predictions``.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -256,10 +255,9 @@ def jensen_shannon_divergence(
       log_targets: :math:`\log t`, real, of the shape of ``log_predictions``.
       beta: :math:`\beta` in [0, 1], the weight of the targets. At 0 and 1 the divergence is 0, as the formula says. It
         may be traced, and may differ from row to row: it broadcasts to the loss.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``log_targets`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``log_targets`` it masks classes; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -337,9 +335,9 @@ def total_variation_distance(
     Args:
       predictions: probabilities :math:`q`, floating, the classes along ``axis``.
       targets: probabilities :math:`t`, real, of the shape of ``predictions``.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``targets`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -47,14 +47,14 @@ def triplet_margin_loss(
       anchors: :math:`a`, floating, the features along ``axis``.
       positives: :math:`p`, floating, of the shape of ``anchors``.
       negatives: :math:`n`, floating, of the shape of ``anchors``.
-      axis: the feature axis, or several that together are one, or None for all.
+      axis: the feature axis or axes (flattened together); None for all.
       norm_degree: :math:`q \ge 1`. It may be traced. ``math.inf`` is the largest difference, without ``eps``.
       margin: :math:`m`, in the unit of the distance.
       eps: :math:`\epsilon`, as in optax. With the default a vector is 1e-3 from itself (at q = 2). It may be 0, which
         is safe: a distance of 0 has gradient 0. Like ``norm_degree`` and ``margin`` it broadcasts to the loss.
       swap: whether the negative's distance is the lesser one of those to the anchor and to the positive.
-      where: boolean, True is kept. With the rank of ``anchors`` it removes features and broadcasts to that shape; with
-        a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``anchors`` it masks features; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -192,10 +192,9 @@ def cosine_embedding_loss(
       labels: :math:`y`, -1 or 1, of the shape of the loss. Any other gives NaN for its example. Booleans and unsigned
         integers, which cannot hold -1, raise.
       margin: :math:`m` in [-1, 1]. It may be traced, and may differ from example to example: it broadcasts to the loss.
-      axis: the feature axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``predictions`` it removes features and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the feature axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -270,7 +269,7 @@ def hinge_embedding_loss(
       targets: :math:`t`, -1 or 1, of the shape of ``distances``. Any other gives NaN. Booleans and unsigned integers,
         which cannot hold -1, raise.
       margin: :math:`m`, in the unit of the distances. It may be traced, and broadcasts to the loss.
-      where: boolean, broadcast to the shape of ``distances``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``distances``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``distances``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -45,7 +45,7 @@ def sigmoid_focal_loss(
       alpha: :math:`\alpha` in [0, 1], the weight of yes beside :math:`1 - \alpha` of no. None, the default, weighs both
         by 1.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy.
-      where: boolean, broadcast to the shape of ``logits``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -160,10 +160,9 @@ def softmax_focal_loss(
       alpha: :math:`\alpha`, a number, or an array of shape (classes,). It multiplies the loss, and is not in the
         mean's divisor.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -228,10 +227,9 @@ def softmax_focal_loss_with_integer_labels(
       alpha: :math:`\alpha`, a number, or an array of shape (classes,). It multiplies the loss, and is not in the
         mean's divisor.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy. It may be traced, and may differ from row to row.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -286,10 +284,9 @@ def poly_loss_cross_entropy(
         probability 0.
       labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
       epsilon: :math:`\epsilon`, -1 or more. It may be traced, and may differ from row to row.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

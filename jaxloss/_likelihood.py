@@ -37,7 +37,7 @@ def poisson_nll_loss(
       targets: :math:`t \ge 0`, the counts, real, of the shape of ``rates``.
       full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
         counts. The loss is then a likelihood and not below 0, also where the rate is near a large count.
-      where: boolean, broadcast to the shape of ``rates``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``rates``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``rates``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -126,7 +126,7 @@ def poisson_nll_loss_with_log_rates(
       targets: :math:`t \ge 0`, the counts, real, of the shape of ``log_rates``.
       full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
         counts.
-      where: boolean, broadcast to the shape of ``log_rates``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``log_rates``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``log_rates``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -201,7 +201,7 @@ def gaussian_nll_loss(
         number, or broadcast to the shape of ``predictions``. A model's free output is a log-variance: give it to
         :func:`gaussian_nll_loss_with_log_variance`.
       full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -268,7 +268,7 @@ def gaussian_nll_loss_with_log_variance(
       log_variance: :math:`s = \log v`, twice the logarithm of the standard deviation. One number, or broadcast to the
         shape of ``predictions``.
       full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -33,7 +33,7 @@ def hinge_loss(
       predictor_outputs: the scores :math:`x`, real, of any shape.
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
-      where: boolean, broadcast to the shape of ``targets``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -99,7 +99,7 @@ def squared_hinge_loss(
       predictor_outputs: the scores :math:`x`, real, of any shape.
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
-      where: boolean, broadcast to the shape of ``targets``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -148,7 +148,7 @@ def perceptron_loss(
       predictor_outputs: the scores :math:`x`, real, of any shape.
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
-      where: boolean, broadcast to the shape of ``targets``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -202,7 +202,7 @@ def soft_margin_loss(
       predictor_outputs: the scores :math:`x`, real, of any shape.
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
-      where: boolean, broadcast to the shape of ``targets``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

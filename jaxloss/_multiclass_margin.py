@@ -40,10 +40,9 @@ def multiclass_hinge_loss(
       scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
       labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
         index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -93,10 +92,9 @@ def multiclass_perceptron_loss(
       scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
       labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
         index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -146,10 +144,9 @@ def weston_watkins_hinge_loss(
       margin: :math:`m`, in the unit of the scores. It may be traced, and may differ from row to row.
       power: :math:`p`, 1 or 2.
       class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -260,9 +257,9 @@ def multilabel_hinge_loss(
       scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
       labels: :math:`t`, 1 for each label and 0 for the rest, real or boolean, of the shape of ``scores``.
       margin: :math:`m`, in the unit of the scores. It may be traced, and may differ from row to row.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -364,9 +361,9 @@ def categorical_hinge_loss_with_zero_class(
     Args:
       scores: :math:`s`, real, the classes along ``axis``.
       labels: :math:`t`, one-hot, real, of the shape of ``scores``.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

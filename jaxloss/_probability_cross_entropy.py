@@ -37,10 +37,9 @@ def categorical_cross_entropy(
         divided by their sum: at 0 the loss is infinite where the label is not 0, at 1 it is 0, above 1 negative,
         below 0 NaN.
       labels: target probabilities :math:`t`, real, of the shape of ``probabilities``. A 0 costs nothing, whatever p is.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
+        rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -106,10 +105,9 @@ def categorical_cross_entropy_with_integer_labels(
         divided by their sum: at 0 the loss is infinite, at 1 it is 0, above 1 negative, below 0 NaN.
       labels: :math:`y`, integers in [0, classes), of the shape of ``probabilities`` without ``axis``; for several axes,
         an index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything. A label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
+        rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -164,10 +162,9 @@ def nll_loss(
       labels: :math:`y`, integers in [0, classes), of the shape of ``log_probabilities`` without ``axis``; for several
         axes, an index into them flattened. Any other integer, -1 too, gives NaN for its example.
       class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``log_probabilities`` it removes classes and broadcasts to that
-        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything. A label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``log_probabilities`` it masks classes; with a
+        lower rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -241,10 +238,9 @@ def generalized_cross_entropy(
         an index into them flattened. Any other integer, -1 too, gives NaN for its example.
       q: in [0, 1]. 0 is the cross entropy, which is also what small numbers come near, 1 the absolute error. It may be
         traced, and may differ from row to row.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``probabilities`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything. A label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
+        rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -329,7 +325,7 @@ def binary_cross_entropy(
         infinite gradient, unless the label is the same, and then nothing; outside, the loss is NaN.
       labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``probabilities``.
       label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t + \alpha / 2`.
-      where: boolean, broadcast to the shape of ``probabilities``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``probabilities``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``probabilities``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -36,7 +36,7 @@ def ranking_softmax_loss(
     Args:
       logits: the scores :math:`s`, floating, the items of a list along ``axis``.
       labels: the relevances :math:`y`, real, of the shape of ``logits``. They need not sum to 1.
-      axis: the axis of the items, or several that together are one, or None for all.
+      axis: the axis or axes of the items (flattened together); None for all.
       where: boolean, broadcast to the shape of ``logits``: True is an item, False fills up the list, and may hold
         anything. A list without items does not count.
       weights: :math:`w`, real, broadcast to the shape of ``logits``. An item of weight 0 remains in its list, as one of
@@ -104,7 +104,7 @@ def margin_ranking_loss(
       targets: :math:`t`, of the shape of ``predictions``: 1 if :math:`x_1` is to be the larger, -1 if :math:`x_2` is.
         Booleans and unsigned integers, which cannot hold -1, raise.
       margin: :math:`m`, in the unit of the scores. It may be traced, and broadcasts to the loss.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -28,7 +28,7 @@ def squared_error(
     Args:
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -79,7 +79,7 @@ def l2_loss(
     Args:
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -131,9 +131,8 @@ def sum_of_squares_error(
       predictions: :math:`x`, floating, the outputs along ``axis``.
       targets: :math:`t`, real, of the shape of ``predictions``.
       axis: the axis of the outputs, or several, or None for all.
-      where: boolean, True is kept. With the rank of ``predictions`` it removes single outputs and broadcasts to that
-        shape; with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks single outputs; with a
+        lower rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -186,7 +185,7 @@ def absolute_error(
     Args:
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -240,7 +239,7 @@ def absolute_percentage_error(
     Args:
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -305,7 +304,7 @@ def squared_logarithmic_error(
     Args:
       predictions: :math:`x > -1`, floating, of any shape. -1 costs infinity, less gives NaN; nothing is clipped.
       targets: :math:`t > -1`, real, of the shape of ``predictions``.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -375,7 +374,7 @@ def quantile_loss(
       targets: :math:`t`, real, of the shape of ``predictions``.
       quantile: :math:`\tau` in [0, 1]: 0.9 costs a prediction that is too low nine times one that is too high. Outside,
         the loss is NaN.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

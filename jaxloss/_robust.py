@@ -35,7 +35,7 @@ def huber_loss(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       delta: :math:`\delta \ge 0`, in the unit of the targets. At infinity this is :func:`l2_loss`.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -107,7 +107,7 @@ def smooth_l1_loss(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       beta: :math:`\beta \ge 0`, in the unit of the targets. At 0 this is :func:`absolute_error`.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -179,7 +179,7 @@ def log_cosh(
     Args:
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
-      where: boolean, broadcast to the shape of ``predictions``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -51,8 +51,8 @@ def tversky_loss(
       beta: :math:`\beta \ge 0`, the weight of false negatives.
       smooth: :math:`s \ge 0`, in pixels.
       axis: the axis of the pixels of one mask, or several, or None for all: one mask.
-      where: boolean, True is kept. With the rank of ``targets`` it removes pixels and broadcasts to that shape; with a
-        lower rank it removes masks and broadcasts to the shape of the loss. What it removes may hold anything.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks pixels; with a lower rank,
+        masks, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

@@ -40,7 +40,7 @@ def sigmoid_binary_cross_entropy(
       pos_weight: :math:`w`, the weight of the positive part.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
-      where: boolean, broadcast to the shape of ``logits``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes. Weights of shape (classes,) weigh the
         classes of a multi-label problem.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.

@@ -39,10 +39,9 @@ def softmax_cross_entropy(
       logits: floating array, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of probability
         0.
       labels: target probabilities :math:`t`, real, of the shape of ``logits``. They need not sum to 1.
-      axis: the class axis, or several that together are one, or None for all.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape;
-        with a lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold
-        anything.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss.
       label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t_c + \alpha / K`, with K classes
         kept.
       class_weights: shape (classes,): each example's weight is multiplied by :math:`\sum_c t_c w_c`.
@@ -120,10 +119,9 @@ def softmax_cross_entropy_with_integer_labels(
       labels: integers in [0, classes), of the shape of ``logits`` without ``axis``; for several axes, an index into
         them flattened. Any other integer, -1 too, gives NaN for its example, value and gradient: exclude what is to be
         ignored with ``where=labels != -100``.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``logits`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       label_smoothing: :math:`\alpha` in [0, 1]: the target is :math:`(1 - \alpha) [c = y] + \alpha / K`, with K classes
         kept.
       class_weights: shape (classes,): each example's weight is multiplied by :math:`w_y`.

@@ -41,7 +41,7 @@ def sparsemax_loss(
     Args:
       logits: :math:`x`, floating, of any shape.
       labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
-      where: boolean, broadcast to the shape of ``logits``: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
@@ -114,10 +114,9 @@ def multiclass_sparsemax_loss(
       scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
       labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
         index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      axis: the class axis, or several that together are one.
-      where: boolean, True is kept. With the rank of ``scores`` it removes classes and broadcasts to that shape; with a
-        lower rank it removes examples and broadcasts to the shape of the loss. What it removes may hold anything. A
-        label in a removed class costs infinity.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 

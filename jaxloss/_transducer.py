@@ -88,7 +88,7 @@ def rnnt_loss(
         l is 1 + ``fastemit_lambda`` times as large. The value stays the loss above, so its derivative is another one.
       zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
         gradient 0; with True it has the loss 0, and counts in a mean.
-      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
 
@@ -173,7 +173,7 @@ def rnnt_loss_with_joint(
       label_lengths: integers of shape (...), instead of paddings.
       fastemit_lambda: real, broadcast to the shape of the loss.
       zero_infinity: whether a sequence that no alignment gives has the loss 0.
-      where: boolean, broadcast to the shape of the loss, (...): True is kept.
+      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences.
 

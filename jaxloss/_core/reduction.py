@@ -54,7 +54,9 @@ def reduce(
 
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``.
-      where: boolean, broadcast to the shape of ``losses``: True is kept. What it excludes may hold anything.
+      where: boolean mask, broadcast to the shape of ``losses``: True is kept. Masked entries may contain anything, even
+        NaN, infinities and labels of -100; they affect neither the value nor the gradient. An empty mask gives 0 with
+        zero gradient.
       weights: real, broadcast to the shape of ``losses``. A weight of 0 excludes: the entry may hold anything. The
         derivative by the weight is the loss at 0 too (0 if it is not finite), so that weights may be learned from 0.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``.

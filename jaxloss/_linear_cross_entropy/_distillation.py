@@ -65,7 +65,7 @@ def linear_kl_divergence(
       teacher_soft_cap: the same for the teacher's.
       logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
         that cap at s, and multiply the loss by T squared, as is usual.
-      where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the tokens. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
@@ -148,7 +148,7 @@ def linear_jensen_shannon_divergence(
       teacher_soft_cap: the same for the teacher's.
       logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
         that cap at s, and multiply the loss by T squared, as is usual.
-      where: boolean, broadcast to the tokens: True is kept. What it removes may hold anything.
+      where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the tokens. A weight of 0 excludes.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
