@@ -17,6 +17,96 @@ from ._core.types import Reduction
 from ._core.vectors import largest_power
 
 
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=7)
+def _circle(
+    s: Array,
+    y: Array,
+    y_others: Array,
+    kept: Array | None,
+    kept_others: Array | None,
+    g: Array,
+    m: Array,
+    remove_diagonal: bool,
+) -> Array:
+    positives, negatives = _pairs(y, y_others, kept, kept_others, remove_diagonal)
+    g, m = g[:, None], m[:, None]
+    too_low = _logsumexp(-g * relu(1 + m - s) * (s - (1 - m)), positives)
+    too_high = _logsumexp(g * relu(s + m) * (s - m), negatives)
+    return jnp.where(positives.any(-1) & negatives.any(-1), softplus(too_low + too_high), 0)
+
+
+def _batch(
+    name: str,
+    names: tuple[str, str],
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    features: int | None = None,
+    dtype: np.dtype | None = None,
+) -> tuple[Array, Array]:
+    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
+    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
+    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
+    arguments.same_shape(name, names[1], y, x.shape[:1])
+    if dtype is not None and y.dtype != dtype:
+        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
+    return x, y
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _cosines(x: Array, others: Array) -> Array:
+    """Of each row of x with each of the others."""
+    dtype = arguments.compute_dtype(x, others)
+    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
+    return u @ v.T
+
+
+def _unit(x: Array) -> Array:
+    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
+    x = x * (1 / largest_power(x))
+    squared = jnp.square(x).sum(-1, keepdims=True)
+    zero = squared == 0
+    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
+def _pairs(
+    y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
+) -> tuple[Array, Array]:
+    """Where two have the same label, and where they have not."""
+    same = y[:, None] == replicate_from_axis(y_others)[None, :]
+    positives, negatives = same, ~same
+    if remove_diagonal:
+        positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
+    if kept is not None:
+        positives, negatives = positives & kept[:, None], negatives & kept[:, None]
+    if kept_others is not None:
+        there = replicate_from_axis(kept_others)[None, :]
+        positives, negatives = positives & there, negatives & there
+    return positives, negatives
+
+
+def _logsumexp(x: Array, kept: Array) -> Array:
+    """Over the entries of each row that are kept; of none, 0."""
+    top = lax.stop_gradient(x).max(-1, where=kept, initial=-jnp.inf, keepdims=True)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.where(kept, jnp.exp(jnp.where(kept, x - top, 0)), 0).sum(-1)
+    return top[:, 0] + jnp.log(jnp.where(total == 0, 1, total))
+
+
+# Of the arrays of a number for each two examples, the derivatives keep the cosines alone.
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _over_pairs(cosines: Array, y: Array, kept: Array | None, compared: Array | None, t: Array) -> tuple[Array, Array]:
+    """The cost of each example's pairs, and their number."""
+    positives, negatives = _pairs(y, y, kept, compared, True)
+    s = cosines / t[:, None]
+    costs = softplus(_logsumexp(s, negatives)[:, None] - s)
+    costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
+    return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
+
+
 @compiled(temperature=arguments.POSITIVE)
 def ntxent(
     embeddings: ArrayLike,
@@ -89,19 +179,6 @@ def ntxent(
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
     weight = pairs if mask.weight is None else mask.weight * pairs
     return Mask(pairs > 0, weight=weight).reduce(sums / jnp.maximum(pairs, 1), reduction)
-
-
-# Of the arrays of a number for each two examples, the derivatives keep the cosines alone.
-
-
-@partial(jax.checkpoint, prevent_cse=False)
-def _over_pairs(cosines: Array, y: Array, kept: Array | None, compared: Array | None, t: Array) -> tuple[Array, Array]:
-    """The cost of each example's pairs, and their number."""
-    positives, negatives = _pairs(y, y, kept, compared, True)
-    s = cosines / t[:, None]
-    costs = softplus(_logsumexp(s, negatives)[:, None] - s)
-    costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
-    return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
 
 
 @compiled(gamma=arguments.POSITIVE)
@@ -188,80 +265,3 @@ def circle_loss(
     x = mask.fill(x)
     losses = _circle(_cosines(x, others), y, y_others, mask.examples, kept_others, g, m, remove_diagonal)
     return mask.reduce(losses, reduction)
-
-
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=7)
-def _circle(
-    s: Array,
-    y: Array,
-    y_others: Array,
-    kept: Array | None,
-    kept_others: Array | None,
-    g: Array,
-    m: Array,
-    remove_diagonal: bool,
-) -> Array:
-    positives, negatives = _pairs(y, y_others, kept, kept_others, remove_diagonal)
-    g, m = g[:, None], m[:, None]
-    too_low = _logsumexp(-g * relu(1 + m - s) * (s - (1 - m)), positives)
-    too_high = _logsumexp(g * relu(s + m) * (s - m), negatives)
-    return jnp.where(positives.any(-1) & negatives.any(-1), softplus(too_low + too_high), 0)
-
-
-def _batch(
-    name: str,
-    names: tuple[str, str],
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    features: int | None = None,
-    dtype: np.dtype | None = None,
-) -> tuple[Array, Array]:
-    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
-    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
-    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
-    arguments.same_shape(name, names[1], y, x.shape[:1])
-    if dtype is not None and y.dtype != dtype:
-        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
-    return x, y
-
-
-@partial(jax.checkpoint, prevent_cse=False)
-def _cosines(x: Array, others: Array) -> Array:
-    """Of each row of x with each of the others."""
-    dtype = arguments.compute_dtype(x, others)
-    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
-    return u @ v.T
-
-
-def _unit(x: Array) -> Array:
-    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
-    x = x * (1 / largest_power(x))
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    zero = squared == 0
-    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
-
-
-def _pairs(
-    y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
-) -> tuple[Array, Array]:
-    """Where two have the same label, and where they have not."""
-    same = y[:, None] == replicate_from_axis(y_others)[None, :]
-    positives, negatives = same, ~same
-    if remove_diagonal:
-        positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
-    if kept is not None:
-        positives, negatives = positives & kept[:, None], negatives & kept[:, None]
-    if kept_others is not None:
-        there = replicate_from_axis(kept_others)[None, :]
-        positives, negatives = positives & there, negatives & there
-    return positives, negatives
-
-
-def _logsumexp(x: Array, kept: Array) -> Array:
-    """Over the entries of each row that are kept; of none, 0."""
-    top = lax.stop_gradient(x).max(-1, where=kept, initial=-jnp.inf, keepdims=True)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    total = jnp.where(kept, jnp.exp(jnp.where(kept, x - top, 0)), 0).sum(-1)
-    return top[:, 0] + jnp.log(jnp.where(total == 0, 1, total))

@@ -42,6 +42,141 @@ from ._core.softmax import Row, gap_to_max, label_probability, probabilities, su
 from ._core.types import Reduction
 
 
+def prepare_ctc(
+    name: str,
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None,
+    labels: ArrayLike | None,
+    label_paddings: ArrayLike | None,
+    logit_lengths: ArrayLike | None,
+    label_lengths: ArrayLike | None,
+    blank_id: int,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> tuple[Array, Sequences]:
+    """The logits; and the labels, with the blank before the first one."""
+    x = arguments.floating(name, "logits", logits)
+    if x.ndim < 2 or x.shape[-1] == 0:
+        raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    rest = blank_id, where, weights, arguments.compute_dtype(x)
+    nan = jnp.isnan(x).any(-1)
+    sequences = shard_like_logits(
+        x, prepare_sequences(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan)
+    )
+    y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
+    return x, sequences._replace(labels=y)
+
+
+def _losses(x: Array, sequences: Sequences) -> Array:
+    losses = _negative_log_probability(x, sequences.labels, sequences.frames, sequences.counts)
+    return nan_unless(sequences.valid, losses.dtype) * losses
+
+
+def emitted_log_probs(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
+    """The log-probabilities of the blank and of the labels, [frames, ..., 1 + n]."""
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    row = summary(x)
+    e = -(gap_to_max(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
+    return jnp.moveaxis(jnp.where(row.empty[..., None], -jnp.inf, e), -2, 0), row
+
+
+def log_add_with_share(a: Array, b: Array) -> tuple[Array, Array]:
+    """log(exp a + exp b), and the lesser one's share, which is negative if that is exp b."""
+    total, d, ratio = log_add(a, b)
+    lesser = ratio / (1 + ratio)
+    return total, jnp.where(d < 0, lesser, -lesser)
+
+
+def _shares(lesser: Array) -> tuple[Array, Array]:
+    """Of exp a and exp b, from what `_add` returns: neither is the rounded difference of the other."""
+    size = jnp.abs(lesser)
+    of_b = jnp.signbit(lesser)
+    return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
+
+
+def _frame_by_frame(
+    emitted: Array, y: Array, frames: Array | None
+) -> tuple[tuple[Array, Array], tuple[tuple[Array, Array], Array, tuple[Array, Array]]]:
+    """The last states; and of each frame the states, what was subtracted from them, and the shares of both sums.
+
+    The largest state is at 0 after each frame, so that none is large where it matters.
+    """
+    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
+    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
+    start = match_varying_axes((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
+    repeated = repeated_labels(y)
+
+    def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
+        (blank, label), (e, there) = states, frame
+        either, of_blank = log_add_with_share(blank, label)
+        entered, of_label = log_add_with_share(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        blank, label = either + e[..., :1], entered + e
+        top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
+        top = jnp.where(top == -jnp.inf, 0, top)
+        new = select_step(there, (blank - top[..., None], label - top[..., None]), states)
+        return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
+
+    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    return lax.scan(step, start, (emitted, there))
+
+
+def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[Array, Any]:
+    emitted, row = emitted_log_probs(x, y, frames)
+    states, (_, offsets, shares) = _frame_by_frame(emitted, y, frames)
+    last = one_hot_mask(counts, y)
+    total, share = log_add_with_share(*(jnp.where(last, state, 0).sum(-1) for state in states))
+    log_p = offsets.sum(0) + total
+    loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
+    confident = loss < LOG_2
+    if frames is not None:
+        confident &= frames.any(-1)  # without a frame it is 0 as it stands
+    loss = confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
+    likely = jnp.where(jnp.moveaxis(emitted, 0, -2) > -LOG_2, y[..., None, :], -1).max(-1)  # one class at most
+    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf, confident, likely)
+
+
+def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
+    x, y, frames, counts, row, shares, share, impossible, confident, likely = saved
+    repeated = repeated_labels(y)
+    last = one_hot_mask(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
+    blank, label = _shares(share[..., None])
+    end = last * blank, last * label
+    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
+
+    def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
+        (blank, label), (of_either, of_entered, there) = posteriors, frame
+        (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
+        entering = shifted_back(entering * label)
+        either = jnp.where(repeated, blank, blank + entering)
+        old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
+        emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
+        return select_step(there, old, posteriors), emitted if there is None else jnp.where(
+            there[..., None], emitted, 0
+        )
+
+    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
+    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
+    likely = jnp.where(there, likely, -1)
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    posteriors = jnp.moveaxis(emitted, 0, -2)
+    # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
+    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
+    _, lacking = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
+    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
+    entries = confident_sequences.Entries(posteriors, others + lacking, every_class)
+    entries = confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
+    p, _ = probabilities(x, row)
+    p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
+    gradient = p - spread(entries.less, y, x.shape[-1])
+    gradient = jnp.where(one_hot_mask(likely, p), entries.at_likely[..., None], gradient)
+    return g[..., None, None] * gradient, None, None, None
+
+
+_negative_log_probability = custom_derivative(_forward, _backward, loop=True)
+
+
 @compiled()
 def ctc_loss(
     logits: ArrayLike,
@@ -182,138 +317,3 @@ def ctc_loss_with_forward_probs(
     if len(blank):
         blank = jnp.concatenate([blank[:-1], log_add_with_share(*last)[0][None] + offsets[-1:]])
     return _losses(x, sequences), blank, label[..., 1:]
-
-
-def prepare_ctc(
-    name: str,
-    logits: ArrayLike,
-    logit_paddings: ArrayLike | None,
-    labels: ArrayLike | None,
-    label_paddings: ArrayLike | None,
-    logit_lengths: ArrayLike | None,
-    label_lengths: ArrayLike | None,
-    blank_id: int,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-) -> tuple[Array, Sequences]:
-    """The logits; and the labels, with the blank before the first one."""
-    x = arguments.floating(name, "logits", logits)
-    if x.ndim < 2 or x.shape[-1] == 0:
-        raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
-    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    rest = blank_id, where, weights, arguments.compute_dtype(x)
-    nan = jnp.isnan(x).any(-1)
-    sequences = shard_like_logits(
-        x, prepare_sequences(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan)
-    )
-    y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
-    return x, sequences._replace(labels=y)
-
-
-def _losses(x: Array, sequences: Sequences) -> Array:
-    losses = _negative_log_probability(x, sequences.labels, sequences.frames, sequences.counts)
-    return nan_unless(sequences.valid, losses.dtype) * losses
-
-
-def emitted_log_probs(x: Array, y: Array, frames: Array | None) -> tuple[Array, Row]:
-    """The log-probabilities of the blank and of the labels, [frames, ..., 1 + n]."""
-    x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    row = summary(x)
-    e = -(gap_to_max(pick_several(x, y), row.top[..., None]) + row.log_total[..., None])
-    return jnp.moveaxis(jnp.where(row.empty[..., None], -jnp.inf, e), -2, 0), row
-
-
-def log_add_with_share(a: Array, b: Array) -> tuple[Array, Array]:
-    """log(exp a + exp b), and the lesser one's share, which is negative if that is exp b."""
-    total, d, ratio = log_add(a, b)
-    lesser = ratio / (1 + ratio)
-    return total, jnp.where(d < 0, lesser, -lesser)
-
-
-def _shares(lesser: Array) -> tuple[Array, Array]:
-    """Of exp a and exp b, from what `_add` returns: neither is the rounded difference of the other."""
-    size = jnp.abs(lesser)
-    of_b = jnp.signbit(lesser)
-    return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
-
-
-def _frame_by_frame(
-    emitted: Array, y: Array, frames: Array | None
-) -> tuple[tuple[Array, Array], tuple[tuple[Array, Array], Array, tuple[Array, Array]]]:
-    """The last states; and of each frame the states, what was subtracted from them, and the shares of both sums.
-
-    The largest state is at 0 after each frame, so that none is large where it matters.
-    """
-    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
-    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = match_varying_axes((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
-    repeated = repeated_labels(y)
-
-    def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
-        (blank, label), (e, there) = states, frame
-        either, of_blank = log_add_with_share(blank, label)
-        entered, of_label = log_add_with_share(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
-        blank, label = either + e[..., :1], entered + e
-        top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
-        top = jnp.where(top == -jnp.inf, 0, top)
-        new = select_step(there, (blank - top[..., None], label - top[..., None]), states)
-        return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
-
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    return lax.scan(step, start, (emitted, there))
-
-
-def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[Array, Any]:
-    emitted, row = emitted_log_probs(x, y, frames)
-    states, (_, offsets, shares) = _frame_by_frame(emitted, y, frames)
-    last = one_hot_mask(counts, y)
-    total, share = log_add_with_share(*(jnp.where(last, state, 0).sum(-1) for state in states))
-    log_p = offsets.sum(0) + total
-    loss = lax.stop_gradient(jnp.maximum(log_p, 0)) - log_p  # rounding alone makes it positive
-    confident = loss < LOG_2
-    if frames is not None:
-        confident &= frames.any(-1)  # without a frame it is 0 as it stands
-    loss = confident_sequences.ctc_loss(loss, confident, x, y, frames, counts, row)
-    likely = jnp.where(jnp.moveaxis(emitted, 0, -2) > -LOG_2, y[..., None, :], -1).max(-1)  # one class at most
-    return loss, (x, y, frames, counts, row, shares, share, total == -jnp.inf, confident, likely)
-
-
-def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
-    x, y, frames, counts, row, shares, share, impossible, confident, likely = saved
-    repeated = repeated_labels(y)
-    last = one_hot_mask(counts, y).astype(share.dtype) * jnp.where(impossible, 0, 1)[..., None]
-    blank, label = _shares(share[..., None])
-    end = last * blank, last * label
-    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-
-    def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
-        (blank, label), (of_either, of_entered, there) = posteriors, frame
-        (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
-        entering = shifted_back(entering * label)
-        either = jnp.where(repeated, blank, blank + entering)
-        old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
-        emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
-        return select_step(there, old, posteriors), emitted if there is None else jnp.where(
-            there[..., None], emitted, 0
-        )
-
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
-    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
-    likely = jnp.where(there, likely, -1)
-    x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    posteriors = jnp.moveaxis(emitted, 0, -2)
-    # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
-    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
-    _, lacking = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
-    every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
-    entries = confident_sequences.Entries(posteriors, others + lacking, every_class)
-    entries = confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
-    p, _ = probabilities(x, row)
-    p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
-    gradient = p - spread(entries.less, y, x.shape[-1])
-    gradient = jnp.where(one_hot_mask(likely, p), entries.at_likely[..., None], gradient)
-    return g[..., None, None] * gradient, None, None, None
-
-
-_negative_log_probability = custom_derivative(_forward, _backward, loop=True)

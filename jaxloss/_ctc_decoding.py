@@ -33,6 +33,134 @@ class CTCAlignment(NamedTuple):
     log_prob: Array
 
 
+def _frames(
+    name: str, logits: ArrayLike, paddings: ArrayLike | None, lengths: ArrayLike | None, blank_id: int
+) -> tuple[Array, Array | None, int, Array]:
+    """The logits, 0 in frames that are not there; which are; the blank; NaN for an impossible length, else 1."""
+    x = arguments.floating(name, "logits", logits)
+    no_labels = jnp.zeros((*x.shape[:-2], 0), np.int32)
+    x, sequences = prepare_ctc(name, x, paddings, no_labels, None, lengths, None, blank_id, None, None)
+    frames = sequences.frames
+    x = x if frames is None else jnp.where(frames[..., None], x, 0)
+    return x, frames, sequences.blank, nan_unless(sequences.valid, arguments.compute_dtype(x))
+
+
+def _left(x: Array, there: Array, fill: int) -> Array:
+    """What is there of each row, in its order, and then the filling."""
+    _, x = lax.sort(((~there).astype(np.int32), jnp.where(there, x, fill)), is_stable=True, num_keys=1)
+    return x
+
+
+def _take(x: Array, indices: Array, axis: int = -1) -> Array:
+    return jnp.take_along_axis(x, indices, axis, mode="promise_in_bounds")
+
+
+class _Beam(NamedTuple):
+    labels: Array  # [..., beam, frames], -1 behind the last
+    lengths: Array  # [..., beam]
+    last: Array  # [..., beam], -1 of no labels
+    blank: Array  # [..., beam], log-probabilities of what ends in a blank
+    label: Array  # [..., beam], and in the last label, both less an offset
+    begins: Array  # [..., beam, beam], whether the first prefix begins the second, or is it
+
+
+def _first_beam(x: Array, size: int) -> _Beam:
+    """The empty prefix, and places for others."""
+    start = lax.stop_gradient(x)[..., :0, :0].sum((-1, -2))[..., None]  # zeros, sharded as the logits are
+    number = jnp.cumsum(jnp.repeat(start, size, -1).astype(np.int32) + 1, -1)
+    nothing = jnp.full_like(number, -jnp.inf, arguments.compute_dtype(x))
+    labels = jnp.repeat(jnp.full_like(number, -1)[..., None], x.shape[-2], -1)
+    blank = jnp.where(number == 1, 0, nothing)
+    begins = number[..., None] == number[..., None, :]
+    return _Beam(labels, 0 * number, jnp.full_like(number, -1), blank, nothing, begins)
+
+
+def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) -> tuple[_Beam, Array]:
+    (x, there), size = frame, beam.last.shape[-1]
+    row = summary(x)
+    log_p = jnp.where(row.empty[..., None], -jnp.inf, -(gap_to_max(x, row.top[..., None]) + row.log_total[..., None]))
+
+    # What stays as it is: by a blank, by the last label again, or entered from the prefix without it.
+    either, _ = log_add_with_share(beam.blank, beam.label)
+    above, below = beam.last[..., :, None], beam.last[..., None, :]
+    child = beam.begins & (beam.lengths[..., :, None] + 1 == beam.lengths[..., None, :])
+    entering = jnp.where(above == below, beam.blank[..., :, None], either[..., :, None])
+    entering = jnp.where(child, entering, -jnp.inf).max(-2)
+    blank = either + log_p[..., blank_id, None]
+    label = log_add_with_share(beam.label, entering)[0] + _take(log_p, jnp.maximum(beam.last, 0))
+
+    # What is new: of one prefix at most beam_size - 1 are in the beam already, and one comes from the blank alone.
+    many = min(2 * size, x.shape[-1] - 1)
+    of_class, best = lax.top_k(jnp.delete(log_p, blank_id, -1), many)
+    best = jnp.where(best >= blank_id, best + 1, best)[..., None, :]
+    new = jnp.where(above == best, beam.blank[..., None], either[..., None]) + of_class[..., None, :]
+    ends = (beam.last[..., None] == best).astype(new.dtype)
+    known = jnp.einsum("...kj,...jm->...km", child.astype(new.dtype), ends) > 0
+    new = jnp.where(known, -jnp.inf, new)
+
+    flat = (*new.shape[:-2], size * many)
+    scores = jnp.concatenate([log_add_with_share(blank, label)[0], new.reshape(flat)], -1)
+    score, chosen = lax.top_k(scores, size)
+    if there is not None:
+        chosen = jnp.where(there[..., None], chosen, lax.broadcasted_iota(chosen.dtype, chosen.shape, chosen.ndim - 1))
+    stays = chosen < size
+    source = jnp.where(stays, chosen, (chosen - size) // max(many, 1))
+    best = jnp.broadcast_to(best, new.shape).reshape(flat)
+    added = _take(jnp.concatenate([jnp.full_like(beam.last, -1), best], -1), chosen)
+
+    top = lax.stop_gradient(score).max(-1, keepdims=True)  # the first, but of a slice XLA would sort all scores
+    top = jnp.where(top == -jnp.inf, 0, top)
+    blank = jnp.where(stays, _take(blank, source), -jnp.inf) - top
+    label = jnp.where(stays, _take(label, source), score) - top
+    blank, label = select_step(there, (blank, label), (beam.blank, beam.label))
+    top = top if there is None else jnp.where(there[..., None], top, 0)
+
+    lengths = _take(beam.lengths, source)  # without what is added
+    labels = _take(beam.labels, source[..., None], -2)
+    labels = jnp.where(one_hot_mask(lengths, labels) & ~stays[..., None], added[..., None], labels)
+    follows = _take(labels, jnp.broadcast_to(lengths[..., None, :], beam.begins.shape))
+    begins = _take(_take(beam.begins, source[..., None], -2), source[..., None, :])
+    begins &= stays[..., None] | (jnp.matrix_transpose(follows) == added[..., None])
+    last = jnp.where(stays, _take(beam.last, source), added)
+    return _Beam(labels, jnp.where(stays, lengths, lengths + 1), last, blank, label, begins), top
+
+
+def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
+    """Of each frame the label's number from 1 on, 0 for a blank, -1 if it is not there; and the best last state."""
+    y, repeated = sequences.labels, repeated_labels(sequences.labels)
+    there = None if sequences.frames is None else jnp.moveaxis(sequences.frames, -1, 0)
+
+    def forth(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
+        (blank, label), (e, there) = states, frame
+        blank_stays, either = blank >= label, jnp.maximum(blank, label)
+        entering = shifted(jnp.where(repeated, blank, either), -jnp.inf)
+        label_stays, entered = label >= entering, jnp.maximum(label, entering)
+        blank, label = either + e[..., :1], entered + e
+        top = jnp.maximum(blank, label).max(-1, keepdims=True)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        return select_step(there, (blank - top, label - top), states), (blank_stays, label_stays)
+
+    def back(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
+        (n, in_label), (blank_stays, label_stays, there) = state, frame
+        emits = jnp.where(in_label, n, 0)
+        enters = in_label & ~_take(label_stays, n[..., None])[..., 0]
+        before = jnp.maximum(n - enters.astype(np.int32), 0)  # NaN may lead anywhere
+        by_blank = _take(blank_stays | (repeated & enters[..., None]), before[..., None])[..., 0]
+        old = before, jnp.where(in_label & ~enters, in_label, ~by_blank)
+        if there is None:
+            return old, emits
+        return (jnp.where(there, old[0], n), jnp.where(there, old[1], in_label)), jnp.where(there, emits, -1)
+
+    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
+    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
+    start = match_varying_axes((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
+    states, choices = lax.scan(forth, start, (emitted, there))
+    blank, label = (jnp.where(one_hot_mask(sequences.counts, y), state, 0).sum(-1) for state in states)
+    end = match_varying_axes((emitted, y), (sequences.counts, label > blank))
+    _, emits = lax.scan(back, end, (*choices, there), reverse=True)
+    return emits, jnp.maximum(blank, label)
+
+
 @compiled()
 def ctc_greedy_decode(
     logits: ArrayLike,
@@ -233,131 +361,3 @@ def ctc_align(
     starts = jnp.where(emits, frame, shape[-2]).min(-2, initial=shape[-2])
     ends = jnp.where(emits, frame + 1, -1).max(-2, initial=-1)
     return CTCAlignment(frame_labels, jnp.where(ends < 0, -1, starts), ends, log_prob)
-
-
-def _frames(
-    name: str, logits: ArrayLike, paddings: ArrayLike | None, lengths: ArrayLike | None, blank_id: int
-) -> tuple[Array, Array | None, int, Array]:
-    """The logits, 0 in frames that are not there; which are; the blank; NaN for an impossible length, else 1."""
-    x = arguments.floating(name, "logits", logits)
-    no_labels = jnp.zeros((*x.shape[:-2], 0), np.int32)
-    x, sequences = prepare_ctc(name, x, paddings, no_labels, None, lengths, None, blank_id, None, None)
-    frames = sequences.frames
-    x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    return x, frames, sequences.blank, nan_unless(sequences.valid, arguments.compute_dtype(x))
-
-
-def _left(x: Array, there: Array, fill: int) -> Array:
-    """What is there of each row, in its order, and then the filling."""
-    _, x = lax.sort(((~there).astype(np.int32), jnp.where(there, x, fill)), is_stable=True, num_keys=1)
-    return x
-
-
-def _take(x: Array, indices: Array, axis: int = -1) -> Array:
-    return jnp.take_along_axis(x, indices, axis, mode="promise_in_bounds")
-
-
-class _Beam(NamedTuple):
-    labels: Array  # [..., beam, frames], -1 behind the last
-    lengths: Array  # [..., beam]
-    last: Array  # [..., beam], -1 of no labels
-    blank: Array  # [..., beam], log-probabilities of what ends in a blank
-    label: Array  # [..., beam], and in the last label, both less an offset
-    begins: Array  # [..., beam, beam], whether the first prefix begins the second, or is it
-
-
-def _first_beam(x: Array, size: int) -> _Beam:
-    """The empty prefix, and places for others."""
-    start = lax.stop_gradient(x)[..., :0, :0].sum((-1, -2))[..., None]  # zeros, sharded as the logits are
-    number = jnp.cumsum(jnp.repeat(start, size, -1).astype(np.int32) + 1, -1)
-    nothing = jnp.full_like(number, -jnp.inf, arguments.compute_dtype(x))
-    labels = jnp.repeat(jnp.full_like(number, -1)[..., None], x.shape[-2], -1)
-    blank = jnp.where(number == 1, 0, nothing)
-    begins = number[..., None] == number[..., None, :]
-    return _Beam(labels, 0 * number, jnp.full_like(number, -1), blank, nothing, begins)
-
-
-def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) -> tuple[_Beam, Array]:
-    (x, there), size = frame, beam.last.shape[-1]
-    row = summary(x)
-    log_p = jnp.where(row.empty[..., None], -jnp.inf, -(gap_to_max(x, row.top[..., None]) + row.log_total[..., None]))
-
-    # What stays as it is: by a blank, by the last label again, or entered from the prefix without it.
-    either, _ = log_add_with_share(beam.blank, beam.label)
-    above, below = beam.last[..., :, None], beam.last[..., None, :]
-    child = beam.begins & (beam.lengths[..., :, None] + 1 == beam.lengths[..., None, :])
-    entering = jnp.where(above == below, beam.blank[..., :, None], either[..., :, None])
-    entering = jnp.where(child, entering, -jnp.inf).max(-2)
-    blank = either + log_p[..., blank_id, None]
-    label = log_add_with_share(beam.label, entering)[0] + _take(log_p, jnp.maximum(beam.last, 0))
-
-    # What is new: of one prefix at most beam_size - 1 are in the beam already, and one comes from the blank alone.
-    many = min(2 * size, x.shape[-1] - 1)
-    of_class, best = lax.top_k(jnp.delete(log_p, blank_id, -1), many)
-    best = jnp.where(best >= blank_id, best + 1, best)[..., None, :]
-    new = jnp.where(above == best, beam.blank[..., None], either[..., None]) + of_class[..., None, :]
-    ends = (beam.last[..., None] == best).astype(new.dtype)
-    known = jnp.einsum("...kj,...jm->...km", child.astype(new.dtype), ends) > 0
-    new = jnp.where(known, -jnp.inf, new)
-
-    flat = (*new.shape[:-2], size * many)
-    scores = jnp.concatenate([log_add_with_share(blank, label)[0], new.reshape(flat)], -1)
-    score, chosen = lax.top_k(scores, size)
-    if there is not None:
-        chosen = jnp.where(there[..., None], chosen, lax.broadcasted_iota(chosen.dtype, chosen.shape, chosen.ndim - 1))
-    stays = chosen < size
-    source = jnp.where(stays, chosen, (chosen - size) // max(many, 1))
-    best = jnp.broadcast_to(best, new.shape).reshape(flat)
-    added = _take(jnp.concatenate([jnp.full_like(beam.last, -1), best], -1), chosen)
-
-    top = lax.stop_gradient(score).max(-1, keepdims=True)  # the first, but of a slice XLA would sort all scores
-    top = jnp.where(top == -jnp.inf, 0, top)
-    blank = jnp.where(stays, _take(blank, source), -jnp.inf) - top
-    label = jnp.where(stays, _take(label, source), score) - top
-    blank, label = select_step(there, (blank, label), (beam.blank, beam.label))
-    top = top if there is None else jnp.where(there[..., None], top, 0)
-
-    lengths = _take(beam.lengths, source)  # without what is added
-    labels = _take(beam.labels, source[..., None], -2)
-    labels = jnp.where(one_hot_mask(lengths, labels) & ~stays[..., None], added[..., None], labels)
-    follows = _take(labels, jnp.broadcast_to(lengths[..., None, :], beam.begins.shape))
-    begins = _take(_take(beam.begins, source[..., None], -2), source[..., None, :])
-    begins &= stays[..., None] | (jnp.matrix_transpose(follows) == added[..., None])
-    last = jnp.where(stays, _take(beam.last, source), added)
-    return _Beam(labels, jnp.where(stays, lengths, lengths + 1), last, blank, label, begins), top
-
-
-def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
-    """Of each frame the label's number from 1 on, 0 for a blank, -1 if it is not there; and the best last state."""
-    y, repeated = sequences.labels, repeated_labels(sequences.labels)
-    there = None if sequences.frames is None else jnp.moveaxis(sequences.frames, -1, 0)
-
-    def forth(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
-        (blank, label), (e, there) = states, frame
-        blank_stays, either = blank >= label, jnp.maximum(blank, label)
-        entering = shifted(jnp.where(repeated, blank, either), -jnp.inf)
-        label_stays, entered = label >= entering, jnp.maximum(label, entering)
-        blank, label = either + e[..., :1], entered + e
-        top = jnp.maximum(blank, label).max(-1, keepdims=True)
-        top = jnp.where(top == -jnp.inf, 0, top)
-        return select_step(there, (blank - top, label - top), states), (blank_stays, label_stays)
-
-    def back(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
-        (n, in_label), (blank_stays, label_stays, there) = state, frame
-        emits = jnp.where(in_label, n, 0)
-        enters = in_label & ~_take(label_stays, n[..., None])[..., 0]
-        before = jnp.maximum(n - enters.astype(np.int32), 0)  # NaN may lead anywhere
-        by_blank = _take(blank_stays | (repeated & enters[..., None]), before[..., None])[..., 0]
-        old = before, jnp.where(in_label & ~enters, in_label, ~by_blank)
-        if there is None:
-            return old, emits
-        return (jnp.where(there, old[0], n), jnp.where(there, old[1], in_label)), jnp.where(there, emits, -1)
-
-    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
-    first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = match_varying_axes((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
-    states, choices = lax.scan(forth, start, (emitted, there))
-    blank, label = (jnp.where(one_hot_mask(sequences.counts, y), state, 0).sum(-1) for state in states)
-    end = match_varying_axes((emitted, y), (sequences.counts, label > blank))
-    _, emits = lax.scan(back, end, (*choices, there), reverse=True)
-    return emits, jnp.maximum(blank, label)

@@ -17,6 +17,73 @@ from ._core.softmax_divergence import JS, KL, Formula, Summary, divergence, grad
 from ._core.types import Axis, Reduction
 
 
+def _loss(
+    name: str,
+    losses: Callable[..., Array],
+    numbers: dict[str, ArrayLike],
+    logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    temperature: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+) -> Array:
+    names = "logits", "teacher_logits"
+    teacher = arguments.floating(name, "teacher_logits", teacher_logits)
+    x, y, mask = prepare_rows(name, names, logits, teacher, axis, where, weights)
+    dtype, shape = arguments.compute_dtype(x, y), x.shape[:-1]
+    arguments.choice(name, "reduction", reduction)
+    options = [arguments.option(name, "temperature", temperature, 1, shape, dtype)]
+    options += [arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
+    y = defer_upcast(y, dtype)
+    return mask.reduce(losses(x, y, mask.without_weight(), *options, unweighted=mask.unweighted), reduction)
+
+
+class _Saved(NamedTuple):
+    x: Array
+    y: Array
+    mask: Mask
+    temperature: Array | None
+    numbers: tuple[Array, ...]
+    summary: Summary
+
+
+def _lifted(formula: Formula) -> Callable[..., Array]:
+    """The divergence of each row of logits, with its derivatives."""
+
+    def logits_of(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
+        return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
+
+    def forward(
+        x: Array,
+        y: Array,
+        mask: Mask,
+        temperature: Array | None,
+        *numbers: Array,
+    ) -> tuple[Array, _Saved]:
+        temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
+        summary = summarize(formula, logits_of(x, y, mask), temperature, numbers)
+        return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
+
+    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+        x, y, mask, temperature, numbers, summary = saved
+        g = mask.fill_options(g, 0)
+        logits = logits_of(x, y, mask)
+        *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
+        of_x, of_y = (
+            transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
+            for gradient, z in zip(of_logits, (x, y), strict=True)
+        )
+        of_temperature = None if of_temperature is None else g * of_temperature
+        return of_x, of_y, None, of_temperature, *(g * of for of in of_numbers)
+
+    return custom_derivative(forward, backward, infinite=(1,))
+
+
+_kl, _js = _lifted(KL), _lifted(JS)
+
+
 @compiled(temperature=arguments.POSITIVE)
 def softmax_kl_divergence(
     logits: ArrayLike,
@@ -151,70 +218,3 @@ def softmax_jensen_shannon_divergence(
     """
     name = "softmax_jensen_shannon_divergence"
     return _loss(name, _js, {"beta": beta}, logits, teacher_logits, temperature, axis, where, weights, reduction)
-
-
-def _loss(
-    name: str,
-    losses: Callable[..., Array],
-    numbers: dict[str, ArrayLike],
-    logits: ArrayLike,
-    teacher_logits: ArrayLike,
-    temperature: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-) -> Array:
-    names = "logits", "teacher_logits"
-    teacher = arguments.floating(name, "teacher_logits", teacher_logits)
-    x, y, mask = prepare_rows(name, names, logits, teacher, axis, where, weights)
-    dtype, shape = arguments.compute_dtype(x, y), x.shape[:-1]
-    arguments.choice(name, "reduction", reduction)
-    options = [arguments.option(name, "temperature", temperature, 1, shape, dtype)]
-    options += [arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
-    y = defer_upcast(y, dtype)
-    return mask.reduce(losses(x, y, mask.without_weight(), *options, unweighted=mask.unweighted), reduction)
-
-
-class _Saved(NamedTuple):
-    x: Array
-    y: Array
-    mask: Mask
-    temperature: Array | None
-    numbers: tuple[Array, ...]
-    summary: Summary
-
-
-def _lifted(formula: Formula) -> Callable[..., Array]:
-    """The divergence of each row of logits, with its derivatives."""
-
-    def logits_of(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
-        return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
-
-    def forward(
-        x: Array,
-        y: Array,
-        mask: Mask,
-        temperature: Array | None,
-        *numbers: Array,
-    ) -> tuple[Array, _Saved]:
-        temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
-        summary = summarize(formula, logits_of(x, y, mask), temperature, numbers)
-        return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
-
-    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, y, mask, temperature, numbers, summary = saved
-        g = mask.fill_options(g, 0)
-        logits = logits_of(x, y, mask)
-        *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
-        of_x, of_y = (
-            transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
-            for gradient, z in zip(of_logits, (x, y), strict=True)
-        )
-        of_temperature = None if of_temperature is None else g * of_temperature
-        return of_x, of_y, None, of_temperature, *(g * of for of in of_numbers)
-
-    return custom_derivative(forward, backward, infinite=(1,))
-
-
-_kl, _js = _lifted(KL), _lifted(JS)

@@ -11,6 +11,18 @@ from ._core.special import js_ratios, kl_term, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
 
+def _log(t: Array) -> Array:
+    """log(t), 0 at 0."""
+    return jnp.log(jnp.where(t == 0, 1, t))
+
+
+def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
+    return -t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq + 1)
+
+
+_kl = elementwise(lambda lq, t: multiply_no_nan(t, _log(t) - lq), _kl_slopes, infinite=(1,))
+
+
 @compiled()
 def kl_divergence(
     log_predictions: ArrayLike,
@@ -74,16 +86,12 @@ def kl_divergence(
     return mask.reduce(terms.total(_kl(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _log(t: Array) -> Array:
-    """log(t), 0 at 0."""
-    return jnp.log(jnp.where(t == 0, 1, t))
+def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
+    t = jnp.exp(lt)
+    return -t, multiply_no_nan(t, subtract_no_nan(lt, lq) + 1)
 
 
-def _kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
-    return -t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq + 1)
-
-
-_kl = elementwise(lambda lq, t: multiply_no_nan(t, _log(t) - lq), _kl_slopes, infinite=(1,))
+_kl_log = elementwise(lambda lq, lt: multiply_no_nan(jnp.exp(lt), subtract_no_nan(lt, lq)), _kl_log_slopes)
 
 
 @compiled()
@@ -153,12 +161,16 @@ def kl_divergence_with_log_targets(
     return mask.reduce(terms.total(_kl_log(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _kl_log_slopes(lq: Array, lt: Array) -> tuple[Array, Array]:
-    t = jnp.exp(lt)
-    return -t, multiply_no_nan(t, subtract_no_nan(lt, lq) + 1)
+def _generalized_kl_element(lq: Array, t: Array) -> Array:
+    # With u = log q - log t, a term is t (exp(u) - 1 - u).
+    return kl_term(t, jnp.exp(lq), lq - _log(t))
 
 
-_kl_log = elementwise(lambda lq, lt: multiply_no_nan(jnp.exp(lt), subtract_no_nan(lt, lq)), _kl_log_slopes)
+def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
+    return jnp.exp(lq) - t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq)
+
+
+_generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes, infinite=(1,))
 
 
 @compiled()
@@ -218,16 +230,23 @@ def generalized_kl_divergence(
     return mask.reduce(terms.total(_generalized_kl(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _generalized_kl_element(lq: Array, t: Array) -> Array:
-    # With u = log q - log t, a term is t (exp(u) - 1 - u).
-    return kl_term(t, jnp.exp(lq), lq - _log(t))
+def _js_element(lq: Array, lt: Array, b: Array) -> Array:
+    q, t = jnp.exp(lq), jnp.exp(lt)
+    r, s = js_ratios(subtract_no_nan(lt, lq), b)
+    m = b * t + (1 - b) * q
+    (losses,) = cpu_fusion_barrier(multiply_no_nan(1 - b, kl_term(q, m, r)) + multiply_no_nan(b, kl_term(t, m, s)))
+    return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
 
 
-def _generalized_kl_slopes(lq: Array, t: Array) -> tuple[Array, Array]:
-    return jnp.exp(lq) - t, jnp.where(lq == -jnp.inf, jnp.inf, jnp.log(t) - lq)
+def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
+    lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
+    q, t = jnp.exp(lq), jnp.exp(lt)
+    r, s = js_ratios(subtract_no_nan(lt, lq), b)
+    m = b * t + (1 - b) * q
+    return -multiply_no_nan((1 - b) * q, r), -multiply_no_nan(b * t, s), kl_term(t, m, s) - kl_term(q, m, r)
 
 
-_generalized_kl = elementwise(_generalized_kl_element, _generalized_kl_slopes, infinite=(1,))
+_js = elementwise(_js_element, _js_slopes)
 
 
 @compiled(beta=arguments.UNIT)
@@ -295,23 +314,7 @@ def jensen_shannon_divergence(
     return mask.reduce(terms.total(_js(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _js_element(lq: Array, lt: Array, b: Array) -> Array:
-    q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s = js_ratios(subtract_no_nan(lt, lq), b)
-    m = b * t + (1 - b) * q
-    (losses,) = cpu_fusion_barrier(multiply_no_nan(1 - b, kl_term(q, m, r)) + multiply_no_nan(b, kl_term(t, m, s)))
-    return losses  # not fused into their sum, for which XLA would compute much of this twice on a CPU
-
-
-def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
-    q, t = jnp.exp(lq), jnp.exp(lt)
-    r, s = js_ratios(subtract_no_nan(lt, lq), b)
-    m = b * t + (1 - b) * q
-    return -multiply_no_nan((1 - b) * q, r), -multiply_no_nan(b * t, s), kl_term(t, m, s) - kl_term(q, m, r)
-
-
-_js = elementwise(_js_element, _js_slopes)
+_half_difference = of_error(lambda error: 0.5 * jnp.abs(error), lambda error: (0.5 * jnp.sign(error),))
 
 
 @compiled()
@@ -369,6 +372,3 @@ def total_variation_distance(
         reduction,
     )
     return mask.reduce(terms.total(_half_difference(*arrays, unweighted=terms.unweighted)), reduction)
-
-
-_half_difference = of_error(lambda error: 0.5 * jnp.abs(error), lambda error: (0.5 * jnp.sign(error),))

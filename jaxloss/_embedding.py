@@ -20,6 +20,65 @@ from ._core.special import power_of_two
 from ._core.types import Axis, Reduction
 from ._core.vectors import compare_vectors, distance_gradients, prepare_vectors
 
+_SHRUNK = 2.0**-6  # exact, and long enough for the largest numbers in 1024 features
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
+def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
+    """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers.
+
+    It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
+    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
+    """
+    difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
+    if known in (1, np.inf):
+        size = difference * jnp.sign(difference)
+        return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
+    if known is None:  # a degree among others that is infinite has no powers either
+        is_largest = q == jnp.inf
+        by_powers = _by_powers(difference, eps, jnp.where(is_largest, 2, q), False)
+        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), by_powers)
+    return _by_powers(difference, eps, q, True)
+
+
+def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
+    q, eps = q[..., None], eps[..., None]
+    power = jnp.square if square else lambda x: _size_to_the(x, q, False)
+    root = jnp.sqrt if square else lambda x: x ** (1 / q)
+    constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
+    largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
+    largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
+    finfo = jnp.finfo(eps.dtype)
+    if square:
+        unit = power_of_two(largest)
+        unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
+    else:
+        unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
+    degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
+    highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
+    of_eps = jnp.minimum(_SHRUNK / unit, highest)
+    (unit,) = cpu_fusion_barrier(unit)
+    (total,) = cpu_fusion_barrier(power(difference / unit).sum(-1, keepdims=True))
+    total += eps * power(of_eps)
+    zero = total == 0
+    return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _size_to_the(x: Array, q: Array, signed: bool) -> Array:
+    """|x|^q, or that times sign(x). An infinite derivative at 0 is 0."""
+    zero = x == 0
+    value = jnp.where(zero, (q == 0).astype(x.dtype) + jnp.zeros_like(x), jnp.where(zero, 1, jnp.abs(x)) ** q)
+    return jnp.sign(x) * value if signed else value
+
+
+@_size_to_the.defjvp
+def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, q = primals
+    value, slope = _size_to_the(x, q, signed), q * _size_to_the(x, q - 1, not signed)
+    log = jnp.log(jnp.where(x == 0, 1, jnp.abs(x)))
+    return value, slope * tangents[0] + value * log * tangents[1]
+
 
 @compiled(norm_degree=arguments.AT_LEAST_ONE, eps=arguments.NOT_NEGATIVE)
 def triplet_margin_loss(
@@ -106,64 +165,24 @@ def triplet_margin_loss(
     return mask.reduce(losses, reduction)
 
 
-_SHRUNK = 2.0**-6  # exact, and long enough for the largest numbers in 1024 features
+def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
+    cosine, distance, saved = compare_vectors(x, t)
+    y = y.astype(distance.dtype) + jnp.zeros_like(distance)  # an explicit mesh wants them split alike
+    slope = _by_label(y, 1, -(cosine > m).astype(m.dtype))
+    return _by_label(y, distance, jnp.maximum(cosine - m, 0)), (saved, slope)
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
-def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
-    """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers.
-
-    It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
-    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
-    """
-    difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
-    if known in (1, np.inf):
-        size = difference * jnp.sign(difference)
-        return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
-    if known is None:  # a degree among others that is infinite has no powers either
-        is_largest = q == jnp.inf
-        by_powers = _by_powers(difference, eps, jnp.where(is_largest, 2, q), False)
-        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), by_powers)
-    return _by_powers(difference, eps, q, True)
+def _cosine_embedding_backward(saved: tuple[Any, Array], g: Array) -> tuple[Array | None, ...]:
+    vectors, slope = saved  # by the distance
+    return *distance_gradients(vectors, g * slope), None, g * jnp.minimum(slope, 0)
 
 
-def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
-    q, eps = q[..., None], eps[..., None]
-    power = jnp.square if square else lambda x: _size_to_the(x, q, False)
-    root = jnp.sqrt if square else lambda x: x ** (1 / q)
-    constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
-    largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
-    largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
-    finfo = jnp.finfo(eps.dtype)
-    if square:
-        unit = power_of_two(largest)
-        unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
-    else:
-        unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
-    highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
-    of_eps = jnp.minimum(_SHRUNK / unit, highest)
-    (unit,) = cpu_fusion_barrier(unit)
-    (total,) = cpu_fusion_barrier(power(difference / unit).sum(-1, keepdims=True))
-    total += eps * power(of_eps)
-    zero = total == 0
-    return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
+_cosine_embedding = custom_derivative(_cosine_embedding_forward, _cosine_embedding_backward)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _size_to_the(x: Array, q: Array, signed: bool) -> Array:
-    """|x|^q, or that times sign(x). An infinite derivative at 0 is 0."""
-    zero = x == 0
-    value = jnp.where(zero, (q == 0).astype(x.dtype) + jnp.zeros_like(x), jnp.where(zero, 1, jnp.abs(x)) ** q)
-    return jnp.sign(x) * value if signed else value
-
-
-@_size_to_the.defjvp
-def _(signed: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    x, q = primals
-    value, slope = _size_to_the(x, q, signed), q * _size_to_the(x, q - 1, not signed)
-    log = jnp.log(jnp.where(x == 0, 1, jnp.abs(x)))
-    return value, slope * tangents[0] + value * log * tangents[1]
+def _by_label(y: Array, alike: ArrayLike, unlike: Array) -> Array:
+    """The one for the label 1, the other for -1, NaN for any other label."""
+    return jnp.where(y == 1, alike, jnp.where(y == -1, unlike, jnp.nan))
 
 
 @compiled(margin=arguments.COSINE)
@@ -229,24 +248,12 @@ def cosine_embedding_loss(
     return mask.reduce(_cosine_embedding(x, t, y, m, unweighted=mask.unweighted), reduction)
 
 
-def _cosine_embedding_forward(x: Array, t: Array, y: Array, m: Array) -> tuple[Array, tuple[Any, Array]]:
-    cosine, distance, saved = compare_vectors(x, t)
-    y = y.astype(distance.dtype) + jnp.zeros_like(distance)  # an explicit mesh wants them split alike
-    slope = _by_label(y, 1, -(cosine > m).astype(m.dtype))
-    return _by_label(y, distance, jnp.maximum(cosine - m, 0)), (saved, slope)
+def _hinge_embedding_slopes(x: Array, t: Array, m: Array) -> tuple[Array | None, ...]:
+    violated = (x < m).astype(x.dtype)
+    return _by_label(t, 1, -violated), None, _by_label(t, 0, violated)
 
 
-def _cosine_embedding_backward(saved: tuple[Any, Array], g: Array) -> tuple[Array | None, ...]:
-    vectors, slope = saved  # by the distance
-    return *distance_gradients(vectors, g * slope), None, g * jnp.minimum(slope, 0)
-
-
-_cosine_embedding = custom_derivative(_cosine_embedding_forward, _cosine_embedding_backward)
-
-
-def _by_label(y: Array, alike: ArrayLike, unlike: Array) -> Array:
-    """The one for the label 1, the other for -1, NaN for any other label."""
-    return jnp.where(y == 1, alike, jnp.where(y == -1, unlike, jnp.nan))
+_hinge_embedding = elementwise(lambda x, t, m: _by_label(t, x, jnp.maximum(m - x, 0)), _hinge_embedding_slopes)
 
 
 @compiled()
@@ -301,11 +308,3 @@ def hinge_embedding_loss(
         kinds=(arguments.floating, arguments.signed),
     )
     return mask.reduce(_hinge_embedding(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _hinge_embedding_slopes(x: Array, t: Array, m: Array) -> tuple[Array | None, ...]:
-    violated = (x < m).astype(x.dtype)
-    return _by_label(t, 1, -violated), None, _by_label(t, 0, violated)
-
-
-_hinge_embedding = elementwise(lambda x, t, m: _by_label(t, x, jnp.maximum(m - x, 0)), _hinge_embedding_slopes)

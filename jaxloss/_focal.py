@@ -21,6 +21,62 @@ from ._core.softmax import Row, gap_to_max, summary, surprisal
 from ._core.special import bounded_product, divide_no_nan, expm1, multiply_no_nan
 from ._core.types import Axis, Reduction
 
+# With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
+# c = a |x| + log1p(e), and 1 - p_t = q = r / (1 + e) with r = a + b e. By |x| they have the slopes (a - b e) / (1 + e)
+# and q e (a - b) / (r (1 + e)), of the same sign unless the label lies between p and 1/2. By b, where a + b = 1, they
+# have -|x| and q (e - 1) / r. Where e is too small for a number, c / r is |x|, or 1 if a is 0: then log(r) is -|x|.
+
+
+class _Element(NamedTuple):
+    size: Array  # |x|
+    e: Array
+    a: Array
+    b: Array
+    entropy: Array  # c
+    ratio: Array  # c / r
+    focus: Array  # q^gamma
+    log_q: Array
+
+
+def _element(x: Array, t: Array, gamma: Array) -> _Element:
+    size = jnp.abs(x)
+    e = jnp.exp(-size)
+    a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
+    r, tail = a + b * e, jnp.log1p(e)
+    entropy = multiply_no_nan(a, size) + tail
+    none, far = r == 0, e == 0
+    some = jnp.where(none, 1, r)
+    log_q = jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(some)) - tail
+    ratio = jnp.where(none, 1, jnp.where(far, size, divide_no_nan(jnp.where(far, 0, entropy), some)))
+    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
+
+
+def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
+    return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+
+
+def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
+    own = _element(x, t, gamma)
+    return _alpha_of_label(t, alpha) * multiply_no_nan(own.focus, own.entropy)
+
+
+def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
+    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
+    share = _alpha_of_label(t, alpha)
+    by_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
+    by_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
+    by_t = share * jnp.where(x >= 0, by_b, -by_b)
+    loss = multiply_no_nan(focus, entropy)
+    by_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
+    slopes = share * focus * by_size
+    slopes = jnp.where(x >= 0, slopes, -slopes)
+    if alpha is None:
+        return slopes, by_t, by_gamma
+    return slopes, by_t + (2 * alpha - 1) * loss, by_gamma, (2 * t - 1) * loss
+
+
+_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
+
 
 @compiled(alpha=arguments.UNIT, gamma=arguments.NOT_NEGATIVE)
 def sigmoid_focal_loss(
@@ -79,61 +135,140 @@ def sigmoid_focal_loss(
     return mask.reduce(_sigmoid_focal(*arrays, unweighted=mask.unweighted), reduction)
 
 
-# With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
-# c = a |x| + log1p(e), and 1 - p_t = q = r / (1 + e) with r = a + b e. By |x| they have the slopes (a - b e) / (1 + e)
-# and q e (a - b) / (r (1 + e)), of the same sign unless the label lies between p and 1/2. By b, where a + b = 1, they
-# have -|x| and q (e - 1) / r. Where e is too small for a number, c / r is |x|, or 1 if a is 0: then log(r) is -|x|.
+def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """A number for all classes, or a table of one for each."""
+    one = arguments.hyperparameter(name, "alpha", alpha, dtype)
+    return broadcast_class_weights(name, "alpha", one, x, dtype) if one.ndim else one
 
 
-class _Element(NamedTuple):
-    size: Array  # |x|
-    e: Array
-    a: Array
-    b: Array
-    entropy: Array  # c
-    ratio: Array  # c / r
-    focus: Array  # q^gamma
-    log_q: Array
+# All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes
+# of u_c are those of a cross entropy, and so the gradient is that of a cross entropy with the labels t_c f'(u_c).
 
 
-def _element(x: Array, t: Array, gamma: Array) -> _Element:
-    size = jnp.abs(x)
-    e = jnp.exp(-size)
-    a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
-    r, tail = a + b * e, jnp.log1p(e)
-    entropy = multiply_no_nan(a, size) + tail
-    none, far = r == 0, e == 0
-    some = jnp.where(none, 1, r)
-    log_q = jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(some)) - tail
-    ratio = jnp.where(none, 1, jnp.where(far, size, divide_no_nan(jnp.where(far, 0, entropy), some)))
-    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
+class _Saved(NamedTuple):
+    x: Array
+    t: Array
+    option: Array
+    mask: Mask
+    share: Array | None  # alpha_c, or one for all
+    row: Row
 
 
-def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
-    return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+def _logits(x: Array, mask: Mask, dtype: np.dtype) -> Array:
+    return mask.fill_classes(mask.fill_examples(x.astype(dtype)), -np.inf)
 
 
-def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
-    own = _element(x, t, gamma)
-    return _alpha_of_label(t, alpha) * multiply_no_nan(own.focus, own.entropy)
+def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    """The sum of share_c t_c f(u_c), of f(u, option)."""
+
+    def forward(x: Array, t: Array, option: Array, mask: Mask, share: Array | None) -> tuple[Array, _Saved]:
+        (x,) = cpu_fusion_barrier(x)
+        z = _logits(x, mask, option.dtype)
+        row = summary(z)
+        labels = mask.fill(t.astype(option.dtype))
+        labels = labels if share is None else share * labels
+        u = surprisal(z, row)
+        losses = bounded_product(labels, bend(u, option[..., None]))
+        far = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
+        losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
+        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, share, row)
+
+    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+        x, t, option, mask, share, row = saved
+        z = _logits(x, mask, g.dtype)
+        given = mask.fill(t.astype(g.dtype))
+        labels = given if share is None else share * given
+        options = jnp.broadcast_to(option[..., None], z.shape)
+
+        def bent(z: Array) -> tuple[Array, Array, Array]:
+            losses, pull = jax.vjp(bend, surprisal(z, row), options)
+            slopes, by_option = pull(jnp.ones_like(losses))
+            return losses, labels * slopes, by_option
+
+        once = recompute_barrier(z, rows=True)
+        _, pulls, _ = bent(once)
+        mass, beside = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
+        losses, pulls, by_option = bent(z)
+        g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
+        gradient, _ = softmax_residual(z, row, pulls, mass, beside)
+        gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
+        losses = mask.fill(losses)
+        of_t = multiply_no_nan(g if share is None else g * share, losses)
+        of_share = None
+        if share is not None:
+            of_share = multiply_no_nan(g * given, losses)
+            of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
+        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, of_share
+
+    return custom_derivative(forward, backward, infinite=(1,))
 
 
-def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
-    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
-    share = _alpha_of_label(t, alpha)
-    by_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
-    by_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
-    by_t = share * jnp.where(x >= 0, by_b, -by_b)
-    loss = multiply_no_nan(focus, entropy)
-    by_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
-    slopes = share * focus * by_size
-    slopes = jnp.where(x >= 0, slopes, -slopes)
-    if alpha is None:
-        return slopes, by_t, by_gamma
-    return slopes, by_t + (2 * alpha - 1) * loss, by_gamma, (2 * t - 1) * loss
+@jax.custom_jvp
+def _log_wrong(u: Array) -> Array:
+    """log(1 - exp(-u))."""
+    return jnp.where(u < 0.7, jnp.log(-expm1(-u)), jnp.log1p(-jnp.exp(-u)))
 
 
-_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
+@_log_wrong.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _log_wrong(*primals), tangents[0] / jnp.expm1(primals[0])
+
+
+@jax.custom_jvp
+def _power(u: Array, gamma: Array) -> Array:
+    """(1 - exp(-u))^gamma. At u = 0, where no logit moves u, an infinite derivative is 0."""
+    return jnp.exp(multiply_no_nan(gamma, _log_wrong(u)))
+
+
+@_power.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    u, gamma = primals
+    power = _power(u, gamma)
+    by_u = multiply_no_nan(gamma, jnp.exp(-u) * _power(u, gamma - 1))
+    by_gamma = multiply_no_nan(power, _log_wrong(u))
+    by_u, by_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (by_u, by_gamma))
+    return power, by_u * tangents[0] + by_gamma * tangents[1]
+
+
+@jax.custom_jvp
+def _fading(u: Array) -> Array:
+    """u / expm1(u)."""
+    some = jnp.where((u == 0) | (u > 80), 1, u)
+    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, some / jnp.expm1(some)))
+
+
+@_fading.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """(1 - u / (1 - exp(-u))) / expm1(u), by its series where that cancels, and without squares."""
+    (u,) = primals
+    near = u < 0.3
+    v, far = jnp.where(near, u, 0), jnp.where(near | (u > 80), 1, u)
+    series = -1 / 2 + v / 6 * (1 - jnp.square(v) / 30 * (1 - jnp.square(v) / 28 * (1 - jnp.square(v) / 30)))
+    direct = (1 + far / expm1(-far)) / expm1(far)
+    return _fading(u), jnp.where(near, series, jnp.where(u > 80, 0, direct)) * tangents[0]
+
+
+@jax.custom_jvp
+def _focal(u: Array, gamma: Array) -> Array:
+    """u (1 - exp(-u))^gamma, with the slope (1 - exp(-u))^gamma (1 + gamma u / expm1(u)) by u."""
+    return u * _power(u, gamma)
+
+
+@_focal.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    u, gamma = primals
+    loss = _focal(u, gamma)
+    inside = (u != 0) & (u != jnp.inf)
+    some = jnp.where(inside, u, 1)
+    by_gamma = jnp.where(inside, _focal(some, gamma) * _log_wrong(some), 0)
+    return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
+
+
+_focal_of_entropy = recompute_in_backward(_focal)
+
+_focal_rows = _over_classes(_focal)
+
+_poly_rows = _over_classes(lambda u, epsilon: u - epsilon * expm1(-u))
 
 
 @compiled(gamma=arguments.NOT_NEGATIVE)
@@ -315,139 +450,3 @@ def poly_loss_cross_entropy(
     epsilon = per_example_option(name, "epsilon", epsilon, mask, x.shape[:-1], arguments.compute_dtype(x, t))
     losses = _poly_rows(x, t, epsilon, mask.without_weight(), None, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
-
-
-def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
-    """A number for all classes, or a table of one for each."""
-    one = arguments.hyperparameter(name, "alpha", alpha, dtype)
-    return broadcast_class_weights(name, "alpha", one, x, dtype) if one.ndim else one
-
-
-# All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes
-# of u_c are those of a cross entropy, and so the gradient is that of a cross entropy with the labels t_c f'(u_c).
-
-
-class _Saved(NamedTuple):
-    x: Array
-    t: Array
-    option: Array
-    mask: Mask
-    share: Array | None  # alpha_c, or one for all
-    row: Row
-
-
-def _logits(x: Array, mask: Mask, dtype: np.dtype) -> Array:
-    return mask.fill_classes(mask.fill_examples(x.astype(dtype)), -np.inf)
-
-
-def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    """The sum of share_c t_c f(u_c), of f(u, option)."""
-
-    def forward(x: Array, t: Array, option: Array, mask: Mask, share: Array | None) -> tuple[Array, _Saved]:
-        (x,) = cpu_fusion_barrier(x)
-        z = _logits(x, mask, option.dtype)
-        row = summary(z)
-        labels = mask.fill(t.astype(option.dtype))
-        labels = labels if share is None else share * labels
-        u = surprisal(z, row)
-        losses = bounded_product(labels, bend(u, option[..., None]))
-        far = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
-        losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
-        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, share, row)
-
-    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, t, option, mask, share, row = saved
-        z = _logits(x, mask, g.dtype)
-        given = mask.fill(t.astype(g.dtype))
-        labels = given if share is None else share * given
-        options = jnp.broadcast_to(option[..., None], z.shape)
-
-        def bent(z: Array) -> tuple[Array, Array, Array]:
-            losses, pull = jax.vjp(bend, surprisal(z, row), options)
-            slopes, by_option = pull(jnp.ones_like(losses))
-            return losses, labels * slopes, by_option
-
-        once = recompute_barrier(z, rows=True)
-        _, pulls, _ = bent(once)
-        mass, beside = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
-        losses, pulls, by_option = bent(z)
-        g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
-        gradient, _ = softmax_residual(z, row, pulls, mass, beside)
-        gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
-        losses = mask.fill(losses)
-        of_t = multiply_no_nan(g if share is None else g * share, losses)
-        of_share = None
-        if share is not None:
-            of_share = multiply_no_nan(g * given, losses)
-            of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
-        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, of_share
-
-    return custom_derivative(forward, backward, infinite=(1,))
-
-
-@jax.custom_jvp
-def _log_wrong(u: Array) -> Array:
-    """log(1 - exp(-u))."""
-    return jnp.where(u < 0.7, jnp.log(-expm1(-u)), jnp.log1p(-jnp.exp(-u)))
-
-
-@_log_wrong.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _log_wrong(*primals), tangents[0] / jnp.expm1(primals[0])
-
-
-@jax.custom_jvp
-def _power(u: Array, gamma: Array) -> Array:
-    """(1 - exp(-u))^gamma. At u = 0, where no logit moves u, an infinite derivative is 0."""
-    return jnp.exp(multiply_no_nan(gamma, _log_wrong(u)))
-
-
-@_power.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    u, gamma = primals
-    power = _power(u, gamma)
-    by_u = multiply_no_nan(gamma, jnp.exp(-u) * _power(u, gamma - 1))
-    by_gamma = multiply_no_nan(power, _log_wrong(u))
-    by_u, by_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (by_u, by_gamma))
-    return power, by_u * tangents[0] + by_gamma * tangents[1]
-
-
-@jax.custom_jvp
-def _fading(u: Array) -> Array:
-    """u / expm1(u)."""
-    some = jnp.where((u == 0) | (u > 80), 1, u)
-    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, some / jnp.expm1(some)))
-
-
-@_fading.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """(1 - u / (1 - exp(-u))) / expm1(u), by its series where that cancels, and without squares."""
-    (u,) = primals
-    near = u < 0.3
-    v, far = jnp.where(near, u, 0), jnp.where(near | (u > 80), 1, u)
-    series = -1 / 2 + v / 6 * (1 - jnp.square(v) / 30 * (1 - jnp.square(v) / 28 * (1 - jnp.square(v) / 30)))
-    direct = (1 + far / expm1(-far)) / expm1(far)
-    return _fading(u), jnp.where(near, series, jnp.where(u > 80, 0, direct)) * tangents[0]
-
-
-@jax.custom_jvp
-def _focal(u: Array, gamma: Array) -> Array:
-    """u (1 - exp(-u))^gamma, with the slope (1 - exp(-u))^gamma (1 + gamma u / expm1(u)) by u."""
-    return u * _power(u, gamma)
-
-
-@_focal.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    u, gamma = primals
-    loss = _focal(u, gamma)
-    inside = (u != 0) & (u != jnp.inf)
-    some = jnp.where(inside, u, 1)
-    by_gamma = jnp.where(inside, _focal(some, gamma) * _log_wrong(some), 0)
-    return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
-
-
-_focal_of_entropy = recompute_in_backward(_focal)
-
-
-_focal_rows = _over_classes(_focal)
-_poly_rows = _over_classes(lambda u, epsilon: u - epsilon * expm1(-u))

@@ -13,6 +13,43 @@ from ._core.special import divide_no_nan, kl_term, log_ratio, multiply_no_nan, s
 from ._core.types import Reduction
 
 
+def _rate_slope(r: Array, t: Array) -> Array:
+    near = jnp.abs(r - t) < r / 2
+    return jnp.where(near, divide_no_nan(r - t, jnp.where(near, r, 1)), 1 - divide_no_nan(t, r))
+
+
+def _of_rate(r: Array, loss: Array) -> Array:
+    """The loss, of which an infinite rate is the greatest term."""
+    return jnp.where(r == jnp.inf, r, loss)
+
+
+# With u = log(r / t), r - t log r + log t! = t (exp(u) - 1 - u) + (log t! - t log t + t): the first is 0 at r = t and
+# positive elsewhere, the second Stirling's remainder. Nothing cancels, while r and log t! are large.
+
+
+def _log_of_ratio(r: Array, t: Array) -> Array:
+    """Of a count of 0, log(r)."""
+    t = jnp.where(t == 0, 1, t)
+    return log_ratio(r, t, r - t)
+
+
+def _full_of_rate(r: Array, t: Array) -> Array:
+    return _of_rate(r, kl_term(t, r, _log_of_ratio(r, t)) + stirling(t))
+
+
+def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
+    return _rate_slope(r, t), stirling_slope(t) - _log_of_ratio(r, t)
+
+
+_poisson = elementwise(
+    lambda r, t: _of_rate(r, r - multiply_no_nan(t, jnp.log(r))),
+    lambda r, t: (_rate_slope(r, t), -jnp.log(r)),
+    infinite=(0, 1),
+)
+
+_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate, infinite=(0, 1))
+
+
 @compiled()
 def poisson_nll_loss(
     rates: ArrayLike,
@@ -70,40 +107,20 @@ def poisson_nll_loss(
     return mask.reduce((_poisson_full if full else _poisson)(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _rate_slope(r: Array, t: Array) -> Array:
-    near = jnp.abs(r - t) < r / 2
-    return jnp.where(near, divide_no_nan(r - t, jnp.where(near, r, 1)), 1 - divide_no_nan(t, r))
+def _full_of_log_rate(x: Array, t: Array) -> Array:
+    r = jnp.exp(x)
+    return _of_rate(r, kl_term(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
 
 
-def _of_rate(r: Array, loss: Array) -> Array:
-    """The loss, of which an infinite rate is the greatest term."""
-    return jnp.where(r == jnp.inf, r, loss)
+def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
+    return jnp.exp(x) - t, stirling_slope(t) - (x - jnp.log(jnp.where(t == 0, 1, t)))
 
 
-# With u = log(r / t), r - t log r + log t! = t (exp(u) - 1 - u) + (log t! - t log t + t): the first is 0 at r = t and
-# positive elsewhere, the second Stirling's remainder. Nothing cancels, while r and log t! are large.
-
-
-def _log_of_ratio(r: Array, t: Array) -> Array:
-    """Of a count of 0, log(r)."""
-    t = jnp.where(t == 0, 1, t)
-    return log_ratio(r, t, r - t)
-
-
-def _full_of_rate(r: Array, t: Array) -> Array:
-    return _of_rate(r, kl_term(t, r, _log_of_ratio(r, t)) + stirling(t))
-
-
-def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
-    return _rate_slope(r, t), stirling_slope(t) - _log_of_ratio(r, t)
-
-
-_poisson = elementwise(
-    lambda r, t: _of_rate(r, r - multiply_no_nan(t, jnp.log(r))),
-    lambda r, t: (_rate_slope(r, t), -jnp.log(r)),
-    infinite=(0, 1),
+_poisson_log = elementwise(
+    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - multiply_no_nan(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
 )
-_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate, infinite=(0, 1))
+
+_poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
 
 
 @compiled()
@@ -161,19 +178,12 @@ def poisson_nll_loss_with_log_rates(
     return mask.reduce(losses, reduction)
 
 
-def _full_of_log_rate(x: Array, t: Array) -> Array:
-    r = jnp.exp(x)
-    return _of_rate(r, kl_term(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
+def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
+    z = divide_no_nan(x - t, v)
+    return z, -z, divide_no_nan(0.5 * (1 - z * (x - t)), v)
 
 
-def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
-    return jnp.exp(x) - t, stirling_slope(t) - (x - jnp.log(jnp.where(t == 0, 1, t)))
-
-
-_poisson_log = elementwise(
-    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - multiply_no_nan(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
-)
-_poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)
+_gaussian = elementwise(lambda x, t, v: 0.5 * (jnp.log(v) + (x - t) / v * (x - t)), _gaussian_slopes)
 
 
 @compiled(variance=arguments.POSITIVE)
@@ -237,12 +247,30 @@ def gaussian_nll_loss(
     return mask.reduce(losses + (0.5 * math.log(2 * math.pi) if full else 0), reduction)
 
 
-def _gaussian_slopes(x: Array, t: Array, v: Array) -> tuple[Array, Array, Array]:
-    z = divide_no_nan(x - t, v)
-    return z, -z, divide_no_nan(0.5 * (1 - z * (x - t)), v)
+def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
+    """(x - t) exp(-s / 2) / 2, of halves, whose difference is finite; and exp(-s / 4).
+
+    That is taken twice, as exp(-s / 2) overflows where its product with a small error does not; of no error it is 0.
+    """
+    root = jnp.exp(-0.25 * s)
+    return multiply_no_nan(multiply_no_nan(x / 2 - t / 2, root), root), root
 
 
-_gaussian = elementwise(lambda x, t, v: 0.5 * (jnp.log(v) + (x - t) / v * (x - t)), _gaussian_slopes)
+def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
+    half, _ = _half_score(x, t, s)
+    (losses,) = cpu_fusion_barrier(
+        jnp.where(jnp.isinf(half), jnp.inf, 0.5 * s + 2 * jnp.square(half))
+    )  # also at s = -inf
+    return losses  # not fused into their sum, which XLA then makes slowly on a CPU
+
+
+def _log_gaussian_slopes(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
+    half, root = _half_score(x, t, s)
+    slope = 2 * multiply_no_nan(multiply_no_nan(half, root), root)
+    return slope, -slope, 0.5 - 2 * jnp.square(half)
+
+
+_gaussian_log = elementwise(_log_gaussian, _log_gaussian_slopes)
 
 
 @compiled()
@@ -300,29 +328,3 @@ def gaussian_nll_loss_with_log_variance(
     )
     losses = _gaussian_log(*arrays, unweighted=mask.unweighted)
     return mask.reduce(losses + (0.5 * math.log(2 * math.pi) if full else 0), reduction)
-
-
-def _half_score(x: Array, t: Array, s: Array) -> tuple[Array, Array]:
-    """(x - t) exp(-s / 2) / 2, of halves, whose difference is finite; and exp(-s / 4).
-
-    That is taken twice, as exp(-s / 2) overflows where its product with a small error does not; of no error it is 0.
-    """
-    root = jnp.exp(-0.25 * s)
-    return multiply_no_nan(multiply_no_nan(x / 2 - t / 2, root), root), root
-
-
-def _log_gaussian(x: Array, t: Array, s: Array) -> Array:
-    half, _ = _half_score(x, t, s)
-    (losses,) = cpu_fusion_barrier(
-        jnp.where(jnp.isinf(half), jnp.inf, 0.5 * s + 2 * jnp.square(half))
-    )  # also at s = -inf
-    return losses  # not fused into their sum, which XLA then makes slowly on a CPU
-
-
-def _log_gaussian_slopes(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
-    half, root = _half_score(x, t, s)
-    slope = 2 * multiply_no_nan(multiply_no_nan(half, root), root)
-    return slope, -slope, 0.5 - 2 * jnp.square(half)
-
-
-_gaussian_log = elementwise(_log_gaussian, _log_gaussian_slopes)

@@ -12,6 +12,28 @@ from ._core.masks import Mask
 from ._core.types import Reduction
 from ._sigmoid_cross_entropy import sigmoid_elements
 
+
+def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
+    violated = (x * t < margin).astype(x.dtype)
+    return -t * violated, jnp.where(x * t < margin, -x, 0), None
+
+
+# The margin is an argument, as a number that stands in both passes becomes an array of them to XLA on a CPU.
+_hinge = elementwise(lambda x, t, margin: jnp.maximum(margin - x * t, 0), _hinge_slopes)
+
+
+def _signed(
+    name: str,
+    predictor_outputs: ArrayLike,
+    targets: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+) -> tuple[list[Array], Mask]:
+    arrays = {"predictor_outputs": predictor_outputs, "targets": targets}
+    return prepare_elementwise(name, arrays, {}, where, weights, reduction, kinds=(arguments.real, arguments.signed))
+
+
 # Where a margin is met exactly the derivative is 0, as that of `relu` at 0: nothing is to be learnt.
 
 
@@ -60,25 +82,7 @@ def hinge_loss(
     return mask.reduce(_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), reduction)
 
 
-def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
-    violated = (x * t < margin).astype(x.dtype)
-    return -t * violated, jnp.where(x * t < margin, -x, 0), None
-
-
-# The margin is an argument, as a number that stands in both passes becomes an array of them to XLA on a CPU.
-_hinge = elementwise(lambda x, t, margin: jnp.maximum(margin - x * t, 0), _hinge_slopes)
-
-
-def _signed(
-    name: str,
-    predictor_outputs: ArrayLike,
-    targets: ArrayLike,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-) -> tuple[list[Array], Mask]:
-    arrays = {"predictor_outputs": predictor_outputs, "targets": targets}
-    return prepare_elementwise(name, arrays, {}, where, weights, reduction, kinds=(arguments.real, arguments.signed))
+_squared_hinge = elementwise(lambda x, t: jnp.square(relu(1 - x * t)))
 
 
 @compiled()
@@ -125,7 +129,12 @@ def squared_hinge_loss(
     return mask.reduce(_squared_hinge(*arrays, unweighted=mask.unweighted), reduction)
 
 
-_squared_hinge = elementwise(lambda x, t: jnp.square(relu(1 - x * t)))
+def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
+    violated = (x * t < 0).astype(x.dtype)
+    return -t * violated, jnp.where(x * t < 0, -x, 0)
+
+
+_perceptron = elementwise(lambda x, t: jnp.maximum(-x * t, 0), _perceptron_slopes)
 
 
 @compiled()
@@ -174,12 +183,7 @@ def perceptron_loss(
     return mask.reduce(_perceptron(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
-    violated = (x * t < 0).astype(x.dtype)
-    return -t * violated, jnp.where(x * t < 0, -x, 0)
-
-
-_perceptron = elementwise(lambda x, t: jnp.maximum(-x * t, 0), _perceptron_slopes)
+_soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))
 
 
 @compiled()
@@ -227,6 +231,3 @@ def soft_margin_loss(
     """
     arrays, mask = _signed("soft_margin_loss", predictor_outputs, targets, where, weights, reduction)
     return mask.reduce(_soft_margin(*arrays, unweighted=mask.unweighted), reduction)
-
-
-_soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))

@@ -18,6 +18,64 @@ from ._core.special import multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
 
+def prepare_scores(
+    name: str,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    class_weights: ArrayLike | None = None,
+) -> tuple[tuple[Array, Array, Array | None], Mask]:
+    """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
+    arguments.choice(name, "reduction", reduction)
+    s, y, mask = prepare_indexed(name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real)
+    return (mask.fill(s), mask.fill_options(y, 0), mask.classes), mask
+
+
+def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
+    """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
+    s = s.astype(arguments.compute_dtype(s))
+    s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
+    s = s if classes is None else jnp.where(classes, s, -jnp.inf)
+    return jnp.where(one_hot_mask(y, s), -jnp.inf, s), take_label(s, y)
+
+
+def _above(others: Array, label: Array) -> Array:
+    """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
+    return jnp.where(others == -jnp.inf, -jnp.inf, subtract_no_nan(others, label))
+
+
+# The scores are subtracted before the margin is added: a large score plus 1 is that score.
+
+
+def _perceptron_of_row(s: Array, y: Array, classes: Array | None) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(_above(others.max(-1), label))
+
+
+def _crammer_singer_of_row(s: Array, y: Array, classes: Array | None) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(1 + _above(others.max(-1), label))
+
+
+def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
+    others, label = _others_and_label(s, y, classes)
+    return relu(margin[..., None] + _above(others, label[..., None]))
+
+
+# Saved are scores and labels; the rest is computed again.
+
+_best_above = recompute_in_backward(_perceptron_of_row)
+
+_crammer_singer = recompute_in_backward(_crammer_singer_of_row)
+
+_weston_watkins = recompute_in_backward(lambda *args: _margins(*args).sum(-1))
+
+_weston_watkins_squared = recompute_in_backward(lambda *args: jnp.square(_margins(*args)).sum(-1))
+
+
 @compiled()
 def multiclass_hinge_loss(
     scores: ArrayLike,
@@ -180,59 +238,54 @@ def weston_watkins_hinge_loss(
     return mask.reduce(infinite_if_masked(losses, *row[1:]), reduction)
 
 
-def prepare_scores(
-    name: str,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    axis: int | tuple[int, ...],
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-    class_weights: ArrayLike | None = None,
-) -> tuple[tuple[Array, Array, Array | None], Mask]:
-    """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
-    arguments.choice(name, "reduction", reduction)
-    s, y, mask = prepare_indexed(name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real)
-    return (mask.fill(s), mask.fill_options(y, 0), mask.classes), mask
+# One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.
 
 
-def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
-    """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
-    s = s.astype(arguments.compute_dtype(s))
-    s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
-    s = s if classes is None else jnp.where(classes, s, -jnp.inf)
-    return jnp.where(one_hot_mask(y, s), -jnp.inf, s), take_label(s, y)
+def _yes_and_no(t: Array, classes: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+    yes = t.astype(dtype)
+    return yes, 1 - yes if classes is None else jnp.where(classes, 1 - yes, 0)
 
 
-def _above(others: Array, label: Array) -> Array:
-    """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
-    return jnp.where(others == -jnp.inf, -jnp.inf, subtract_no_nan(others, label))
+def _entry(x: Array, here: Array) -> Array:
+    return jnp.where(here, x, 0).sum(-1, keepdims=True)
 
 
-# The scores are subtracted before the margin is added: a large score plus 1 is that score.
+def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None) -> tuple[Array, tuple[Any, ...]]:
+    wide = s.astype(margin.dtype)
+    yes, no = _yes_and_no(t, classes, margin.dtype)
+
+    def step(j: int, losses: Array) -> Array:
+        here = one_hot_mask(jnp.full_like(margin, j, np.int32), wide)
+        above = relu(margin[..., None] + _above(wide, _entry(wide, here)))
+        return losses + multiply_no_nan(_entry(yes, here)[..., 0], multiply_no_nan(no, above).sum(-1))
+
+    start = jnp.zeros_like(yes.sum(-1) + margin)
+    return lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t), start)), (s, t, margin, classes)
 
 
-def _perceptron_of_row(s: Array, y: Array, classes: Array | None) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(_above(others.max(-1), label))
+def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
+    s, t, margin, classes = saved
+    s = s.astype(margin.dtype)
+    yes, no = _yes_and_no(t, classes, margin.dtype)
+
+    def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        of_s, of_t, of_margin = sums
+        here = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
+        above = margin[..., None] + _above(s, _entry(s, here))
+        label = _entry(yes, here)
+        broken = label * jnp.where(above > 0, no, 0)
+        count = broken.sum(-1, keepdims=True)
+        by_label = multiply_no_nan(no, relu(above)).sum(-1, keepdims=True)
+        of_s += broken - jnp.where(here, count, 0)
+        of_t += jnp.where(here, by_label, 0) - multiply_no_nan(label, relu(above))
+        return of_s, of_t, of_margin + count[..., 0]
+
+    zeros = jnp.zeros_like(s), jnp.zeros_like(s), jnp.zeros_like(yes.sum(-1) + margin)
+    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t, margin), zeros))
+    return g[..., None] * of_s, g[..., None] * of_t, g * of_margin, None
 
 
-def _crammer_singer_of_row(s: Array, y: Array, classes: Array | None) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(1 + _above(others.max(-1), label))
-
-
-def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(margin[..., None] + _above(others, label[..., None]))
-
-
-# Saved are scores and labels; the rest is computed again.
-
-_best_above = recompute_in_backward(_perceptron_of_row)
-_crammer_singer = recompute_in_backward(_crammer_singer_of_row)
-_weston_watkins = recompute_in_backward(lambda *args: _margins(*args).sum(-1))
-_weston_watkins_squared = recompute_in_backward(lambda *args: jnp.square(_margins(*args)).sum(-1))
+_multilabel = custom_derivative(_multilabel_forward, _multilabel_backward, loop=True)
 
 
 @compiled()
@@ -290,54 +343,16 @@ def multilabel_hinge_loss(
     return mask.reduce(_multilabel(s, t, m, mask.classes, unweighted=mask.unweighted), reduction)
 
 
-# One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.
+def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
+    dtype = arguments.compute_dtype(s, t)
+    s, t = s.astype(dtype), t.astype(dtype)
+    others = multiply_no_nan(1 - t, s)
+    if classes is not None:
+        others = jnp.where(classes, others, -jnp.inf)
+    return relu(1 + subtract_no_nan(others.max(-1), multiply_no_nan(t, s).sum(-1)))
 
 
-def _yes_and_no(t: Array, classes: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
-    yes = t.astype(dtype)
-    return yes, 1 - yes if classes is None else jnp.where(classes, 1 - yes, 0)
-
-
-def _entry(x: Array, here: Array) -> Array:
-    return jnp.where(here, x, 0).sum(-1, keepdims=True)
-
-
-def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None) -> tuple[Array, tuple[Any, ...]]:
-    wide = s.astype(margin.dtype)
-    yes, no = _yes_and_no(t, classes, margin.dtype)
-
-    def step(j: int, losses: Array) -> Array:
-        here = one_hot_mask(jnp.full_like(margin, j, np.int32), wide)
-        above = relu(margin[..., None] + _above(wide, _entry(wide, here)))
-        return losses + multiply_no_nan(_entry(yes, here)[..., 0], multiply_no_nan(no, above).sum(-1))
-
-    start = jnp.zeros_like(yes.sum(-1) + margin)
-    return lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t), start)), (s, t, margin, classes)
-
-
-def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
-    s, t, margin, classes = saved
-    s = s.astype(margin.dtype)
-    yes, no = _yes_and_no(t, classes, margin.dtype)
-
-    def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        of_s, of_t, of_margin = sums
-        here = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
-        above = margin[..., None] + _above(s, _entry(s, here))
-        label = _entry(yes, here)
-        broken = label * jnp.where(above > 0, no, 0)
-        count = broken.sum(-1, keepdims=True)
-        by_label = multiply_no_nan(no, relu(above)).sum(-1, keepdims=True)
-        of_s += broken - jnp.where(here, count, 0)
-        of_t += jnp.where(here, by_label, 0) - multiply_no_nan(label, relu(above))
-        return of_s, of_t, of_margin + count[..., 0]
-
-    zeros = jnp.zeros_like(s), jnp.zeros_like(s), jnp.zeros_like(yes.sum(-1) + margin)
-    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t, margin), zeros))
-    return g[..., None] * of_s, g[..., None] * of_t, g * of_margin, None
-
-
-_multilabel = custom_derivative(_multilabel_forward, _multilabel_backward, loop=True)
+_zero_class = recompute_in_backward(_zero_class_of_row)
 
 
 @compiled()
@@ -389,15 +404,3 @@ def categorical_hinge_loss_with_zero_class(
     s, t, mask = prepare_rows(name, ("scores", "labels"), scores, labels, axis, where, weights, arguments.real)
     s, t = (mask.fill(a) for a in (s, t))
     return mask.reduce(_zero_class(s, t, mask.classes, unweighted=mask.unweighted), reduction)
-
-
-def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
-    dtype = arguments.compute_dtype(s, t)
-    s, t = s.astype(dtype), t.astype(dtype)
-    others = multiply_no_nan(1 - t, s)
-    if classes is not None:
-        others = jnp.where(classes, others, -jnp.inf)
-    return relu(1 + subtract_no_nan(others.max(-1), multiply_no_nan(t, s).sum(-1)))
-
-
-_zero_class = recompute_in_backward(_zero_class_of_row)

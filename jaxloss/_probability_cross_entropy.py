@@ -14,6 +14,13 @@ from ._core.special import bounded_product, divide_no_nan, expm1, log1p, multipl
 from ._core.types import Axis, Reduction
 
 
+def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
+    return -divide_no_nan(t, p), -jnp.log(p)
+
+
+_cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes, infinite=(0, 1))
+
+
 @compiled()
 def categorical_cross_entropy(
     probabilities: ArrayLike,
@@ -76,11 +83,25 @@ def categorical_cross_entropy(
     return mask.reduce(terms.total(_cross(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
-    return -divide_no_nan(t, p), -jnp.log(p)
+def _of_label(
+    name: str,
+    given: tuple[str, ArrayLike],
+    labels: ArrayLike,
+    axis: int | tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    certain: int,
+    class_weights: ArrayLike | None = None,
+) -> tuple[Array, Array, Mask]:
+    """What is given for the label, ``certain`` if masked, NaN out of range; the label and the mask."""
+    rows, y, mask = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
+    valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
+    p = valid * take_label(valid[..., None] * mask.fill(rows, certain), y)
+    return mask.fill_options(p, certain), y, mask
 
 
-_cross = elementwise(lambda p, t: jnp.where(t == 0, 0, -t * jnp.log(p)), _cross_slopes, infinite=(0, 1))
+_minus_log = elementwise(lambda p: -jnp.log(p))
 
 
 @compiled()
@@ -194,25 +215,34 @@ def nll_loss(
     return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
 
 
-def _of_label(
-    name: str,
-    given: tuple[str, ArrayLike],
-    labels: ArrayLike,
-    axis: int | tuple[int, ...],
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-    certain: int,
-    class_weights: ArrayLike | None = None,
-) -> tuple[Array, Array, Mask]:
-    """What is given for the label, ``certain`` if masked, NaN out of range; the label and the mask."""
-    rows, y, mask = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
-    valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
-    p = valid * take_label(valid[..., None] * mask.fill(rows, certain), y)
-    return mask.fill_options(p, certain), y, mask
+def _generalized_of_label(p: Array, q: Array) -> Array:
+    # -log(p) expm1(v) / v with v = q log(p); the quotient by its series near 0, where q may be 0.
+    log_p = jnp.log(p)
+    v = multiply_no_nan(q, log_p)
+    near = v > -0.5
+    small = jnp.where(near, v, 0)
+    quotient = jnp.ones_like(v)
+    for k in range(16, 1, -1):
+        quotient = 1 + small / k * quotient
+    return -jnp.where(near, multiply_no_nan(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
 
 
-_minus_log = elementwise(lambda p: -jnp.log(p))
+def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
+    # By q: -log(p)^2 (v exp(v) - expm1(v)) / v^2 = -log(p)^2 h, with h = sum v^k / (k! (k + 2)) near 0.
+    log_p = jnp.log(p)
+    v = multiply_no_nan(q, log_p)
+    near = v > -0.5
+    small = jnp.where(near, v, 0)
+    h, term = jnp.zeros_like(v), jnp.ones_like(v)
+    for k in range(16):
+        h += term / (k + 2)
+        term = term * small / (k + 1)
+    far = (multiply_no_nan(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
+    by_q = -jnp.where(near, multiply_no_nan(h, jnp.square(log_p)), far)
+    return -jnp.exp(multiply_no_nan(q - 1, log_p)), by_q
+
+
+_generalized = elementwise(_generalized_of_label, _generalized_slopes, infinite=(0,))
 
 
 @compiled(q=arguments.UNIT)
@@ -271,34 +301,25 @@ def generalized_cross_entropy(
     return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
 
 
-def _generalized_of_label(p: Array, q: Array) -> Array:
-    # -log(p) expm1(v) / v with v = q log(p); the quotient by its series near 0, where q may be 0.
-    log_p = jnp.log(p)
-    v = multiply_no_nan(q, log_p)
-    near = v > -0.5
-    small = jnp.where(near, v, 0)
-    quotient = jnp.ones_like(v)
-    for k in range(16, 1, -1):
-        quotient = 1 + small / k * quotient
-    return -jnp.where(near, multiply_no_nan(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
+def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
+    return (1 - alpha) * t + alpha / 2, (1 - alpha) * (1 - t) + alpha / 2
 
 
-def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
-    # By q: -log(p)^2 (v exp(v) - expm1(v)) / v^2 = -log(p)^2 h, with h = sum v^k / (k! (k + 2)) near 0.
-    log_p = jnp.log(p)
-    v = multiply_no_nan(q, log_p)
-    near = v > -0.5
-    small = jnp.where(near, v, 0)
-    h, term = jnp.zeros_like(v), jnp.ones_like(v)
-    for k in range(16):
-        h += term / (k + 2)
-        term = term * small / (k + 1)
-    far = (multiply_no_nan(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
-    by_q = -jnp.where(near, multiply_no_nan(h, jnp.square(log_p)), far)
-    return -jnp.exp(multiply_no_nan(q - 1, log_p)), by_q
+def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
+    yes, no = _yes_and_no(t, alpha)
+    return bounded_product(yes, -jnp.log(p)) + bounded_product(no, -log1p(-p))
 
 
-_generalized = elementwise(_generalized_of_label, _generalized_slopes, infinite=(0,))
+def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:
+    yes, no = _yes_and_no(t, alpha)
+    by_yes = log1p(-p) - jnp.log(p)
+    near = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
+    inside = jnp.where(near, p, 0.5)
+    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), divide_no_nan(no, 1 - p) - divide_no_nan(yes, p))
+    return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
+
+
+_binary = elementwise(_binary_element, _binary_slopes, infinite=(0, 1))
 
 
 @compiled(label_smoothing=arguments.UNIT)
@@ -360,24 +381,3 @@ def binary_cross_entropy(
         reduction,
     )
     return mask.reduce(_binary(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
-    return (1 - alpha) * t + alpha / 2, (1 - alpha) * (1 - t) + alpha / 2
-
-
-def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
-    yes, no = _yes_and_no(t, alpha)
-    return bounded_product(yes, -jnp.log(p)) + bounded_product(no, -log1p(-p))
-
-
-def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:
-    yes, no = _yes_and_no(t, alpha)
-    by_yes = log1p(-p) - jnp.log(p)
-    near = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
-    inside = jnp.where(near, p, 0.5)
-    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), divide_no_nan(no, 1 - p) - divide_no_nan(yes, p))
-    return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
-
-
-_binary = elementwise(_binary_element, _binary_slopes, infinite=(0, 1))

@@ -80,6 +80,15 @@ def ranking_softmax_loss(
     return reduce_fn(losses, where=mask.examples)
 
 
+def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
+    violated = t * (x - other) < m
+    slope = -t * violated.astype(x.dtype)
+    return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
+
+
+_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)
+
+
 @compiled()
 def margin_ranking_loss(
     predictions: ArrayLike,
@@ -141,12 +150,3 @@ def margin_ranking_loss(
         kinds=(arguments.floating, arguments.real, arguments.signed),
     )
     return mask.reduce(_margin_ranking(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:
-    violated = t * (x - other) < m
-    slope = -t * violated.astype(x.dtype)
-    return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
-
-
-_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)

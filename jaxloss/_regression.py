@@ -10,6 +10,8 @@ from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementw
 from ._core.special import divide_no_nan, log_ratio, multiply_no_nan
 from ._core.types import Axis, Reduction
 
+_squared = of_error(jnp.square)
+
 
 @compiled()
 def squared_error(
@@ -59,7 +61,9 @@ def squared_error(
     return mask.reduce(_squared(*arrays, unweighted=mask.unweighted), reduction)
 
 
-_squared = of_error(jnp.square)
+_half_squared = of_error(  # in this order, it overflows no sooner than the result
+    lambda error: 0.5 * error * error, lambda error: (error,)
+)
 
 
 @compiled()
@@ -105,11 +109,6 @@ def l2_loss(
         "l2_loss", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return mask.reduce(_half_squared(*arrays, unweighted=mask.unweighted), reduction)
-
-
-_half_squared = of_error(  # in this order, it overflows no sooner than the result
-    lambda error: 0.5 * error * error, lambda error: (error,)
-)
 
 
 @compiled()
@@ -166,6 +165,9 @@ def sum_of_squares_error(
     return mask.reduce(terms.total(_half_squared(*arrays, unweighted=terms.unweighted)), reduction)
 
 
+_absolute = of_error(jnp.abs, lambda error: (jnp.sign(error),))
+
+
 @compiled()
 def absolute_error(
     predictions: ArrayLike,
@@ -215,7 +217,20 @@ def absolute_error(
     return mask.reduce(_absolute(*arrays, unweighted=mask.unweighted), reduction)
 
 
-_absolute = of_error(jnp.abs, lambda error: (jnp.sign(error),))
+def _relative_element(p: Array, t: Array, unit: Array) -> Array:
+    # A divisor that is |t|, but not 0 at an exact hit, in a form that XLA fuses into the sum of the losses.
+    error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
+    divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
+    return unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1)  # never less, and finite where p - t is not
+
+
+def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:
+    hit = p == t
+    slope = jnp.where(hit, 0, jnp.sign(p - t) * (unit / jnp.abs(t)))
+    return slope, -slope * jnp.where(hit, 0, p / t), None  # |p / t - 1| has the derivative -sign p / (t |t|) by t
+
+
+_relative = elementwise(_relative_element, _relative_slopes)
 
 
 @compiled()
@@ -270,20 +285,21 @@ def absolute_percentage_error(
     return mask.reduce(_relative(*arrays, jnp.float32(100), unweighted=mask.unweighted), reduction)
 
 
-def _relative_element(p: Array, t: Array, unit: Array) -> Array:
-    # A divisor that is |t|, but not 0 at an exact hit, in a form that XLA fuses into the sum of the losses.
-    error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
-    divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
-    return unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1)  # never less, and finite where p - t is not
+def _log_ratio(p: Array, t: Array) -> Array:
+    return log_ratio(1 + p, 1 + t, p - t)  # 1 + p rounds
 
 
-def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:
-    hit = p == t
-    slope = jnp.where(hit, 0, jnp.sign(p - t) * (unit / jnp.abs(t)))
-    return slope, -slope * jnp.where(hit, 0, p / t), None  # |p / t - 1| has the derivative -sign p / (t |t|) by t
+def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
+    log = _log_ratio(p, t)
+
+    def over_one_plus(x: Array) -> Array:  # 0 at infinity, where log(x) is infinite, too
+        infinite = x == jnp.inf
+        return jnp.where(infinite, 0, divide_no_nan(2 * log, jnp.where(infinite, 0, x) + 1))
+
+    return over_one_plus(p), -over_one_plus(t)
 
 
-_relative = elementwise(_relative_element, _relative_slopes)
+_squared_logarithmic = elementwise(lambda p, t: jnp.square(_log_ratio(p, t)), _squared_logarithmic_slopes)
 
 
 @compiled()
@@ -335,21 +351,14 @@ def squared_logarithmic_error(
     return mask.reduce(_squared_logarithmic(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _log_ratio(p: Array, t: Array) -> Array:
-    return log_ratio(1 + p, 1 + t, p - t)  # 1 + p rounds
+def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
+    quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
+    error = p - t
+    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
+    return 2 * multiply_no_nan(slope, p / 2 - t / 2)  # of halves, whose difference is finite
 
 
-def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
-    log = _log_ratio(p, t)
-
-    def over_one_plus(x: Array) -> Array:  # 0 at infinity, where log(x) is infinite, too
-        infinite = x == jnp.inf
-        return jnp.where(infinite, 0, divide_no_nan(2 * log, jnp.where(infinite, 0, x) + 1))
-
-    return over_one_plus(p), -over_one_plus(t)
-
-
-_squared_logarithmic = elementwise(lambda p, t: jnp.square(_log_ratio(p, t)), _squared_logarithmic_slopes)
+_quantile = elementwise(_quantile_element)
 
 
 @compiled(quantile=arguments.UNIT)
@@ -412,13 +421,3 @@ def quantile_loss(
         reduction,
     )
     return mask.reduce(_quantile(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
-    quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
-    error = p - t
-    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
-    return 2 * multiply_no_nan(slope, p / 2 - t / 2)  # of halves, whose difference is finite
-
-
-_quantile = elementwise(_quantile_element)

@@ -14,6 +14,19 @@ from ._core.special import horner, quotient, tanh
 from ._core.types import Reduction
 
 
+def _huber_of_error(error: Array, delta: Array) -> Array:
+    size = jnp.abs(error)
+    quadratic = jnp.minimum(size, delta)
+    return quadratic * (size - 0.5 * quadratic)  # holds at delta = inf as well
+
+
+def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
+    return jnp.clip(error, -delta, delta), jnp.maximum(jnp.abs(error) - delta, 0)
+
+
+_huber = of_error(_huber_of_error, _huber_slopes)
+
+
 @compiled(delta=arguments.NOT_NEGATIVE)
 def huber_loss(
     predictions: ArrayLike,
@@ -73,17 +86,19 @@ def huber_loss(
     return mask.reduce(_huber(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _huber_of_error(error: Array, delta: Array) -> Array:
-    size = jnp.abs(error)
-    quadratic = jnp.minimum(size, delta)
-    return quadratic * (size - 0.5 * quadratic)  # holds at delta = inf as well
+def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
+    size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
+    quadratic = jnp.minimum(size, beta)
+    return quotient(quadratic, beta) * (size - 0.5 * quadratic)
 
 
-def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
-    return jnp.clip(error, -delta, delta), jnp.maximum(jnp.abs(error) - delta, 0)
+def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
+    inside = jnp.abs(error) < beta
+    part = error / jnp.where(inside, beta, 1)
+    return jnp.where(inside, part, jnp.sign(error)), -0.5 * jnp.where(inside, jnp.square(part), 1)
 
 
-_huber = of_error(_huber_of_error, _huber_slopes)
+_smooth_l1 = of_error(_smooth_l1_of_error, _smooth_l1_slopes)
 
 
 @compiled(beta=arguments.NOT_NEGATIVE)
@@ -145,19 +160,18 @@ def smooth_l1_loss(
     return mask.reduce(_smooth_l1(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
-    size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
-    quadratic = jnp.minimum(size, beta)
-    return quotient(quadratic, beta) * (size - 0.5 * quadratic)
+def _log_cosh_of_error(error: Array) -> Array:
+    # With |e| = a + r, a up to 1 and r beyond, A = cosh(a) - 1 by its series and c = (1 - tanh(1)) / 2,
+    # cosh(e) = (1 + A) exp(r) (1 - c (1 - exp(-2r))). No branch: XLA fuses it into the sum of the losses.
+    size = jnp.abs(error)
+    near = jnp.minimum(size, 1)
+    beyond, square = size - near, jnp.square(near)
+    a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
+    c = (1 - math.tanh(1)) / 2
+    return jnp.log1p(a - c * (1 - jnp.exp(-2 * beyond)) * (1 + a)) + beyond
 
 
-def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
-    inside = jnp.abs(error) < beta
-    part = error / jnp.where(inside, beta, 1)
-    return jnp.where(inside, part, jnp.sign(error)), -0.5 * jnp.where(inside, jnp.square(part), 1)
-
-
-_smooth_l1 = of_error(_smooth_l1_of_error, _smooth_l1_slopes)
+_log_cosh = of_error(_log_cosh_of_error, lambda error: (tanh(error),))
 
 
 @compiled()
@@ -208,17 +222,3 @@ def log_cosh(
         "log_cosh", {"predictions": predictions, "targets": targets}, {}, where, weights, reduction, OPTIONAL
     )
     return mask.reduce(_log_cosh(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _log_cosh_of_error(error: Array) -> Array:
-    # With |e| = a + r, a up to 1 and r beyond, A = cosh(a) - 1 by its series and c = (1 - tanh(1)) / 2,
-    # cosh(e) = (1 + A) exp(r) (1 - c (1 - exp(-2r))). No branch: XLA fuses it into the sum of the losses.
-    size = jnp.abs(error)
-    near = jnp.minimum(size, 1)
-    beyond, square = size - near, jnp.square(near)
-    a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
-    c = (1 - math.tanh(1)) / 2
-    return jnp.log1p(a - c * (1 - jnp.exp(-2 * beyond)) * (1 + a)) + beyond
-
-
-_log_cosh = of_error(_log_cosh_of_error, lambda error: (tanh(error),))

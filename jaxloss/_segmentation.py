@@ -19,6 +19,165 @@ from ._core.special import divide_no_nan, power_of_two, sigmoids
 from ._core.types import Axis, Reduction
 
 
+def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
+    kind = arguments.floating if logits else arguments.real
+    return kind(name, "predictions", predictions), arguments.real(name, "targets", targets)
+
+
+def _has_one_class(x: Array, class_axis: int) -> bool:
+    return -x.ndim <= class_axis < x.ndim and x.shape[class_axis] == 1
+
+
+def _same_rank(x: Array, t: Array, class_axis: int) -> tuple[Array, Array]:
+    """Both, of which the one with an axis less has got a class axis."""
+    if t.ndim == x.ndim - 1 and _has_one_class(x, class_axis):
+        return x, jnp.expand_dims(t, class_axis)
+    return (jnp.expand_dims(x, class_axis), t) if x.ndim == t.ndim - 1 and _has_one_class(t, class_axis) else (x, t)
+
+
+def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, ndim: int) -> tuple[int, ...]:
+    """The axes of the pixels once the class axis is the last one."""
+    if axis == ():  # a sum over nothing
+        return ()
+    if axis is None:
+        return tuple(range(1, ndim - 1))
+    axes = arguments.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
+    if class_axis in axes:
+        hint = f"which is axis {class_axis}, got {axis!r}; for classes elsewhere, pass `class_axis`"
+        raise ValueError(f"{name}: expected `axis` without the class axis, {hint}.")
+    return tuple(a - (a > class_axis) for a in axes)
+
+
+_Maps = tuple[Array, Array, Array | None]
+"""Predictions and targets, the classes last, and the mask of pixels."""
+
+
+def _images(
+    name: str,
+    x: Array,
+    t: Array,
+    class_axis: int,
+    axes: tuple[int, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+) -> tuple[_Maps, Mask]:
+    """The maps, 0 where a pixel is masked, and the mask of images, of which one without a pixel is empty."""
+    t = arguments.fill_class_targets(name, "targets", t, x)
+    x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
+    kept = weight = None
+    if where is not None:
+        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape[:-1])
+    if weights is not None:
+        shape = tuple(n for a, n in enumerate(x.shape[:-1]) if a not in axes)
+        weight = arguments.broadcast(
+            name, "weights", arguments.real(name, "weights", weights).astype(arguments.compute_dtype(x, t)), shape
+        )
+        finite = is_finite_row(x) & is_finite_row(t)
+        finite = (finite if kept is None else finite | ~kept).all(axes, keepdims=True)
+        usable = jnp.expand_dims(weight != 0, axes) | finite
+        kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
+    if kept is None:
+        return (x, t, None), Mask()
+    kept = kept[..., None]
+    maps = jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
+    return maps, Mask(kept.any(tuple(range(1, x.ndim))), weight=weight)
+
+
+def _of_classes(
+    name: str,
+    maps: _Maps,
+    logits: bool,
+    axes: tuple[int, ...],
+    ignore_background: bool = False,
+    smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    class_weights: ArrayLike | None = None,
+) -> Array:
+    """The weighted loss of each class of each image."""
+    x, t, kept = maps
+    dtype, shape = arguments.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
+    options = {"alpha": alpha, "beta": beta, "smooth": smooth}
+    options["class_weights"] = 1.0 if class_weights is None else class_weights
+    arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
+    first = int(ignore_background and x.shape[-1] > 1)
+    a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
+    probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax
+    return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
+
+
+@partial(jax.checkpoint, static_argnums=(0, 4, 5), prevent_cse=False)
+def _overlap(
+    probabilities: Callable[[Array], tuple[Array, ...]],
+    x: Array,
+    t: Array,
+    kept: Array | None,
+    axes: tuple[int, ...],
+    first: int,
+) -> tuple[Array, ...]:
+    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
+    dtype = arguments.compute_dtype(x, t)
+    p, rest = probabilities(x.astype(dtype))
+    p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
+    only = t.shape[-1] == 1 and t.ndim - 1 not in axes
+    if only:  # on a CPU, XLA sums slowly over axes that are not the last
+        p, rest, t = (a[..., 0] for a in (p, rest, t))
+        kept = None if kept is None else kept[..., 0]
+    sums = (Terms(kept, axes).total(term) for term in (p * t, p * (1 - t), rest * t))
+    return tuple(s[..., None] if only else s for s in sums)
+
+
+def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
+    intersection, false_positives, false_negatives = overlap
+    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
+    errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
+    return _fraction(errors, unit * (intersection + smooth))
+
+
+@jax.custom_jvp
+def _fraction(a: Array, b: Array) -> Array:
+    """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
+    return divide_no_nan(a, a + b)
+
+
+@_fraction.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    by_a, by_b = _fraction_slopes(*primals)
+    return _fraction(*primals), by_a * tangents[0] + by_b * tangents[1]
+
+
+def _inverse(a: Array, b: Array) -> Array:
+    """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
+    return divide_no_nan(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
+
+
+@jax.custom_jvp
+def _fraction_slopes(a: Array, b: Array) -> tuple[Array, Array]:
+    return _inverse(a, b) * _fraction(b, a), -_inverse(a, b) * _fraction(a, b)
+
+
+@_fraction_slopes.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+    a, b = primals
+    of_a, of_b = _fraction(a, b), _fraction(b, a)
+    square = jnp.minimum(jnp.square(_inverse(a, b)), jnp.finfo(a.dtype).max / 1024)  # it may be multiplied by 0
+    by_a = square * (-2 * of_b * tangents[0] + (of_a - of_b) * tangents[1])
+    by_b = square * ((of_a - of_b) * tangents[0] + 2 * of_a * tangents[1])
+    return _fraction_slopes(a, b), (by_a, by_b)
+
+
+# What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
+
+
+def _given(p: Array) -> tuple[Array, ...]:
+    return p, 1 - p
+
+
+def _softmax(z: Array) -> tuple[Array, ...]:
+    (z,) = cpu_fusion_barrier(z)
+    return cpu_fusion_barrier(*probabilities(z, summary(z)))
+
+
 @compiled(alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE, smooth=arguments.NOT_NEGATIVE)
 def tversky_loss(
     probabilities: ArrayLike,
@@ -329,162 +488,3 @@ def multiclass_generalized_dice_loss(
     of_class = divide_no_nan(of_class, of_class.sum()) * of_class.size
     losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
     return mask.reduce(losses, reduction)
-
-
-def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
-    kind = arguments.floating if logits else arguments.real
-    return kind(name, "predictions", predictions), arguments.real(name, "targets", targets)
-
-
-def _has_one_class(x: Array, class_axis: int) -> bool:
-    return -x.ndim <= class_axis < x.ndim and x.shape[class_axis] == 1
-
-
-def _same_rank(x: Array, t: Array, class_axis: int) -> tuple[Array, Array]:
-    """Both, of which the one with an axis less has got a class axis."""
-    if t.ndim == x.ndim - 1 and _has_one_class(x, class_axis):
-        return x, jnp.expand_dims(t, class_axis)
-    return (jnp.expand_dims(x, class_axis), t) if x.ndim == t.ndim - 1 and _has_one_class(t, class_axis) else (x, t)
-
-
-def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, ndim: int) -> tuple[int, ...]:
-    """The axes of the pixels once the class axis is the last one."""
-    if axis == ():  # a sum over nothing
-        return ()
-    if axis is None:
-        return tuple(range(1, ndim - 1))
-    axes = arguments.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
-    if class_axis in axes:
-        hint = f"which is axis {class_axis}, got {axis!r}; for classes elsewhere, pass `class_axis`"
-        raise ValueError(f"{name}: expected `axis` without the class axis, {hint}.")
-    return tuple(a - (a > class_axis) for a in axes)
-
-
-_Maps = tuple[Array, Array, Array | None]
-"""Predictions and targets, the classes last, and the mask of pixels."""
-
-
-def _images(
-    name: str,
-    x: Array,
-    t: Array,
-    class_axis: int,
-    axes: tuple[int, ...],
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-) -> tuple[_Maps, Mask]:
-    """The maps, 0 where a pixel is masked, and the mask of images, of which one without a pixel is empty."""
-    t = arguments.fill_class_targets(name, "targets", t, x)
-    x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
-    kept = weight = None
-    if where is not None:
-        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape[:-1])
-    if weights is not None:
-        shape = tuple(n for a, n in enumerate(x.shape[:-1]) if a not in axes)
-        weight = arguments.broadcast(
-            name, "weights", arguments.real(name, "weights", weights).astype(arguments.compute_dtype(x, t)), shape
-        )
-        finite = is_finite_row(x) & is_finite_row(t)
-        finite = (finite if kept is None else finite | ~kept).all(axes, keepdims=True)
-        usable = jnp.expand_dims(weight != 0, axes) | finite
-        kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
-    if kept is None:
-        return (x, t, None), Mask()
-    kept = kept[..., None]
-    maps = jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
-    return maps, Mask(kept.any(tuple(range(1, x.ndim))), weight=weight)
-
-
-def _of_classes(
-    name: str,
-    maps: _Maps,
-    logits: bool,
-    axes: tuple[int, ...],
-    ignore_background: bool = False,
-    smooth: ArrayLike = 1.0,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
-    class_weights: ArrayLike | None = None,
-) -> Array:
-    """The weighted loss of each class of each image."""
-    x, t, kept = maps
-    dtype, shape = arguments.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
-    options = {"alpha": alpha, "beta": beta, "smooth": smooth}
-    options["class_weights"] = 1.0 if class_weights is None else class_weights
-    arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
-    first = int(ignore_background and x.shape[-1] > 1)
-    a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
-    probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax
-    return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
-
-
-@partial(jax.checkpoint, static_argnums=(0, 4, 5), prevent_cse=False)
-def _overlap(
-    probabilities: Callable[[Array], tuple[Array, ...]],
-    x: Array,
-    t: Array,
-    kept: Array | None,
-    axes: tuple[int, ...],
-    first: int,
-) -> tuple[Array, ...]:
-    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
-    dtype = arguments.compute_dtype(x, t)
-    p, rest = probabilities(x.astype(dtype))
-    p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    only = t.shape[-1] == 1 and t.ndim - 1 not in axes
-    if only:  # on a CPU, XLA sums slowly over axes that are not the last
-        p, rest, t = (a[..., 0] for a in (p, rest, t))
-        kept = None if kept is None else kept[..., 0]
-    sums = (Terms(kept, axes).total(term) for term in (p * t, p * (1 - t), rest * t))
-    return tuple(s[..., None] if only else s for s in sums)
-
-
-def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
-    intersection, false_positives, false_negatives = overlap
-    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
-    errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
-    return _fraction(errors, unit * (intersection + smooth))
-
-
-@jax.custom_jvp
-def _fraction(a: Array, b: Array) -> Array:
-    """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
-    return divide_no_nan(a, a + b)
-
-
-@_fraction.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    by_a, by_b = _fraction_slopes(*primals)
-    return _fraction(*primals), by_a * tangents[0] + by_b * tangents[1]
-
-
-def _inverse(a: Array, b: Array) -> Array:
-    """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
-    return divide_no_nan(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
-
-
-@jax.custom_jvp
-def _fraction_slopes(a: Array, b: Array) -> tuple[Array, Array]:
-    return _inverse(a, b) * _fraction(b, a), -_inverse(a, b) * _fraction(a, b)
-
-
-@_fraction_slopes.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
-    a, b = primals
-    of_a, of_b = _fraction(a, b), _fraction(b, a)
-    square = jnp.minimum(jnp.square(_inverse(a, b)), jnp.finfo(a.dtype).max / 1024)  # it may be multiplied by 0
-    by_a = square * (-2 * of_b * tangents[0] + (of_a - of_b) * tangents[1])
-    by_b = square * ((of_a - of_b) * tangents[0] + 2 * of_a * tangents[1])
-    return _fraction_slopes(a, b), (by_a, by_b)
-
-
-# What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
-
-
-def _given(p: Array) -> tuple[Array, ...]:
-    return p, 1 - p
-
-
-def _softmax(z: Array) -> tuple[Array, ...]:
-    (z,) = cpu_fusion_barrier(z)
-    return cpu_fusion_barrier(*probabilities(z, summary(z)))

@@ -14,6 +14,61 @@ from ._core.special import soft_cap as _soft_cap
 from ._core.types import Reduction
 
 
+def _of_options(
+    x: Array,
+    t: Array,
+    label_smoothing: Array | None,
+    pos_weight: Array | None,
+    soft_cap: Array | None,
+    logit_scale: Array | None,
+) -> Array:
+    dtype = arguments.compute_dtype(x, t)
+    if label_smoothing is not None:
+        t = (1 - label_smoothing) * t.astype(dtype) + label_smoothing / 2
+    if logit_scale is not None:
+        x = logit_scale * x.astype(dtype)
+    if soft_cap is not None:
+        x = _soft_cap(x.astype(dtype), soft_cap)
+    return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, pos_weight)
+
+
+# Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
+_with_options = recompute_in_backward(_of_options)
+
+
+# With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
+# (a, b) the parts of (no, yes) where x >= 0 and of (yes, no) elsewhere, the loss a |x| + (a + b) log1p(q) is a sum of
+# non-negative terms. Its slope by |x| is (a - b q) / (1 + q), as sigmoid(|x|) = 1 / (1 + q).
+
+
+def _parts(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, Array]:
+    no, yes = 1 - t, t if pos_weight is None else pos_weight * t
+    return jnp.where(x >= 0, no, yes), jnp.where(x >= 0, yes, no)
+
+
+def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    dtype = np.promote_types(x.dtype, np.float32)
+    size = jnp.abs(x.astype(dtype))
+    a, b = _parts(x, t.astype(dtype), pos_weight)
+    tail = jnp.log1p(jnp.exp(-size))
+    return bounded_product(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
+
+
+def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
+    x, t, pos_weight = saved
+    t = t.astype(g.dtype)
+    size = jnp.abs(x.astype(g.dtype))
+    q = jnp.exp(-size)
+    a, b = _parts(x, t, pos_weight)
+    slope = (a - b * q) / (1 + q)
+    yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
+    of_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
+    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * multiply_no_nan(t, yes)
+
+
+sigmoid_elements = custom_derivative(_forward, _backward)
+
+
 @compiled(label_smoothing=arguments.UNIT, pos_weight=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
@@ -79,58 +134,3 @@ def sigmoid_binary_cross_entropy(
     )
     named: dict[str, Array | None] = dict.fromkeys(given) | dict(zip(numbers, options, strict=True))
     return mask.reduce(_with_options(x, t, *named.values(), unweighted=mask.unweighted), reduction)
-
-
-def _of_options(
-    x: Array,
-    t: Array,
-    label_smoothing: Array | None,
-    pos_weight: Array | None,
-    soft_cap: Array | None,
-    logit_scale: Array | None,
-) -> Array:
-    dtype = arguments.compute_dtype(x, t)
-    if label_smoothing is not None:
-        t = (1 - label_smoothing) * t.astype(dtype) + label_smoothing / 2
-    if logit_scale is not None:
-        x = logit_scale * x.astype(dtype)
-    if soft_cap is not None:
-        x = _soft_cap(x.astype(dtype), soft_cap)
-    return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, pos_weight)
-
-
-# Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
-_with_options = recompute_in_backward(_of_options)
-
-
-# With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
-# (a, b) the parts of (no, yes) where x >= 0 and of (yes, no) elsewhere, the loss a |x| + (a + b) log1p(q) is a sum of
-# non-negative terms. Its slope by |x| is (a - b q) / (1 + q), as sigmoid(|x|) = 1 / (1 + q).
-
-
-def _parts(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, Array]:
-    no, yes = 1 - t, t if pos_weight is None else pos_weight * t
-    return jnp.where(x >= 0, no, yes), jnp.where(x >= 0, yes, no)
-
-
-def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    dtype = np.promote_types(x.dtype, np.float32)
-    size = jnp.abs(x.astype(dtype))
-    a, b = _parts(x, t.astype(dtype), pos_weight)
-    tail = jnp.log1p(jnp.exp(-size))
-    return bounded_product(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
-
-
-def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
-    x, t, pos_weight = saved
-    t = t.astype(g.dtype)
-    size = jnp.abs(x.astype(g.dtype))
-    q = jnp.exp(-size)
-    a, b = _parts(x, t, pos_weight)
-    slope = (a - b * q) / (1 + q)
-    yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
-    of_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
-    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * multiply_no_nan(t, yes)
-
-
-sigmoid_elements = custom_derivative(_forward, _backward)

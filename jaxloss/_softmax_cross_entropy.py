@@ -13,6 +13,26 @@ from ._core.rows import as_rows, prepare_indexed, prepare_rows
 from ._core.types import Axis, Reduction
 
 
+def _options(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    label_smoothing: ArrayLike,
+    z_loss: ArrayLike,
+    soft_cap: ArrayLike | None,
+    logit_scale: ArrayLike,
+) -> Options:
+    def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
+        return arguments.option(name, argument, value, neutral, shape, dtype)
+
+    return Options(
+        option("label_smoothing", label_smoothing, 0),
+        option("z_loss", z_loss, 0),
+        option("soft_cap", soft_cap, np.inf),
+        option("logit_scale", logit_scale, 1),
+    )
+
+
 @compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def softmax_cross_entropy(
     logits: ArrayLike,
@@ -234,23 +254,3 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
     unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
     moved = smooth(each, Mask(classes=classes), alpha).reshape([t.shape[a] for a in unmoved])
     return moved.transpose(np.argsort(unmoved))
-
-
-def _options(
-    name: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    label_smoothing: ArrayLike,
-    z_loss: ArrayLike,
-    soft_cap: ArrayLike | None,
-    logit_scale: ArrayLike,
-) -> Options:
-    def option(argument: str, value: ArrayLike | None, neutral: float) -> Array | None:
-        return arguments.option(name, argument, value, neutral, shape, dtype)
-
-    return Options(
-        option("label_smoothing", label_smoothing, 0),
-        option("z_loss", z_loss, 0),
-        option("soft_cap", soft_cap, np.inf),
-        option("logit_scale", logit_scale, 1),
-    )

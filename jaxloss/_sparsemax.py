@@ -22,6 +22,27 @@ from ._core.types import Reduction
 from ._multiclass_margin import prepare_scores
 
 
+def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
+    """|x|, and how far the label and p are from the end, 0 or 1, that p is nearer to."""
+    size = jnp.where(x > 0, x, -x)  # with a slope at 0, too
+    return size, jnp.where(x > 0, 1 - t, t), (1 - jnp.minimum(size, 1)) / 2
+
+
+def _binary_element(x: Array, t: Array) -> Array:
+    size, label, near = _binary_parts(x, t)
+    (losses,) = cpu_fusion_barrier(jnp.square(label - near) + bounded_product(label, relu(size - 1)))
+    return losses  # not fused into their sum, for which XLA would write their parts to memory on a CPU
+
+
+def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
+    _, label, near = _binary_parts(x, t)
+    distance = jnp.where(x > 0, label - near, near - label)
+    return distance, jnp.clip(x, -1, 1) - x - 2 * distance
+
+
+_binary = elementwise(_binary_element, _binary_slopes)
+
+
 @compiled()
 def sparsemax_loss(
     logits: ArrayLike,
@@ -67,81 +88,6 @@ def sparsemax_loss(
         "sparsemax_loss", {"logits": logits, "labels": labels}, {}, where, weights, reduction
     )
     return mask.reduce(_binary(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
-    """|x|, and how far the label and p are from the end, 0 or 1, that p is nearer to."""
-    size = jnp.where(x > 0, x, -x)  # with a slope at 0, too
-    return size, jnp.where(x > 0, 1 - t, t), (1 - jnp.minimum(size, 1)) / 2
-
-
-def _binary_element(x: Array, t: Array) -> Array:
-    size, label, near = _binary_parts(x, t)
-    (losses,) = cpu_fusion_barrier(jnp.square(label - near) + bounded_product(label, relu(size - 1)))
-    return losses  # not fused into their sum, for which XLA would write their parts to memory on a CPU
-
-
-def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:
-    _, label, near = _binary_parts(x, t)
-    distance = jnp.where(x > 0, label - near, near - label)
-    return distance, jnp.clip(x, -1, 1) - x - 2 * distance
-
-
-_binary = elementwise(_binary_element, _binary_slopes)
-
-
-@compiled()
-def multiclass_sparsemax_loss(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    axis: int | tuple[int, ...] = -1,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Sparsemax loss with the index of the right class: as a cross entropy, of a softmax that reaches 0.
-
-    .. math::
-        \ell = \max_p \left(p \cdot s + \tfrac12 (1 - \|p\|^2)\right) - s_y
-             = \tfrac12 \|p - e_y\|^2 + \max(0, \tau - s_y), \qquad
-        \frac{\partial \ell}{\partial s} = p - e_y
-
-    with :math:`p = \mathrm{sparsemax}(s) = \max(s - \tau, 0)`, whose entries sum to 1. It is 0 if the label is 1 above
-    all others.
-
-    Args:
-      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
-      labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
-        index into them flattened. Any other integer, -1 too, gives NaN for its example.
-      axis: the class axis or axes (flattened together).
-      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
-        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
-
-    Returns:
-      The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
-
-    Raises:
-      TypeError: ``scores`` is not real, ``labels`` is not integer, ``where`` is not boolean.
-      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> scores = jnp.array([[2.0, 1.0, 0.0], [0.5, 0.0, -1.0]])
-      >>> print(jaxloss.multiclass_sparsemax_loss(scores, jnp.array([0, 1])))
-      [0.     0.5625]
-
-    optax takes scores of shape (batch, classes) only, has no gradient in half precision, and loses its digits where
-    scores are large: beside 1e6 a loss of 0.06 comes out as -202.
-
-    References:
-      Martins and Astudillo, https://arxiv.org/abs/1602.02068, equation 18.
-    """
-    row, mask = prepare_scores("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
-    return mask.reduce(infinite_if_masked(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), reduction)
 
 
 @jax.custom_jvp
@@ -213,6 +159,60 @@ def _backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
 
 
 _sparsemax = custom_derivative(_forward, _backward, loop=True)
+
+
+@compiled()
+def multiclass_sparsemax_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Sparsemax loss with the index of the right class: as a cross entropy, of a softmax that reaches 0.
+
+    .. math::
+        \ell = \max_p \left(p \cdot s + \tfrac12 (1 - \|p\|^2)\right) - s_y
+             = \tfrac12 \|p - e_y\|^2 + \max(0, \tau - s_y), \qquad
+        \frac{\partial \ell}{\partial s} = p - e_y
+
+    with :math:`p = \mathrm{sparsemax}(s) = \max(s - \tau, 0)`, whose entries sum to 1. It is 0 if the label is 1 above
+    all others.
+
+    Args:
+      scores: :math:`s`, real, the classes along ``axis``. ``-inf`` is a class that cannot be chosen.
+      labels: :math:`y`, integers in [0, classes), of the shape of ``scores`` without ``axis``; for several axes, an
+        index into them flattened. Any other integer, -1 too, gives NaN for its example.
+      axis: the class axis or axes (flattened together).
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
+        examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
+
+    Raises:
+      TypeError: ``scores`` is not real, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[2.0, 1.0, 0.0], [0.5, 0.0, -1.0]])
+      >>> print(jaxloss.multiclass_sparsemax_loss(scores, jnp.array([0, 1])))
+      [0.     0.5625]
+
+    optax takes scores of shape (batch, classes) only, has no gradient in half precision, and loses its digits where
+    scores are large: beside 1e6 a loss of 0.06 comes out as -202.
+
+    References:
+      Martins and Astudillo, https://arxiv.org/abs/1602.02068, equation 18.
+    """
+    row, mask = prepare_scores("multiclass_sparsemax_loss", scores, labels, axis, where, weights, reduction)
+    return mask.reduce(infinite_if_masked(_sparsemax(*row, unweighted=mask.unweighted), *row[1:]), reduction)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:

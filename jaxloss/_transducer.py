@@ -38,198 +38,6 @@ from ._core.special import expm1, sigmoids
 from ._core.types import Reduction
 
 
-@compiled(fastemit_lambda=arguments.NOT_NEGATIVE)
-def rnnt_loss(
-    logits: ArrayLike,
-    logit_paddings: ArrayLike | None = None,
-    labels: ArrayLike | None = None,
-    label_paddings: ArrayLike | None = None,
-    *,
-    blank_id: int,
-    logit_lengths: ArrayLike | None = None,
-    label_lengths: ArrayLike | None = None,
-    fastemit_lambda: ArrayLike = 0.0,
-    zero_infinity: bool = False,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Transducer (RNN-T) loss: minus the log-probability of labels, summed over all alignments to frames.
-
-    .. math::
-        \ell = -\log \sum_{\pi} \prod_{(t, u, c) \in \pi} p_{tuc}, \quad p_{tu} = \mathrm{softmax}(x_{tu}), \qquad
-        \frac{\partial \ell}{\partial x_{tuc}} = p_{tuc} (b_{tu} + l_{tu}) - [c = \text{blank}] \, b_{tu}
-        - [c = y_{u+1}] \, l_{tu}
-
-    over the paths of T blanks and U labels, each blank a step to the next frame, and the last step a blank; b and l are
-    the posterior probabilities that a path takes the blank, or the next label, at (t, u). Log-probabilities are logits,
-    too.
-
-    The loss of a confident sequence and its gradient are exact, however small they are, as in :func:`ctc_loss`.
-
-    Frames and labels that are not there are named by paddings or by lengths, as in :func:`ctc_loss`::
-
-        rnnt_loss(logits, logit_paddings, labels, label_paddings, blank_id=0)
-        rnnt_loss(logits, labels=labels, blank_id=0, logit_lengths=frames, label_lengths=counts)
-
-    :func:`rnnt_loss_with_joint` is this loss without an array of all logits.
-
-    Args:
-      logits: floating array (..., frames, n + 1, classes), at [t, u] those of frame t once u labels are out. What is
-        padded, in frames or behind the labels, may hold anything.
-      logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
-      labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
-        padded gives NaN.
-      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
-      blank_id: the class of blanks. A negative one counts from the end: -1 is the last class.
-      logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
-      label_lengths: integers of exactly the shape (...), in [0, n], likewise.
-      fastemit_lambda: real, broadcast to the shape of the loss. FastEmit makes labels come early: in the derivative
-        l is 1 + ``fastemit_lambda`` times as large. The value stays the loss above, so its derivative is another one.
-      zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
-        gradient 0; with True it has the loss 0, and counts in a mean.
-      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
-
-    Returns:
-      The loss in nats, never negative, of shape (...), or a scalar; float64 if ``logits`` is, else float32. No labels
-      is a sequence, too, that of blanks alone; without any frame it has the loss 0.
-
-    Raises:
-      TypeError: ``logits`` is not floating, ``labels`` or lengths are not integers, ``where`` is not boolean.
-      ValueError: shapes do not agree, ``blank_id`` is no class, both paddings and lengths are given.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> logits = jnp.log(jnp.array([[[0.4, 0.6], [0.5, 0.5]], [[0.7, 0.3], [0.8, 0.2]]]))
-      >>> loss = jaxloss.rnnt_loss(logits, labels=jnp.array([1]), blank_id=0)
-      >>> print(loss.round(4))  # -log(0.6 0.5 0.8 + 0.4 0.3 0.8)
-      1.0906
-
-    torchaudio and warp-transducer have the arguments (logits, targets, logit lengths, target lengths), and torchaudio's
-    blank is the last class. With FastEmit NeMo returns 1 + lambda times the loss.
-
-    References:
-      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
-      Yu et al., FastEmit, https://arxiv.org/abs/2010.11148.
-    """
-    name = "rnnt_loss"
-    x = arguments.floating(name, "logits", logits)
-    if x.ndim < 3 or 0 in x.shape[-2:]:
-        raise ValueError(f"{name}: expected `logits` of shape (..., frames, n + 1, classes), got {x.shape}.")
-    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    nan = jnp.isnan(x).any((-2, -1))
-    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
-    arguments.choice(name, "reduction", reduction)
-    emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
-    losses: Array = _finish(emitted, lattice, zero_infinity, reduction)
-    return losses
-
-
-def rnnt_loss_with_joint(
-    joint: Callable[[Array, Array], Array],
-    encoded: ArrayLike,
-    predicted: ArrayLike,
-    labels: ArrayLike,
-    *,
-    blank_id: int,
-    chunk_size: int | None = None,
-    logit_paddings: ArrayLike | None = None,
-    label_paddings: ArrayLike | None = None,
-    logit_lengths: ArrayLike | None = None,
-    label_lengths: ArrayLike | None = None,
-    fastemit_lambda: ArrayLike = 0.0,
-    zero_infinity: bool = False,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Transducer (RNN-T) loss of the logits that a joint network gives, some frames at a time.
-
-    .. math::
-        \ell = \mathrm{rnnt\_loss}(\mathrm{joint}(h, g), y)
-
-    An array of all logits exists neither in this pass nor in that of the derivatives: of a chunk of frames only the
-    log-probabilities of the blank and of the next label stay, two numbers a node, and derivatives run ``joint`` again.
-    They include those by the arrays that ``joint`` closes over, such as its parameters. Call it under ``jax.jit``: an
-    eager call compiles ``joint`` each time.
-
-    Args:
-      joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but
-        for t, which is any number of frames, all of them when its shape is asked for. It returns logits (..., t, n + 1,
-        classes), each frame's independent of the other frames: no batch norm.
-      encoded: floating array (..., frames, features). What is padded may hold anything: ``joint`` gets zeros.
-      predicted: floating array (..., n + 1, features), at u once u labels are out. What is behind the labels, likewise.
-      labels: integers of shape (..., n). This and all that follows is as in :func:`rnnt_loss`.
-      blank_id: the class of blanks, -1 for the last.
-      chunk_size: how many frames of each sequence ``joint`` gets at once, for all sequences; by default as many as have
-        about two million logits, one at least. Under ``vmap`` the other sequences come on top. The number of frames
-        has to be known, also where a program is exported.
-      logit_paddings: shape (..., frames).
-      label_paddings: shape (..., n).
-      logit_lengths: integers of shape (...), instead of paddings.
-      label_lengths: integers of shape (...), instead of paddings.
-      fastemit_lambda: real, broadcast to the shape of the loss.
-      zero_infinity: whether a sequence that no alignment gives has the loss 0.
-      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences.
-
-    Returns:
-      The loss in nats, of shape (...), or a scalar; float64 if the logits are, else float32.
-
-    Raises:
-      TypeError: as :func:`rnnt_loss`; ``encoded``, ``predicted`` or the logits are not floating.
-      ValueError: as :func:`rnnt_loss`; ``chunk_size`` is not positive.
-
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> encoded, predicted, labels = jnp.ones((2, 8, 4)), jnp.ones((2, 3, 4)), jnp.array([[1, 2], [2, 2]])
-      >>> def loss(weight):
-      ...     def joint(encoded, predicted):
-      ...         return jnp.tanh(encoded[..., :, None, :] + predicted[..., None, :, :]) @ weight
-      ...     return jaxloss.rnnt_loss_with_joint(joint, encoded, predicted, labels, blank_id=0, reduction="mean")
-      >>> print(jax.grad(loss)(jnp.zeros((4, 3))).round(2))
-      [[-4.5   2.73  1.77]
-       [-4.5   2.73  1.77]
-       [-4.5   2.73  1.77]
-       [-4.5   2.73  1.77]]
-
-    References:
-      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
-    """
-    name = "rnnt_loss_with_joint"
-    h, g = arguments.floating(name, "encoded", encoded), arguments.floating(name, "predicted", predicted)
-    if h.ndim < 2:
-        raise ValueError(f"{name}: expected `encoded` of shape (..., frames, features), got {h.shape}.")
-    *batch, frames, _ = h.shape
-    if g.shape[:-2] != tuple(batch) or g.ndim < 2 or g.shape[-2] == 0:
-        expected = "".join(f"{size}, " for size in batch)
-        raise ValueError(f"{name}: expected `predicted` of shape ({expected}n + 1, features), got {g.shape}.")
-    x = jax.eval_shape(joint, h, g)
-    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, np.floating):
-        raise TypeError(f"{name}: expected `joint` to return logits of a floating dtype, got {x}.")
-    if x.shape[:-1] != (*batch, frames, g.shape[-2]) or x.shape[-1] == 0:
-        expected = "".join(f"{size}, " for size in (*batch, frames, g.shape[-2]))
-        raise ValueError(f"{name}: expected `joint` to return logits of shape ({expected}classes), got {x.shape}.")
-    if not isinstance(frames, int):
-        raise ValueError(f"{name}: expected `encoded` with a known number of frames, got {h.shape}.")
-    if chunk_size is None:
-        known = (size for size in (*batch, *x.shape[-2:]) if isinstance(size, int))
-        chunk_size = max(1, 2**21 // max(1, math.prod(known)))
-    chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
-    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    nan = jnp.isnan(h).any(-1)
-    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
-    arguments.choice(name, "reduction", reduction)
-    losses: Array = _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
-    return losses
-
-
 class _Lattice(NamedTuple):
     of: Sequences
     labels: Array  # [..., n + 1], and a blank behind the last one
@@ -439,3 +247,195 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:
 
 
 _negative_log_probability = custom_derivative(_forward, _backward, loop=True)
+
+
+@compiled(fastemit_lambda=arguments.NOT_NEGATIVE)
+def rnnt_loss(
+    logits: ArrayLike,
+    logit_paddings: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    *,
+    blank_id: int,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    fastemit_lambda: ArrayLike = 0.0,
+    zero_infinity: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Transducer (RNN-T) loss: minus the log-probability of labels, summed over all alignments to frames.
+
+    .. math::
+        \ell = -\log \sum_{\pi} \prod_{(t, u, c) \in \pi} p_{tuc}, \quad p_{tu} = \mathrm{softmax}(x_{tu}), \qquad
+        \frac{\partial \ell}{\partial x_{tuc}} = p_{tuc} (b_{tu} + l_{tu}) - [c = \text{blank}] \, b_{tu}
+        - [c = y_{u+1}] \, l_{tu}
+
+    over the paths of T blanks and U labels, each blank a step to the next frame, and the last step a blank; b and l are
+    the posterior probabilities that a path takes the blank, or the next label, at (t, u). Log-probabilities are logits,
+    too.
+
+    The loss of a confident sequence and its gradient are exact, however small they are, as in :func:`ctc_loss`.
+
+    Frames and labels that are not there are named by paddings or by lengths, as in :func:`ctc_loss`::
+
+        rnnt_loss(logits, logit_paddings, labels, label_paddings, blank_id=0)
+        rnnt_loss(logits, labels=labels, blank_id=0, logit_lengths=frames, label_lengths=counts)
+
+    :func:`rnnt_loss_with_joint` is this loss without an array of all logits.
+
+    Args:
+      logits: floating array (..., frames, n + 1, classes), at [t, u] those of frame t once u labels are out. What is
+        padded, in frames or behind the labels, may hold anything.
+      logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
+      labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
+        padded gives NaN.
+      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
+      blank_id: the class of blanks. A negative one counts from the end: -1 is the last class.
+      logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
+      label_lengths: integers of exactly the shape (...), in [0, n], likewise.
+      fastemit_lambda: real, broadcast to the shape of the loss. FastEmit makes labels come early: in the derivative
+        l is 1 + ``fastemit_lambda`` times as large. The value stays the loss above, so its derivative is another one.
+      zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
+        gradient 0; with True it has the loss 0, and counts in a mean.
+      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, never negative, of shape (...), or a scalar; float64 if ``logits`` is, else float32. No labels
+      is a sequence, too, that of blanks alone; without any frame it has the loss 0.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` or lengths are not integers, ``where`` is not boolean.
+      ValueError: shapes do not agree, ``blank_id`` is no class, both paddings and lengths are given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.log(jnp.array([[[0.4, 0.6], [0.5, 0.5]], [[0.7, 0.3], [0.8, 0.2]]]))
+      >>> loss = jaxloss.rnnt_loss(logits, labels=jnp.array([1]), blank_id=0)
+      >>> print(loss.round(4))  # -log(0.6 0.5 0.8 + 0.4 0.3 0.8)
+      1.0906
+
+    torchaudio and warp-transducer have the arguments (logits, targets, logit lengths, target lengths), and torchaudio's
+    blank is the last class. With FastEmit NeMo returns 1 + lambda times the loss.
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
+      Yu et al., FastEmit, https://arxiv.org/abs/2010.11148.
+    """
+    name = "rnnt_loss"
+    x = arguments.floating(name, "logits", logits)
+    if x.ndim < 3 or 0 in x.shape[-2:]:
+        raise ValueError(f"{name}: expected `logits` of shape (..., frames, n + 1, classes), got {x.shape}.")
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    nan = jnp.isnan(x).any((-2, -1))
+    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
+    losses: Array = _finish(emitted, lattice, zero_infinity, reduction)
+    return losses
+
+
+def rnnt_loss_with_joint(
+    joint: Callable[[Array, Array], Array],
+    encoded: ArrayLike,
+    predicted: ArrayLike,
+    labels: ArrayLike,
+    *,
+    blank_id: int,
+    chunk_size: int | None = None,
+    logit_paddings: ArrayLike | None = None,
+    label_paddings: ArrayLike | None = None,
+    logit_lengths: ArrayLike | None = None,
+    label_lengths: ArrayLike | None = None,
+    fastemit_lambda: ArrayLike = 0.0,
+    zero_infinity: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Transducer (RNN-T) loss of the logits that a joint network gives, some frames at a time.
+
+    .. math::
+        \ell = \mathrm{rnnt\_loss}(\mathrm{joint}(h, g), y)
+
+    An array of all logits exists neither in this pass nor in that of the derivatives: of a chunk of frames only the
+    log-probabilities of the blank and of the next label stay, two numbers a node, and derivatives run ``joint`` again.
+    They include those by the arrays that ``joint`` closes over, such as its parameters. Call it under ``jax.jit``: an
+    eager call compiles ``joint`` each time.
+
+    Args:
+      joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but
+        for t, which is any number of frames, all of them when its shape is asked for. It returns logits (..., t, n + 1,
+        classes), each frame's independent of the other frames: no batch norm.
+      encoded: floating array (..., frames, features). What is padded may hold anything: ``joint`` gets zeros.
+      predicted: floating array (..., n + 1, features), at u once u labels are out. What is behind the labels, likewise.
+      labels: integers of shape (..., n). This and all that follows is as in :func:`rnnt_loss`.
+      blank_id: the class of blanks, -1 for the last.
+      chunk_size: how many frames of each sequence ``joint`` gets at once, for all sequences; by default as many as have
+        about two million logits, one at least. Under ``vmap`` the other sequences come on top. The number of frames
+        has to be known, also where a program is exported.
+      logit_paddings: shape (..., frames).
+      label_paddings: shape (..., n).
+      logit_lengths: integers of shape (...), instead of paddings.
+      label_lengths: integers of shape (...), instead of paddings.
+      fastemit_lambda: real, broadcast to the shape of the loss.
+      zero_infinity: whether a sequence that no alignment gives has the loss 0.
+      where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences.
+
+    Returns:
+      The loss in nats, of shape (...), or a scalar; float64 if the logits are, else float32.
+
+    Raises:
+      TypeError: as :func:`rnnt_loss`; ``encoded``, ``predicted`` or the logits are not floating.
+      ValueError: as :func:`rnnt_loss`; ``chunk_size`` is not positive.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> encoded, predicted, labels = jnp.ones((2, 8, 4)), jnp.ones((2, 3, 4)), jnp.array([[1, 2], [2, 2]])
+      >>> def loss(weight):
+      ...     def joint(encoded, predicted):
+      ...         return jnp.tanh(encoded[..., :, None, :] + predicted[..., None, :, :]) @ weight
+      ...     return jaxloss.rnnt_loss_with_joint(joint, encoded, predicted, labels, blank_id=0, reduction="mean")
+      >>> print(jax.grad(loss)(jnp.zeros((4, 3))).round(2))
+      [[-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]
+       [-4.5   2.73  1.77]]
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, https://arxiv.org/abs/1211.3711.
+    """
+    name = "rnnt_loss_with_joint"
+    h, g = arguments.floating(name, "encoded", encoded), arguments.floating(name, "predicted", predicted)
+    if h.ndim < 2:
+        raise ValueError(f"{name}: expected `encoded` of shape (..., frames, features), got {h.shape}.")
+    *batch, frames, _ = h.shape
+    if g.shape[:-2] != tuple(batch) or g.ndim < 2 or g.shape[-2] == 0:
+        expected = "".join(f"{size}, " for size in batch)
+        raise ValueError(f"{name}: expected `predicted` of shape ({expected}n + 1, features), got {g.shape}.")
+    x = jax.eval_shape(joint, h, g)
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"{name}: expected `joint` to return logits of a floating dtype, got {x}.")
+    if x.shape[:-1] != (*batch, frames, g.shape[-2]) or x.shape[-1] == 0:
+        expected = "".join(f"{size}, " for size in (*batch, frames, g.shape[-2]))
+        raise ValueError(f"{name}: expected `joint` to return logits of shape ({expected}classes), got {x.shape}.")
+    if not isinstance(frames, int):
+        raise ValueError(f"{name}: expected `encoded` with a known number of frames, got {h.shape}.")
+    if chunk_size is None:
+        known = (size for size in (*batch, *x.shape[-2:]) if isinstance(size, int))
+        chunk_size = max(1, 2**21 // max(1, math.prod(known)))
+    chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
+    paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
+    nan = jnp.isnan(h).any(-1)
+    lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    losses: Array = _finish(_in_chunks(joint, h, g, lattice, chunk_size), lattice, zero_infinity, reduction)
+    return losses

@@ -18,6 +18,87 @@ from ._call import dtype_of, head, plan, reduced
 from ._chunks import Rows, Tokens
 
 
+def _divergence(
+    name: str,
+    rows: Rows,
+    numbers: dict[str, ArrayLike],
+    student: tuple[Any, ...],
+    teacher: tuple[Any, ...],
+    logit_scale: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+    class_axis_name: AxisName | None,
+    chunk_size: int | None,
+) -> Array:
+    (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
+    dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
+    arguments.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
+    classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
+    of_teacher[guide_axis] = classes
+    arguments.same_shape(name, "teacher_weight", guide.weight, of_teacher)
+    usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
+    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
+    tokens = (
+        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+        arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
+        arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
+        *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
+    )
+    arguments.choice(name, "reduction", reduction, axis_name)
+    how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
+    return reduced(how, (learner, guide), tokens, mask, reduction, axis_name)[0]
+
+
+def _rows(formula: Formula) -> Rows:
+    """Rows of logits of a student and of a teacher."""
+
+    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
+        scale, *caps = tokens[:3]
+        mask = Mask(kept)
+        student, teacher = (
+            transform_logits(x, mask, mask.fill_options(Options(soft_cap=cap, logit_scale=scale)))
+            for x, cap in zip(given, caps, strict=True)
+        )
+        # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
+        computed = any(number is not None for number in tokens[:3])
+        return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
+
+    def forward(
+        given: Any, tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+    ) -> tuple[Any, tuple[()], Any]:
+        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], class_axis_name)
+        losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
+        return (losses,), (), (given, summary, tokens, kept)
+
+    def backward(saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None) -> tuple[Tokens, Tokens]:
+        (given, summary, tokens, kept), (g,) = saved, cotangents
+        scale, *caps = tokens[:3]
+        mask = Mask(kept)
+        g = mask.fill_options(g, 0)
+        logits = logits_of(given, tokens, kept)
+        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
+        (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
+            transform_logits_backward(
+                g[..., None] * gradient,
+                x,
+                mask,
+                mask.fill_options(Options(soft_cap=cap, logit_scale=scale)),
+                class_axis_name,
+            )
+            for gradient, x, cap in zip(of_logits, given, caps, strict=True)
+        )
+        if of_scale is not None and of_teacher_scale is not None:
+            of_scale += of_teacher_scale
+        return (of_student, of_teacher), (of_scale, of_cap, of_teacher_cap, *(g * of for of in of_numbers))
+
+    return Rows(forward, backward)
+
+
+_KL, _JS = _rows(KL), _rows(JS)
+
+
 @compiled(soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
 def linear_kl_divergence(
     hidden: ArrayLike,
@@ -181,84 +262,3 @@ def linear_jensen_shannon_divergence(
     teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
     rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size
     return _divergence("linear_jensen_shannon_divergence", _JS, {"beta": beta}, student, teacher, *rest)
-
-
-def _divergence(
-    name: str,
-    rows: Rows,
-    numbers: dict[str, ArrayLike],
-    student: tuple[Any, ...],
-    teacher: tuple[Any, ...],
-    logit_scale: ArrayLike,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-    axis_name: AxisName | None,
-    class_axis_name: AxisName | None,
-    chunk_size: int | None,
-) -> Array:
-    (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
-    dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
-    arguments.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
-    classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
-    of_teacher[guide_axis] = classes
-    arguments.same_shape(name, "teacher_weight", guide.weight, of_teacher)
-    usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
-    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
-    tokens = (
-        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
-        arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
-        arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
-        *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
-    )
-    arguments.choice(name, "reduction", reduction, axis_name)
-    how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
-    return reduced(how, (learner, guide), tokens, mask, reduction, axis_name)[0]
-
-
-def _rows(formula: Formula) -> Rows:
-    """Rows of logits of a student and of a teacher."""
-
-    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
-        scale, *caps = tokens[:3]
-        mask = Mask(kept)
-        student, teacher = (
-            transform_logits(x, mask, mask.fill_options(Options(soft_cap=cap, logit_scale=scale)))
-            for x, cap in zip(given, caps, strict=True)
-        )
-        # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
-        computed = any(number is not None for number in tokens[:3])
-        return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
-
-    def forward(
-        given: Any, tokens: Any, kept: Array | None, class_axis_name: AxisName | None
-    ) -> tuple[Any, tuple[()], Any]:
-        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], class_axis_name)
-        losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
-        return (losses,), (), (given, summary, tokens, kept)
-
-    def backward(saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None) -> tuple[Tokens, Tokens]:
-        (given, summary, tokens, kept), (g,) = saved, cotangents
-        scale, *caps = tokens[:3]
-        mask = Mask(kept)
-        g = mask.fill_options(g, 0)
-        logits = logits_of(given, tokens, kept)
-        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
-        (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
-            transform_logits_backward(
-                g[..., None] * gradient,
-                x,
-                mask,
-                mask.fill_options(Options(soft_cap=cap, logit_scale=scale)),
-                class_axis_name,
-            )
-            for gradient, x, cap in zip(of_logits, given, caps, strict=True)
-        )
-        if of_scale is not None and of_teacher_scale is not None:
-            of_scale += of_teacher_scale
-        return (of_student, of_teacher), (of_scale, of_cap, of_teacher_cap, *(g * of for of in of_numbers))
-
-    return Rows(forward, backward)
-
-
-_KL, _JS = _rows(KL), _rows(JS)

@@ -29,6 +29,37 @@ class LogProbs(NamedTuple):
     entropy: Array
 
 
+def _forward(
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+) -> tuple[tuple[Array, Array], tuple[()], Any]:
+    labels, *options = tokens
+    losses, saved = indexed_cross_entropy_forward(
+        *logits, labels, Mask(kept), Options(None, None, *options), class_axis_name
+    )
+    value = entropy(saved[0], class_axis_name)
+    return (-losses, value), (), (saved, value)
+
+
+def _backward(
+    saved: Any, cotangents: tuple[Array | None, Array | None], class_axis_name: AxisName | None
+) -> tuple[Tokens, Tokens]:
+    of_label, value = saved
+    g, of_entropy = cotangents
+    terms: list[tuple[Array | None, ...]] = []
+    if g is not None:
+        z, _, _, options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
+        terms.append((z, options.soft_cap, options.logit_scale))
+    if of_entropy is not None:
+        terms.append(entropy_backward(of_label[0], value, of_entropy, class_axis_name))
+    of_z, *of_options = (
+        None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True)
+    )
+    return (of_z,), (None, *of_options)
+
+
+_ROWS = Rows(_forward, _backward)
+
+
 @compiled(soft_cap=arguments.POSITIVE)
 def linear_log_probs(
     hidden: ArrayLike,
@@ -103,34 +134,3 @@ def linear_log_probs(
     how = plan(name, _ROWS, (one,), (axis,), class_axis_name, chunk_size)
     found, _ = loss_of_each(how, (one,), tokens, mask.examples)
     return mask.fill_options(LogProbs(*found), 0)
-
-
-def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
-) -> tuple[tuple[Array, Array], tuple[()], Any]:
-    labels, *options = tokens
-    losses, saved = indexed_cross_entropy_forward(
-        *logits, labels, Mask(kept), Options(None, None, *options), class_axis_name
-    )
-    value = entropy(saved[0], class_axis_name)
-    return (-losses, value), (), (saved, value)
-
-
-def _backward(
-    saved: Any, cotangents: tuple[Array | None, Array | None], class_axis_name: AxisName | None
-) -> tuple[Tokens, Tokens]:
-    of_label, value = saved
-    g, of_entropy = cotangents
-    terms: list[tuple[Array | None, ...]] = []
-    if g is not None:
-        z, _, _, options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
-        terms.append((z, options.soft_cap, options.logit_scale))
-    if of_entropy is not None:
-        terms.append(entropy_backward(of_label[0], value, of_entropy, class_axis_name))
-    of_z, *of_options = (
-        None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True)
-    )
-    return (of_z,), (None, *of_options)
-
-
-_ROWS = Rows(_forward, _backward)

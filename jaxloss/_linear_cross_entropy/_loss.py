@@ -36,6 +36,72 @@ class TokenMetrics(NamedTuple):
     entropy: Array
 
 
+def _linear(
+    name: str,
+    rows: Rows,
+    labels: ArrayLike,
+    given: tuple[Any, ...],
+    options: tuple[Any, ...],
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+    class_axis_name: AxisName | None,
+    chunk_size: int | None,
+) -> tuple[Array, Any]:
+    label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
+    one, axis = head(name, "", *given)
+    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
+    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
+    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
+    mask = prepare_mask(name, where, weights, shape, dtype)
+    if class_weights is not None:
+        factor = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
+        factor = mask.fill_options(factor)
+        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
+    classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    mask = mask.exclude(is_finite_row(one.hidden) & in_range(y, classes))
+    tokens = (
+        y,
+        arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
+        arguments.option(name, "z_loss", z_loss, 0, shape, dtype),
+        arguments.option(name, "soft_cap", soft_cap, jnp.inf, shape, dtype),
+        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
+    )
+    arguments.choice(name, "reduction", reduction, axis_name)
+    return reduced(how, (one,), tokens, mask, reduction, axis_name)
+
+
+def _forward(
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+) -> tuple[tuple[Array], tuple[()], Any]:
+    labels, *options = tokens
+    losses, saved = indexed_cross_entropy_forward(*logits, labels, Mask(kept), Options(*options), class_axis_name)
+    return (losses,), (), saved
+
+
+def _forward_with_metrics(
+    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+) -> tuple[tuple[Array], TokenMetrics, Any]:
+    losses, _, saved = _forward(logits, tokens, kept, class_axis_name)
+    of_row = saved[0]
+    lse = logsumexp(of_row.row)
+    metrics = TokenMetrics(lse, is_correct(of_row, class_axis_name).astype(lse.dtype), entropy(of_row, class_axis_name))
+    return losses, Mask(kept).fill_options(metrics, 0), saved
+
+
+def _backward(
+    saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None
+) -> tuple[tuple[Array | None], Tokens]:
+    of_logits, _, _, of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
+    return (of_logits,), (None, *of_options)
+
+
+_PLAIN = Rows(_forward, _backward)
+
+_WITH_METRICS = Rows(_forward_with_metrics, _backward)
+
+
 @compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
 def linear_cross_entropy(
     hidden: ArrayLike,
@@ -203,68 +269,3 @@ def linear_cross_entropy_with_metrics(
     rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
     loss, metrics = _linear("linear_cross_entropy_with_metrics", _WITH_METRICS, labels, given, options, *rest)
     return loss, metrics._replace(correct=metrics.correct.astype(bool))
-
-
-def _linear(
-    name: str,
-    rows: Rows,
-    labels: ArrayLike,
-    given: tuple[Any, ...],
-    options: tuple[Any, ...],
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-    axis_name: AxisName | None,
-    class_axis_name: AxisName | None,
-    chunk_size: int | None,
-) -> tuple[Array, Any]:
-    label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
-    one, axis = head(name, "", *given)
-    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
-    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
-    mask = prepare_mask(name, where, weights, shape, dtype)
-    if class_weights is not None:
-        factor = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
-        factor = mask.fill_options(factor)
-        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
-    classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
-    mask = mask.exclude(is_finite_row(one.hidden) & in_range(y, classes))
-    tokens = (
-        y,
-        arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
-        arguments.option(name, "z_loss", z_loss, 0, shape, dtype),
-        arguments.option(name, "soft_cap", soft_cap, jnp.inf, shape, dtype),
-        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
-    )
-    arguments.choice(name, "reduction", reduction, axis_name)
-    return reduced(how, (one,), tokens, mask, reduction, axis_name)
-
-
-def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
-) -> tuple[tuple[Array], tuple[()], Any]:
-    labels, *options = tokens
-    losses, saved = indexed_cross_entropy_forward(*logits, labels, Mask(kept), Options(*options), class_axis_name)
-    return (losses,), (), saved
-
-
-def _forward_with_metrics(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
-) -> tuple[tuple[Array], TokenMetrics, Any]:
-    losses, _, saved = _forward(logits, tokens, kept, class_axis_name)
-    of_row = saved[0]
-    lse = logsumexp(of_row.row)
-    metrics = TokenMetrics(lse, is_correct(of_row, class_axis_name).astype(lse.dtype), entropy(of_row, class_axis_name))
-    return losses, Mask(kept).fill_options(metrics, 0), saved
-
-
-def _backward(
-    saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None
-) -> tuple[tuple[Array | None], Tokens]:
-    of_logits, _, _, of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
-    return (of_logits,), (None, *of_options)
-
-
-_PLAIN = Rows(_forward, _backward)
-_WITH_METRICS = Rows(_forward_with_metrics, _backward)
