@@ -358,6 +358,13 @@ CASES = (
         **_elements,
     ),
     Case(
+        "charbonnier_loss",
+        _pair(normal, normal),
+        lambda x, t: jnp.sqrt((x - t) ** 2 + 1e-6) - 1e-3,
+        (),
+        **_elements,
+    ),
+    Case(
         "log_cosh",
         _pair(normal, normal),
         lambda x, t: jnp.logaddexp(x - t, t - x) - jnp.log(2.0),

@@ -13,6 +13,7 @@ import numpy as np
 import jaxloss
 
 INK, ACCENT, MUTED = "#1b1f24", "#c2410c", "#8b949e"
+COLUMNS = 6
 PAGE = pathlib.Path(__file__).parent / "pointwise_losses.png"
 
 # loss, target, options, from, to, where the axis of the values ends
@@ -22,6 +23,7 @@ CURVES = [
     ("absolute_error", 0.0, {}, -2.5, 2.5, 4),
     ("huber_loss", 0.0, {"delta": 1.0}, -2.5, 2.5, 4),
     ("smooth_l1_loss", 0.0, {"beta": 2.0}, -2.5, 2.5, 4),
+    ("charbonnier_loss", 0.0, {"epsilon": 1.0}, -2.5, 2.5, 4),
     ("log_cosh", 0.0, {}, -2.5, 2.5, 4),
     ("quantile_loss", 0.0, {"quantile": 0.8}, -2.5, 2.5, 4),
     ("absolute_percentage_error", 2.0, {}, 0.0, 5.0, 160),
@@ -53,8 +55,11 @@ def curve(loss: Callable[..., jax.Array], x: np.ndarray, target: float) -> tuple
 
 def main(picture: pathlib.Path = PAGE) -> None:
     plt.rcParams |= {"font.family": "DejaVu Sans", "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED}
-    figure, axes = plt.subplots(3, 7, figsize=(17.5, 7.6), layout="constrained")
-    for ax, (name, target, options, start, stop, top) in zip(axes.flat, CURVES, strict=True):
+    rows = -(-len(CURVES) // COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.5 * COLUMNS, 2.5 * rows), layout="constrained")
+    for ax in axes.flat[len(CURVES) :]:
+        ax.axis("off")
+    for ax, (name, target, options, start, stop, top) in zip(axes.flat, CURVES, strict=False):
         x = np.linspace(start, stop, 801, dtype=np.float32)
         value, slope = curve(functools.partial(getattr(jaxloss, name), **options), x, target)
         ax.axhline(0, color="#d0d7de", lw=0.8, zorder=0)

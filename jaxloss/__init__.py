@@ -62,6 +62,7 @@ from ._regression import quantile_loss as quantile_loss
 from ._regression import squared_error as squared_error
 from ._regression import squared_logarithmic_error as squared_logarithmic_error
 from ._regression import sum_of_squares_error as sum_of_squares_error
+from ._robust import charbonnier_loss as charbonnier_loss
 from ._robust import huber_loss as huber_loss
 from ._robust import log_cosh as log_cosh
 from ._robust import smooth_l1_loss as smooth_l1_loss
@@ -92,6 +93,7 @@ __all__ = [
     "categorical_cross_entropy",
     "categorical_cross_entropy_with_integer_labels",
     "categorical_hinge_loss_with_zero_class",
+    "charbonnier_loss",
     "circle_loss",
     "cosine_distance",
     "cosine_embedding_loss",

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
-from ._core.special import horner, quotient, tanh
+from ._core.special import horner, quotient, sine_and_cosine, tanh
 from ._core.types import Reduction
 
 
@@ -158,6 +158,83 @@ def smooth_l1_loss(
         OPTIONAL,
     )
     return mask.reduce(_smooth_l1(*arrays, unweighted=mask.unweighted), reduction)
+
+
+def _charbonnier_of_error(error: Array, epsilon: Array) -> Array:
+    # sqrt(e^2 + eps^2) - eps = e^2 / (sqrt(e^2 + eps^2) + eps), where nothing cancels and, by sines, nothing overflows.
+    sine, cosine = sine_and_cosine(error, epsilon)
+    return error * (sine / (1 + cosine))
+
+
+def _charbonnier_slopes(error: Array, epsilon: Array) -> tuple[Array, Array]:
+    sine, cosine = sine_and_cosine(error, epsilon)
+    return sine, -jnp.square(sine) / (1 + cosine)  # cosine - 1
+
+
+_charbonnier = of_error(_charbonnier_of_error, _charbonnier_slopes)
+
+
+@compiled(epsilon=arguments.NOT_NEGATIVE)
+def charbonnier_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike = 1e-3,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Charbonnier loss, for each element: the absolute error, with a smooth minimum.
+
+    .. math::
+        \ell = \sqrt{e^2 + \epsilon^2} - \epsilon, \quad e = x - t, \qquad
+        \frac{\partial \ell}{\partial x} = \frac{e}{\sqrt{e^2 + \epsilon^2}}
+
+    It is 0 where the prediction hits. All derivatives are continuous for :math:`\epsilon > 0`.
+
+    Args:
+      predictions: :math:`x`, floating, of any shape.
+      targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
+      epsilon: :math:`\epsilon \ge 0`, in the unit of the targets. At 0 this is :func:`absolute_error`.
+      where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    ``epsilon`` may be traced, and may differ between elements: it broadcasts to the loss.
+
+    Returns:
+      The loss in the unit of the targets, of the shape of ``predictions``, or a scalar; float64 if an input is, else
+      float32.
+
+    Raises:
+      TypeError: ``predictions`` is not floating, ``targets`` is not real, ``where`` is not boolean.
+      ValueError: ``targets`` has another shape than ``predictions``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=3)
+      >>> print(jaxloss.charbonnier_loss(jnp.array([0.0, 1e-4, 3.0, 1e30]), epsilon=4.0))
+      [0.00e+00 1.25e-09 1.00e+00 1.00e+30]
+
+    The formula as it stands gives 0 for the second error, and infinity for the last one. Image restoration often leaves
+    out the constant :math:`-\epsilon`, which no gradient sees. With ``epsilon=delta``, ``delta`` times this loss is the
+    pseudo-Huber loss.
+
+    References:
+      Charbonnier et al., Two deterministic half-quadratic regularization algorithms for computed imaging, 1994.
+      Barron, https://arxiv.org/abs/1701.03077.
+    """
+    arrays, mask = prepare_elementwise(
+        "charbonnier_loss",
+        {"predictions": predictions, "targets": targets},
+        {"epsilon": epsilon},
+        where,
+        weights,
+        reduction,
+        OPTIONAL,
+    )
+    return mask.reduce(_charbonnier(*arrays, unweighted=mask.unweighted), reduction)
 
 
 def _log_cosh_of_error(error: Array) -> Array:

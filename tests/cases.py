@@ -193,6 +193,7 @@ CASES = [
     case(oracles.squared_logarithmic_error, ABOVE_MINUS_ONE, ABOVE_MINUS_ONE),
     case(oracles.huber_loss, REAL, REAL, delta=0.7),
     case(oracles.smooth_l1_loss, REAL, REAL, beta=0.7),
+    case(oracles.charbonnier_loss, REAL, REAL, epsilon=0.7),
     case(oracles.log_cosh, REAL, REAL),
     case(oracles.quantile_loss, REAL, REAL, quantile=0.8),
     # likelihoods

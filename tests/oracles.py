@@ -121,6 +121,11 @@ def smooth_l1_loss(m, x, t, beta=1):
     return [m.where(error < beta, error**2 / 2 / beta, error - beta / 2)]
 
 
+def charbonnier_loss(m, x, t, epsilon=1e-3):
+    error = x - t
+    return [error**2 / (m.sqrt(error**2 + epsilon**2) + epsilon)]
+
+
 def log_cosh(m, x, t):
     return [m.log(m.cosh(x - t))]
 

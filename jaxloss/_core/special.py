@@ -218,6 +218,32 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return soft_cap(*primals), by_x * tangents[0] + by_cap * tangents[1]
 
 
+@jax.custom_jvp
+def sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array]:
+    """a / h and b / h with h = sqrt(a^2 + b^2), for b >= 0: of the vector (b, a). Of the vector (0, 0), 0 and 1."""
+    return _sine_and_cosine(a, b)[:2]
+
+
+def _sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """And h, scaled by a power of two, so that no square leaves the range, and the scale."""
+    largest = jnp.finfo(a.dtype).max
+    a, b = jnp.clip(a, -largest, largest), jnp.minimum(b, largest)
+    scale = 1 / power_of_two(jnp.maximum(jnp.abs(a), b))
+    a, b = a * scale, b * scale
+    h = jnp.sqrt(jnp.square(a) + jnp.square(b))
+    zero = h == 0
+    h = jnp.where(zero, 1, h)
+    return a / h, jnp.where(zero, 1, b / h), h, scale
+
+
+@sine_and_cosine.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    sine, cosine = sine_and_cosine(*primals)
+    _, _, h, scale = _sine_and_cosine(*primals)
+    turn = (cosine * tangents[0] - sine * tangents[1]) * (scale / h)
+    return (sine, cosine), (cosine * turn, -sine * turn)
+
+
 def log1p_of_ratio(r: Array) -> Array:
     """log1p(r) for r in [0, 1], of which the loops over frames take many.
 
