@@ -187,10 +187,10 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
 
         once = recompute_barrier(z, rows=True)
         _, pulls, _ = bent(once)
-        mass, beside = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
+        label_sum, off_max_sum = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
         losses, pulls, by_option = bent(z)
         g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
-        gradient, _ = softmax_residual(z, row, pulls, mass, beside)
+        gradient, _ = softmax_residual(z, row, pulls, label_sum, off_max_sum)
         gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
         losses = mask.fill(losses)
         of_t = multiply_no_nan(g if share is None else g * share, losses)

@@ -28,7 +28,7 @@ def prepare_scores(
     reduction: Reduction,
     class_weights: ArrayLike | None = None,
 ) -> tuple[tuple[Array, Array, Array | None], Mask]:
-    """The scores and labels, 0 where an example is excluded, the mask of classes, and what `finish` takes."""
+    """The scores and labels, 0 where an example is masked, with the mask of classes; and the mask."""
     arguments.choice(name, "reduction", reduction)
     s, y, mask = prepare_indexed(name, "scores", scores, labels, axis, where, weights, class_weights, arguments.real)
     return (mask.fill(s), mask.fill_options(y, 0), mask.classes), mask

@@ -89,7 +89,7 @@ def local_labels(labels: Array, x: Array, class_axis_name: AxisName | None) -> A
 
 
 def take_label_of_shards(x: Array, labels: Array, class_axis_name: AxisName | None) -> Array:
-    """`pick`, where each device has some of the classes."""
+    """`take_label`, where each device has some of the classes."""
     if class_axis_name is None:
         return take_label(x, labels)
     mine = local_labels(labels, x, class_axis_name)

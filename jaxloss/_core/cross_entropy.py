@@ -232,8 +232,8 @@ def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
 
 class _Dense(NamedTuple):
     saved: _Saved
-    mass: Array  # of all labels
-    beside: Array  # of those `others`
+    label_sum: Array  # of all labels
+    off_max_sum: Array  # of all labels but that of the maximum
 
 
 def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Array, _Dense]:
@@ -242,15 +242,17 @@ def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Ar
     z = transform_logits(x, mask, options)
     row = summary(z, options.computed)
     (each,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
-    mass = _dense_labels(each, mask, options, row.top.dtype).sum(-1)
+    label_sum = _dense_labels(each, mask, options, row.top.dtype).sum(-1)
     z, each, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, _dense_labels(each, mask, options, top.dtype), top) + multiply_no_nan(mass, row.log_total)
+    loss = _label_gaps(z, _dense_labels(each, mask, options, top.dtype), top) + multiply_no_nan(
+        label_sum, row.log_total
+    )
     z, each, top = cpu_fusion_barrier(z, t, row.top)
-    beside = off_max_label_mass(z, top, _dense_labels(each, mask, options, top.dtype))
+    off_max_sum = off_max_label_mass(z, top, _dense_labels(each, mask, options, top.dtype))
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
-    return loss, _Dense(_Saved(x, t, mask, options, row), mass, beside)
+    return loss, _Dense(_Saved(x, t, mask, options, row), label_sum, off_max_sum)
 
 
 def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
@@ -264,24 +266,26 @@ def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
     return (labels * lax.stop_gradient(below)).sum(-1)
 
 
-def softmax_residual(z: Array, row: Row, labels: Array, mass: Array, beside: Array) -> tuple[Array, Array]:
-    """s p - t, with s the sum of the labels t, and p. What `others` returns is s - t where rounding would lose it.
+def softmax_residual(z: Array, row: Row, labels: Array, label_sum: Array, off_max_sum: Array) -> tuple[Array, Array]:
+    """s p - t, with s the sum of the labels t, and p.
 
-    It is exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
+    ``off_max_sum``, from `off_max_label_mass`, is s - t at the maximum, where rounding would lose it. The residual is
+    exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
     p, wrong = probabilities(z, row)
-    sure = row.rest < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
-    beside, less = jnp.where(sure, beside, mass)[..., None], jnp.where(sure, 0, 1)[..., None].astype(p.dtype)
-    at_top = (beside - less * labels) * p - labels * wrong
-    return jnp.where(z == row.top[..., None], at_top, mass[..., None] * p - labels), p
+    is_confident = row.rest < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
+    s_less_t = jnp.where(is_confident, off_max_sum, label_sum)[..., None]
+    subtracted = jnp.where(is_confident, 0, 1)[..., None].astype(p.dtype) * labels
+    at_top = (s_less_t - subtracted) * p - labels * wrong
+    return jnp.where(z == row.top[..., None], at_top, label_sum[..., None] * p - labels), p
 
 
 def _dense_backward(dense: _Dense, g: Array) -> tuple[Array, Array | None, None, Options]:
-    (x, t, mask, options, row), mass, beside = dense
+    (x, t, mask, options, row), label_sum, off_max_sum = dense
     z = transform_logits(x.astype(g.dtype), mask, options)
     labels = _dense_labels(t, mask, options, g.dtype)
     g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
-    gradient, p = softmax_residual(z, row, labels, mass, beside)
+    gradient, p = softmax_residual(z, row, labels, label_sum, off_max_sum)
     of_smoothing = of_z_loss = None
     if options.z_loss is not None:
         of_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))

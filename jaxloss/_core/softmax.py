@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from .classes import class_max, class_sum, take_label_of_shards
 from .compiler import cpu_fusion_barrier
+from .special import subtract_no_nan
 from .types import AxisName
 
 
@@ -53,9 +54,7 @@ def exp_sum(z: Array, top: Array, classes: Array) -> Array:
 
 def gap_to_max(z: Array, top: Array) -> Array:
     """m - z, 0 at an infinite maximum too."""
-    z = z.astype(top.dtype)
-    undefined = (z == top) & jnp.isinf(z)
-    return jnp.where(undefined, 0, top - jnp.where(undefined, 0, z))
+    return subtract_no_nan(top, z.astype(top.dtype))
 
 
 def summary(z: Array, computed: bool = False, class_axis_name: AxisName | None = None) -> Row:
@@ -99,8 +98,8 @@ def _rest(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
 def _moving(z: Array, row: Row, v: Array, class_axis_name: AxisName | None) -> Array:
     """The tangent v, of which only differences count, less that of a class that has most of the probability."""
     v = v.astype(row.top.dtype)
-    sure = (row.rest < 0.5)[..., None] & (gap_to_max(z, row.top[..., None]) < 0.5)  # others are log(2) below
-    return jnp.where(sure, 0, v - class_sum(jnp.where(sure, v, 0), class_axis_name)[..., None])
+    is_confident = (row.rest < 0.5)[..., None] & (gap_to_max(z, row.top[..., None]) < 0.5)  # others are log(2) below
+    return jnp.where(is_confident, 0, v - class_sum(jnp.where(is_confident, v, 0), class_axis_name)[..., None])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -66,7 +66,8 @@ class Formula(NamedTuple):
     terms: Callable[..., tuple[Array, ...]]
     # (sums, *numbers) -> the divergence
     total: Callable[..., Array]
-    # (comparison, is_likely, sums, numbers, across) -> gradients by a and b, and their sum without its rounding error
+    # (comparison, is_likely, sums, numbers, class_axis_name) -> gradients by a and b, and their sum without its
+    # rounding error
     gradients: Callable[..., tuple[Array, Array, Array]]
     # (sums) -> the derivatives by the numbers
     of_numbers: Callable[..., tuple[Array, ...]]

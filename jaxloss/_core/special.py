@@ -24,7 +24,7 @@ def bounded_product(a: Array, b: Array) -> Array:
 
 def subtract_no_nan(a: Array, b: Array) -> Array:
     """a - b, 0 for equal infinities."""
-    undefined = (a == b) & jnp.isinf(a)
+    undefined = (b == a) & jnp.isinf(b)
     return jnp.where(undefined, 0, a - jnp.where(undefined, 0, b))
 
 

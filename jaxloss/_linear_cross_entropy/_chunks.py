@@ -35,10 +35,10 @@ Tokens = tuple[Array | None, ...]
 class Rows(NamedTuple):
     """The mathematics of rows of logits, an array [..., classes] for each head, written by hand in both directions."""
 
-    # (logits, tokens, kept, across) -> losses, floating auxiliary arrays without derivative, saved. Losses are several
-    # where a token has several.
+    # (logits, tokens, kept, class_axis_name) -> losses, floating auxiliary arrays without derivative, saved. Losses are
+    # several where a token has several.
     forward: Callable[..., tuple[tuple[Array, ...], Any, Any]]
-    # (saved, cotangents of the losses or None, across) -> cotangents of the logits and of the tokens
+    # (saved, cotangents of the losses or None, class_axis_name) -> cotangents of the logits and of the tokens
     backward: Callable[..., tuple[Tokens, Tokens]]
 
 
@@ -227,8 +227,8 @@ def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None
 def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     losses, aux = each(plan, *primals)
 
-    def linear(primals: tuple[Any, ...], those: tuple[Any, ...]) -> tuple[Array, ...]:
-        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, those
+    def linear(primals: tuple[Any, ...], moving: tuple[Any, ...]) -> tuple[Array, ...]:
+        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, moving
         hidden, rest = _split(heads)
         moving_hidden, moving_rest = _split(moving_heads)
         moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
@@ -268,11 +268,11 @@ each.defjvp(_each_rule, symbolic_zeros=True)
 
 
 def _moving_logits(
-    plan: Plan, heads: tuple[Head, ...], those: tuple[Head, ...], kept: Array | None
+    plan: Plan, heads: tuple[Head, ...], moving: tuple[Head, ...], kept: Array | None
 ) -> list[Array | None]:
     """The tangents of the logits."""
     found: list[Array | None] = []
-    for head, t, class_axis in zip(heads, those, plan.class_axes, strict=True):
+    for head, t, class_axis in zip(heads, moving, plan.class_axes, strict=True):
         axes = (head.hidden.ndim - 1,), (1 - class_axis,)
         terms = []
         if t.hidden is not None:
@@ -298,11 +298,11 @@ def weighted_sum(
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    those, kept = drop_symbolic_zeros(tangents), primals[2]
-    total, aux, gradients = _with_gradients(plan, primals, those)
+    moving, kept = drop_symbolic_zeros(tangents), primals[2]
+    total, aux, gradients = _with_gradients(plan, primals, moving)
 
-    def linear(gradients: tuple[Any, ...], those: tuple[Any, ...], kept: Array | None) -> Array:
-        (of_heads, *of_others), (heads, *others) = gradients, those
+    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...], kept: Array | None) -> Array:
+        (of_heads, *of_others), (heads, *others) = gradients, moving
         of_hidden, of_rest = _split(of_heads)
         hidden, rest = _split(heads)
         split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
@@ -312,17 +312,19 @@ def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any
         whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
         return sum(split + whole, jnp.zeros_like(total))
 
-    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, those, kept)
+    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving, kept)
     return (total, aux), (tangent, _without_derivative(aux))
 
 
 weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
 
 
-def _with_gradients(plan: Plan, primals: tuple[Any, ...], those: tuple[Any, ...]) -> tuple[Array, Any, tuple[Any, ...]]:
+def _with_gradients(
+    plan: Plan, primals: tuple[Any, ...], moving: tuple[Any, ...]
+) -> tuple[Array, Any, tuple[Any, ...]]:
     """The sum, the auxiliary arrays, and the gradient by all that moves."""
     heads, tokens, kept, weight = primals
-    moving_heads, moving_tokens, _, moving_weight = those
+    moving_heads, moving_tokens, _, moving_weight = moving
     hidden, rest = _split(heads)
 
     def gradients(part: Any) -> tuple[Any, Any]:
