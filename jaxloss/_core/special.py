@@ -220,7 +220,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 @jax.custom_jvp
 def sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array]:
-    """a / h and b / h with h = sqrt(a^2 + b^2), for b >= 0: of the vector (b, a). Of the vector (0, 0), 0 and 1."""
+    """a / h and b / h with h = sqrt(a^2 + b^2), for b >= 0: of the vector (b, a). Of (0, 0), 0 and 0."""
     return _sine_and_cosine(a, b)[:2]
 
 
@@ -230,10 +230,8 @@ def _sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     a, b = jnp.clip(a, -largest, largest), jnp.minimum(b, largest)
     scale = 1 / power_of_two(jnp.maximum(jnp.abs(a), b))
     a, b = a * scale, b * scale
-    h = jnp.sqrt(jnp.square(a) + jnp.square(b))
-    zero = h == 0
-    h = jnp.where(zero, 1, h)
-    return a / h, jnp.where(zero, 1, b / h), h, scale
+    h = jnp.maximum(jnp.sqrt(jnp.square(a) + jnp.square(b)), jnp.finfo(a.dtype).tiny)
+    return a / h, b / h, h, scale
 
 
 @sine_and_cosine.defjvp
