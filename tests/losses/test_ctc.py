@@ -11,8 +11,8 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sequence_oracles import ctc, ctc_at_50_digits, ctc_by_enumeration
-from test_transformations import TRANSFORMATIONS
 from tolerances import close, posteriors_of_many_frames, same
+from transformations import TRANSFORMATIONS
 
 import jaxloss
 

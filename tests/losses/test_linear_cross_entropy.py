@@ -23,8 +23,8 @@ from linear_cases import (
     every_rich_case,
     over_linear,
 )
-from test_transformations import TRANSFORMATIONS
 from tolerances import close, no_worse, same
+from transformations import TRANSFORMATIONS
 
 import jaxloss
 
@@ -452,7 +452,7 @@ def test_two_processes_are_one():
     runs = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(port)],
-            env=environment | {"JAX_PLATFORMS": "cpu"},
+            env=environment | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(script.parent.parent)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
