@@ -217,7 +217,7 @@ def _device(result: Record, output: pathlib.Path) -> Iterator[str]:
             continue
         file = f"benchmarks/results/{slug}-{group.part}"
         peers = [peer for peer in PEERS if any(peer in r["candidates"] for r in found)]
-        by = f"{device['name']}; {tables.source(result)}"
+        by = f"{device['name']}; {tables.source(result, found)}"
         charts.times(found, ["jaxloss", *peers], by, output / file, group.floor, group.whole)
         picture = tables.picture(file, f"{group.title}: time over {group.floor}, and temporaries")
         yield f"### {group.title}, {device['name']}\n\n{picture}"

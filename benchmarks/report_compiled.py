@@ -28,7 +28,7 @@ def write(result: Record, output: pathlib.Path) -> Iterator[str]:
     compiled = [r for r in result["records"] if "candidates" in r]
     short = [r for r in compiled if tuple(r["shape"]) != LONG]
     main = [r for r in short if r["loss"] not in SMALL]
-    charts.temporaries(main or short, tables.source(result), output / file)
+    charts.temporaries(main or short, tables.source(result, main or short), output / file)
     yield f"{HEAD}\n{provenance}"
     yield tables.picture(file, "Temporaries over the size of the predictions, for each target")
     yield from _without_logits(result["records"])

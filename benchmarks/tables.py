@@ -44,8 +44,9 @@ def provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
     return "\n".join(lines), mark
 
 
-def source(result: Record) -> str:
-    last = result["sessions"][-1]
+def source(result: Record, shown: list[Record]) -> str:
+    """Of the newest session of the records that are shown."""
+    last = result["sessions"][max(record["session"] for record in shown)]
     return f"JAX {last['versions']['jax']}, {last['date']}"
 
 
