@@ -8,7 +8,7 @@ from ._core import arguments
 from ._core.classes import broadcast_class_weights
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, dense_cross_entropy, indexed_cross_entropy, smooth
-from ._core.masks import Mask, weigh
+from ._core.masks import Mask
 from ._core.rows import as_rows, prepare_indexed, prepare_rows
 from ._core.types import Axis, Reduction
 
@@ -103,7 +103,7 @@ def softmax_cross_entropy(
         factor = (
             mask.fill(t.astype(dtype)) * broadcast_class_weights(name, "class_weights", class_weights, x, dtype)
         ).sum(-1)
-        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor)).exclude()
+        mask = mask.weigh(factor).exclude()
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
     arguments.choice(name, "reduction", reduction)
     losses = dense_cross_entropy(x, t, mask.without_weight(), options, unweighted=mask.unweighted)

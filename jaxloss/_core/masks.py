@@ -51,6 +51,10 @@ class Mask(NamedTuple):
             kept = usable if kept is None else kept & usable
         return self._replace(examples=kept, weight=self.weight if kept is None else jnp.where(kept, self.weight, 0))
 
+    def weigh(self, factor: Array) -> "Mask":
+        """The mask with each weight multiplied by that, as by the weight of a class."""
+        return self._replace(weight=factor if self.weight is None else weigh(self.weight, factor))
+
     def fill_classes(self, x: Array, value: float = 0) -> Array:
         """Rows, with that value in masked classes."""
         return x if self.classes is None else jnp.where(self.classes, x, value)

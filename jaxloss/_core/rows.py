@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .classes import broadcast_class_weights, in_range, take_label
-from .masks import Mask, prepare_mask, weigh
+from .masks import Mask, prepare_mask
 from .types import Axis
 
 
@@ -72,7 +72,7 @@ def prepare_indexed(
     x, classes, where, axes = prepare_logits(name, argument, logits, axis, where, kind)
     dtype, shape = arguments.compute_dtype(x), x.shape[:-1]
     y = arguments.class_indices(name, labels, argument, jnp.shape(logits), axes)
-    y = y if y.ndim or not shape else arguments.fill_row_targets(name, "labels", y, x)
+    y = arguments.fill_row_targets(name, "labels", y, x)
     arguments.same_sharding(name, "labels", y, jax.typeof(x).sharding.spec[:-1])
     mask = prepare_mask(name, where, weights, shape, dtype)._replace(classes=classes)
     usable = in_range(y, x.shape[-1])
@@ -80,8 +80,7 @@ def prepare_indexed(
         factor = jnp.where(
             usable, take_label(broadcast_class_weights(name, "class_weights", class_weights, x, dtype), y), jnp.nan
         )
-        factor = mask.fill_options(factor)
-        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
+        mask = mask.weigh(mask.fill_options(factor))
     return defer_upcast(x, dtype), y, mask.without_empty_rows().exclude(usable)
 
 

@@ -16,7 +16,7 @@ from .._core.cross_entropy import (
     indexed_cross_entropy_forward,
     is_correct,
 )
-from .._core.masks import Mask, prepare_mask, weigh
+from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
 from .._core.softmax import logsumexp
 from .._core.types import AxisName, Reduction
@@ -57,8 +57,7 @@ def _linear(
     mask = prepare_mask(name, where, weights, shape, dtype)
     if class_weights is not None:
         factor = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
-        factor = mask.fill_options(factor)
-        mask = mask._replace(weight=factor if mask.weight is None else weigh(mask.weight, factor))
+        mask = mask.weigh(mask.fill_options(factor))
     classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
     mask = mask.exclude(is_finite_row(one.hidden) & in_range(y, classes))
     tokens = (
