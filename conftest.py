@@ -1,5 +1,7 @@
 """Eight host devices, strict promotion of dtypes and ranks; warnings are errors (pyproject.toml)."""
 
+import gc
+import itertools
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +15,31 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+TORN_DOWN, TESTS_BETWEEN_CLEARINGS = (
+    itertools.count(1),
+    40,
+)  # the more programs are alive, the longer XLA takes to add and to free one
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick-compile", action="store_true", help="compile without LLVM's optimizations: in half the time"
+    )
+
+
+def pytest_configure(config):
+    if config.option.quick_compile:
+        # Before any program is compiled. The flag of the fusions is gone in JAX 0.11.
+        emitters = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0" + emitters
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # tracing makes many small objects, which Python would search for cycles
+
+
+def pytest_runtest_teardown():
+    if next(TORN_DOWN) % TESTS_BETWEEN_CLEARINGS == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

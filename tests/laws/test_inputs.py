@@ -11,6 +11,7 @@ from cases import CASES, every_case
 from tolerances import same
 
 import jaxloss
+from jaxloss._core import classes
 
 X = jnp.zeros((6, 3))
 Y = jnp.zeros(6, np.int32)
@@ -281,3 +282,31 @@ def test_smooth_labels():
     np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2, where=mask), expected, rtol=1e-6)
     assert jaxloss.smooth_labels(jnp.ones((2, 3, 4)), 0.1, axis=(0, 2)).shape == (2, 3, 4)
     assert jaxloss.smooth_labels(jnp.ones((2, 3)), 0.3, axis=None)[0, 0] == pytest.approx(0.7 + 0.05)
+
+
+@pytest.mark.parametrize("name", sorted({case.name for case in CASES if case.targets == "index"}))
+def test_labels_out_of_range_on_every_platform(name, monkeypatch):
+    """Elsewhere than on a CPU the label's entry is selected, not gathered."""
+    monkeypatch.setattr(classes, "_pick_by_gather", classes._pick_by_select)
+    (case, *_) = [case for case in CASES if case.name == name]
+    x, _ = case.draw(np.random.default_rng(0), 2)
+    losses, pull = jax.vjp(lambda x: case(x, jnp.array([-1, 1])), x)
+    (gradient,) = pull(jnp.ones_like(losses))
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])
+    np.testing.assert_array_equal(np.isnan(gradient), np.repeat([[True], [False]], x.shape[1], 1))
+
+
+def test_targets_may_be_left_away_only_where_the_signature_says_so():
+    for name in {case.name for case in CASES}:
+        second = list(inspect.signature(getattr(jaxloss, name)).parameters.values())[1]
+        if second.default is None:
+            assert getattr(jaxloss, name)(jnp.ones(3)).shape == (3,)
+        else:
+            with pytest.raises(TypeError, match=f"expected `{second.name}` to be an array, got NoneType"):
+                getattr(jaxloss, name)(jnp.ones(3), None, **required(name))
+
+
+def required(name):
+    """What else has no default: options, and a third array."""
+    parameters = list(inspect.signature(getattr(jaxloss, name)).parameters.values())[2:]
+    return {p.name: 0.5 if p.kind is p.KEYWORD_ONLY else jnp.ones(3) for p in parameters if p.default is p.empty}

@@ -113,14 +113,16 @@ def test_a_number_is_the_same_however_it_is_given(case, option, points):
         losses, pull = jax.vjp(lambda x: call(case, x, t, option, value), x)
         return losses, pull(jnp.ones_like(losses))[0]
 
+    points = [*(p for p in points if low <= p <= high), *([inf] if option in INFINITE else [])]
+    given = list(itertools.product(points, (float, np.float32)))
+    constants = jax.jit(lambda x: [both(x, kind(point)) for point, kind in given])(x)
     traced = jax.jit(both)
-    for point in itertools.chain((p for p in points if low <= p <= high), [inf] if option in INFINITE else []):
+    for (point, kind), compiled in zip(given, constants, strict=True):
         expected = traced(x, jnp.float32(point))
-        for given in (point, np.float32(point)):
-            for ours in (jax.jit(lambda x, given=given: both(x, given))(x), both(x, given)):
-                for a, b in zip(ours, expected, strict=True):
-                    size = np.abs(np.where(np.isfinite(b), b, 0)).astype(np.float64)
-                    close(a, b, size + np.max(size, initial=0), span=2, of=f"{point}")
+        for ours in (compiled, both(x, kind(point))):
+            for a, b in zip(ours, expected, strict=True):
+                size = np.abs(np.where(np.isfinite(b), b, 0)).astype(np.float64)
+                close(a, b, size + np.max(size, initial=0), span=2, of=f"{point}")
         if point != inf:
             truth, terms = truth_of(case, x, hot, option, mp.mpf(float(np.float32(point))))
             truth, terms = (np.asarray(a, np.float64) for a in (truth, terms))

@@ -282,9 +282,6 @@ def test_memory_is_a_few_numbers_for_each_two(name, rng):
     assert memory.temp_size_in_bytes < 7 * 4 * 256**2
 
 
-# Beside others, where they are right, and where they are not.
-
-
 def test_beside_optax(rng):
     theirs = pytest.importorskip("optax").losses.ntxent
 
@@ -309,30 +306,6 @@ def test_beside_optax(rng):
         ours, their = both(SEPARATED.astype(np.float16), PAIRS, 0.07)
         assert np.isfinite(ours[1]).all()
         assert np.isnan(their[1]).all()
-
-
-def test_beside_keras(rng):
-    """Of normalised embeddings, the diagonal with references too."""
-    theirs = pytest.importorskip("keras").losses.circle
-    x, others = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.normal(size=(2, 6, 4)).astype(np.float32))
-    y, of_others = LABELS, np.array([0, 1, 1, 2, 2, 0])
-
-    def ours(y, x, of_others=None, others=None, **options):
-        return CIRCLE(x, y, reference_embeddings=others, reference_labels=of_others, **options)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def with_gradient(loss, x, *references):
-        calls = [loss(y, x, *references, remove_diagonal=d, gamma=8.0) for d in (True, False)]
-        return calls, jax.jacrev(lambda x: loss(y, x, *references))(x)
-
-    with jax.numpy_dtype_promotion("standard"):
-        for references in ((), (of_others, others)):
-            pairs = [with_gradient(f, x, *references) for f in (ours, theirs)]
-            for a, b in zip(*(pair[0] for pair in pairs), strict=True):
-                same(a, b, span=30)
-            slopes = np.asarray(pairs[1][1])
-            along = slopes - (slopes * x).sum(-1, keepdims=True) * x  # the length has no slope here
-            same(pairs[0][1], along, span=240)
 
 
 X, Y, T = jnp.zeros((6, 3)), jnp.zeros(6, np.int32), jnp.zeros((6, 3), np.int32)

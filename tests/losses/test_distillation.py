@@ -8,7 +8,11 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from oracles import EXACT, numbers
+from edges import at_edges, check_edge, inf
+from oracles import (
+    EXACT,
+    numbers,
+)
 from tolerances import FEW
 
 import jaxloss
@@ -127,3 +131,22 @@ def test_no_row_of_half_precision_is_saved_wide(rng):
         kept = [a for a in jax.tree.leaves(pull) if a.size >= x.size]
         assert len(kept) == 2
         assert all(a.dtype == jnp.bfloat16 for a in kept)
+
+
+@at_edges(
+    [
+        ("softmax_kl_divergence", [0.0, -inf], [3.0, -inf], {}, 0, [0, 0]),
+        ("softmax_kl_divergence", [0.0, 0.0], [3.0, -inf], {}, np.log(2), [-0.5, 0.5]),
+        ("softmax_kl_divergence", [0.0, -inf], [0.0, 0.0], {}, inf, [0.5, 0]),
+        ("softmax_kl_divergence", [-inf, -inf], [0.0, -inf], {}, inf, [0, 0]),
+        ("softmax_kl_divergence", [0.0, 1.0], [-inf, -inf], {}, inf, [0, 0]),
+        ("softmax_kl_divergence", [inf, 0.0], [0.0, inf], {}, inf, [1, -1]),
+        ("softmax_kl_divergence", [1e30, 0.0], [3e38, 0.0], {"temperature": 3e4}, 0, [0, 0]),
+        ("softmax_kl_divergence", [0.0, 1e30], [1e30, 0.0], {"temperature": 0.5}, 2e30, [-2, 2]),
+        ("softmax_jensen_shannon_divergence", [-inf, 0.0], [3.0, -inf], {}, np.log(2), [0, 0]),
+        ("softmax_jensen_shannon_divergence", [0.0, -inf], [0.0, -inf], {"temperature": 3.0}, 0, [0, 0]),
+        ("softmax_jensen_shannon_divergence", [-inf, -inf], [0.0, -inf], {}, inf, [0, 0]),
+    ]
+)
+def test_edges(name, x, t, options, value, gradient):
+    check_edge(name, x, t, options, value, gradient)

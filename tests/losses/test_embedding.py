@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+from edges import SCORES, check_elements, inf, nan
 from tolerances import close, same
 
 import jaxloss
 
-inf, nan = np.inf, np.nan
 TRIPLET, COSINE = jaxloss.triplet_margin_loss, jaxloss.cosine_embedding_loss
-RANKING, HINGE = jaxloss.margin_ranking_loss, jaxloss.hinge_embedding_loss
+HINGE = jaxloss.hinge_embedding_loss
 
 
 def exact_distance(a, b, q, eps):
@@ -164,7 +164,6 @@ def test_kinks_have_no_gradient():
     for loss in (
         lambda n: TRIPLET(zero, zero, n, margin=2.0, eps=0.0),
         lambda n: COSINE(n, jnp.array([[1.0, 0.0]]), y),
-        lambda n: RANKING(n[:, 1], jnp.array([2.0]), y),
         lambda n: HINGE(n[:, 1], y, margin=2.0),
     ):
         value, gradient = jax.jit(jax.value_and_grad(lambda n, f=loss: f(n)[0]))(n)
@@ -247,52 +246,27 @@ def test_cosine_embedding_is_a_distance_or_a_hinge(rng):
     np.testing.assert_array_equal(COSINE(x, jnp.zeros_like(t), y, where=where), where & (y == 1))
 
 
-SCORES = (-1e30, -2.0, -0.3, 0.0, 0.3, 1.0, 2.0, 1e30)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_elements_are_the_textbook(dtype):
-    """Value and slopes, by the two pieces of each."""
-    grid = np.meshgrid(SCORES, [-1e30, 0.25, 1.0], [-1.0, 1.0], [0.0, 0.5, 2.0])
-    x, other, t, m = (v.ravel().astype(np.float32) for v in grid)
-    x, other = (v.astype(dtype).astype(np.float32) for v in (x, other))
-    args = jnp.asarray(x, dtype), jnp.asarray(other, dtype), jnp.asarray(m)
-    cost = m - t * (x - other)
-    on = (cost > 0).astype(np.float32)
-    expected = np.maximum(cost, 0), -t * on, t * on, on
-    assert_elements(lambda x, other, m: RANKING(x, other, t, margin=m), args, expected)
-    on = (x < m).astype(np.float32)
-    pieces = (x, np.maximum(m - x, 0)), (1, -on), (0, on)
+def test_hinge_embedding_is_the_textbook(dtype):
+    """Value and gradients, by the two pieces."""
+    x, t, m = (v.ravel().astype(np.float32) for v in np.meshgrid(SCORES, [-1.0, 1.0], [0.0, 0.5, 2.0]))
+    x = x.astype(dtype).astype(np.float32)
+    active = (x < m).astype(np.float32)
+    pieces = (x, np.maximum(m - x, 0)), (1, -active), (0, active)
     expected = [np.where(t == 1, *piece) for piece in pieces]
-    assert_elements(lambda x, m: HINGE(x, t, margin=m), (args[0], args[2]), expected)
+    check_elements(lambda x, m: HINGE(x, t, margin=m), (jnp.asarray(x, dtype), jnp.asarray(m)), expected)
 
 
-def assert_elements(loss, args, expected):
-    @jax.jit
-    def every(*args):
-        value, pull = jax.vjp(loss, *args)
-        return value, *pull(jnp.ones_like(value)), jax.jvp(loss, args, tuple(jnp.ones_like(a) for a in args))[1]
-
-    for a, b in zip(every(*args), (*expected, sum(expected[1:])), strict=True):
-        np.testing.assert_array_equal(np.asarray(a, np.float32), b)
-
-
-def test_elements_at_infinity_with_other_targets_and_masked():
-    some = {"where": np.array([True, False, True]), "weights": np.array([2.0, 1.0, 0.0]), "reduction": "mean"}
-    t = jnp.array([-1, 7, 3])
-
-    @jax.jit
-    def every(x, y):
-        losses = [lambda y: HINGE(y, t, **some), lambda y: RANKING(y, jnp.zeros(3), t, **some)]
-        of_x = jax.vmap(jax.value_and_grad(HINGE))(x, jnp.array([1.0, -1.0, 0.0, 2.0]))
-        return of_x, [jax.value_and_grad(loss)(y) for loss in losses]
-
-    (value, slope), masked = every(jnp.array([inf, inf, 0.5, 0.5]), jnp.array([0.5, nan, inf]))
+def test_hinge_embedding_at_infinity_with_other_targets_and_masked():
+    masks = {"where": np.array([True, False, True]), "weights": np.array([2.0, 1.0, 0.0]), "reduction": "mean"}
+    value, slope = jax.vmap(jax.value_and_grad(HINGE))(
+        jnp.array([inf, inf, 0.5, 0.5]), jnp.array([1.0, -1.0, 0.0, 2.0])
+    )
     np.testing.assert_array_equal(value, [inf, 0, nan, nan])
     np.testing.assert_array_equal(slope, [1, 0, nan, nan])
-    for (value, slope), sign in zip(masked, (-1, 1), strict=True):
-        assert value == 0.5
-        assert slope.tolist() == [sign, 0, 0]
+    value, slope = jax.value_and_grad(lambda x: HINGE(x, jnp.array([-1, 7, 3]), **masks))(jnp.array([0.5, nan, inf]))
+    assert value == 0.5
+    assert slope.tolist() == [-1, 0, 0]
 
 
 def test_transformations(rng):
@@ -354,36 +328,6 @@ def test_beside_optax(rng):
             np.testing.assert_allclose(theirs(*x, -1, q), wrong, atol=1e-5)
 
 
-def test_beside_pytorch(rng):
-    torch = pytest.importorskip("torch")
-    theirs = torch.nn.functional
-    y, degrees = np.resize([1.0, -1.0], 8).astype(np.float32), [(q, s) for q in (1, 1.5, 2, 3) for s in (False, True)]
-
-    @jax.jit
-    def ours(a, p, n):
-        triplet = [TRIPLET(a, p, n, -1, q, 0.7, 0.0, swap=swap) for q, swap in degrees]
-        scores = a[:, 0], p[:, 0], y
-        others = [COSINE(a, p, y, margin=0.1), RANKING(*scores, margin=0.3), HINGE(abs(a[:, 0]), y, margin=0.3)]
-        return triplet + others, COSINE(1e20 + 0 * a, 1e20 + 0 * p, abs(y))
-
-    def their(a, p, n):
-        none = {"reduction": "none"}
-        for q, swap in degrees:
-            yield theirs.triplet_margin_loss(a, p, n, margin=0.7, p=q, eps=0, swap=swap, **none)
-        yield theirs.cosine_embedding_loss(a, p, t, margin=0.1, **none)
-        yield theirs.margin_ranking_loss(a[:, 0], p[:, 0], t, margin=0.3, **none)
-        yield theirs.hinge_embedding_loss(a[:, 0].abs(), t, margin=0.3, **none)
-
-    x = triplets(rng)
-    a, p, n, t = (torch.tensor(np.asarray(v)) for v in (*x, y))
-    losses, of_long = ours(*x)
-    for mine, other in zip(losses, their(a, p, n), strict=True):
-        same(mine, other.numpy(), span=3)
-    assert not of_long.any()
-    assert theirs.cosine_embedding_loss(1e20 + 0 * a, 1e20 + 0 * p, t.abs()).isnan()
-    assert theirs.hinge_embedding_loss(torch.tensor(0.25), torch.tensor(0.0)) == 1
-
-
 X, T, ONES = jnp.zeros((6, 3)), jnp.zeros((6, 3), np.int32), jnp.ones(6, np.int32)
 
 
@@ -396,10 +340,24 @@ X, T, ONES = jnp.zeros((6, 3)), jnp.zeros((6, 3), np.int32), jnp.ones(6, np.int3
         (TRIPLET, (X, X, X), {"eps": X[0]}, ValueError, "expected `eps` of a shape that broadcasts to (6,), got (3,)."),
         (COSINE, (X, X, ONES != 0), {}, TypeError, "expected `labels` of a signed dtype, for -1 and 1, got bool."),
         (COSINE, (X, X, T), {}, ValueError, "expected `labels` of shape (6,), got (6, 3)."),
-        (RANKING, (X, X[0], T), {}, ValueError, "expected `others` of shape (6, 3), got (3,)."),
         (HINGE, (X, X != 0), {}, TypeError, "expected `targets` of a signed dtype, for -1 and 1, got bool."),
     ],
 )
 def test_bad_input_gets_one_sentence(loss, args, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(f'{loss.__name__}: {message}')}$"):
         loss(*args, **options)
+
+
+def test_degrees_of_triplets_in_one_batch():
+    a, p, n = jnp.array([[1.0, 2.0]] * 2), jnp.array([[1.5, 2.1]] * 2), jnp.array([[0.9, 2.2]] * 2)
+    degrees = jnp.array([2.0, inf])
+
+    def loss(a, norm_degree):
+        return jaxloss.triplet_margin_loss(a, p[: len(a)], n[: len(a)], norm_degree=norm_degree)
+
+    for i, degree in enumerate((2.0, inf)):
+        np.testing.assert_allclose(loss(a, degrees)[i], loss(a[:1], degree)[0], rtol=1e-6)
+        gradient = jax.grad(lambda a: loss(a, degrees).sum())(a)
+        np.testing.assert_allclose(gradient[i], jax.grad(lambda a, d=degree: loss(a, d).sum())(a[:1])[0], rtol=1e-6)
+    empty = jnp.zeros((0, 3))
+    assert jaxloss.triplet_margin_loss(empty, empty, empty, swap=True, norm_degree=jnp.ones(0)).shape == (0,)

@@ -8,6 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
+from edges import SCORES, check_elements
 from tolerances import close, same
 
 import jaxloss
@@ -101,51 +102,37 @@ def test_it_says_what_it_expected(lists):
             LOSS(*args, **options)
 
 
-# Fenchel-Young losses.
+# Pairs.
+
+PAIR = jaxloss.margin_ranking_loss
 
 
-def test_fenchel_young_losses_are_those_of_their_maximum(lists):
-    scores, _, weights, _ = lists
-    targets = weights / weights.sum(-1, keepdims=True)
-    entropy = jaxloss.make_fenchel_young_loss(jax.nn.logsumexp)
-    plain = jaxloss.softmax_cross_entropy(scores, targets)
-    same(entropy(scores, targets), plain, span=20)
-    same(
-        jax.grad(lambda s: entropy(s, targets).sum())(scores),
-        jax.grad(lambda s: jaxloss.softmax_cross_entropy(s, targets).sum())(scores),
-        span=20,
-    )
-    same(entropy(scores[0, 0], targets[0, 0]), plain[0, 0], span=20)
-    same(jax.vmap(entropy)(scores, targets), plain, span=20)
-
-    def at_temperature(row, temperature):
-        return temperature * jax.nn.logsumexp(row / temperature)
-
-    scaled = jaxloss.make_fenchel_young_loss(at_temperature)
-    for loss in (scaled(scores, targets, 2.0), scaled(scores, targets, temperature=2.0)):
-        same(loss, 2 * jaxloss.softmax_cross_entropy(scores / 2, targets), span=20)
-    masked = entropy(jnp.array([1.0, -jnp.inf]), jnp.array([1.0, 0.0]))
-    assert masked == 0  # NaN in optax
-    with pytest.raises(ValueError, match=re.escape("expected `targets` of shape (2, 3, 5), got (2, 3, 4).")):
-        entropy(scores, targets[..., :4])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_pairs_are_the_textbook(dtype):
+    """Value and gradients, by the two pieces."""
+    grid = np.meshgrid(SCORES, [-1e30, 0.25, 1.0], [-1.0, 1.0], [0.0, 0.5, 2.0])
+    x, other, t, m = (v.ravel().astype(np.float32) for v in grid)
+    x, other = (v.astype(dtype).astype(np.float32) for v in (x, other))
+    loss = m - t * (x - other)
+    active = (loss > 0).astype(np.float32)
+    args = jnp.asarray(x, dtype), jnp.asarray(other, dtype), jnp.asarray(m)
+    expected = np.maximum(loss, 0), -t * active, t * active, active
+    check_elements(lambda x, other, m: PAIR(x, other, t, margin=m), args, expected)
 
 
-# The sparsemax, on classes that tie, and many.
+def test_masked_pairs():
+    masks = {"where": np.array([True, False, True]), "weights": np.array([2.0, 1.0, 0.0]), "reduction": "mean"}
+    labels, scores = jnp.array([-1, 7, 3]), jnp.array([0.5, jnp.nan, jnp.inf])
+    value, gradient = jax.value_and_grad(lambda x: PAIR(x, jnp.zeros(3), labels, **masks))(scores)
+    assert value == 0.5
+    assert gradient.tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 7, 1000])
-def test_sparsemax_of_scores_far_from_zero(classes, rng):
-    """Large scores lose no digits, and ties share."""
-    s = jnp.asarray(np.round(rng.normal(size=(4, classes)), 2) + 1e5, np.float32)
-    y = jnp.asarray(rng.integers(classes, size=4))
-    loss, pull = jax.vjp(lambda s: jaxloss.multiclass_sparsemax_loss(s, y), s)
-    (gradient,) = pull(jnp.ones(4))
-    given, hot = np.asarray(s, np.float64), np.eye(classes)[np.asarray(y)]
-    with mp.workdps(60):
-        truth, _ = oracles.exact_row(oracles.multiclass_sparsemax_loss, given, hot)
-    truth = np.array(truth, float)
-    close(loss, truth, 1 + truth)
-    best = -np.sort(-given, -1)
-    tau = ((np.cumsum(best, -1) - 1) / np.arange(1, classes + 1)).max(-1, keepdims=True)
-    close(gradient, np.maximum(given - tau, 0) - hot, 1)
-    assert jaxloss.multiclass_sparsemax_loss(jnp.zeros((4, classes)), y)[0] == pytest.approx((1 - 1 / classes) / 2)
+def test_a_tie_has_no_gradient():
+    assert jax.grad(lambda x: PAIR(x, 2.0, 1.0))(2.0) == 0
+
+
+def test_pairs_of_different_shapes_get_one_sentence():
+    sentence = "margin_ranking_loss: expected `others` of shape (6, 3), got (3,)."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        PAIR(jnp.zeros((6, 3)), jnp.zeros(3), jnp.ones((6, 3)))
