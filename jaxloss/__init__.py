@@ -12,6 +12,9 @@ from ._ctc_decoding import CTCDecoded as CTCDecoded
 from ._ctc_decoding import ctc_align as ctc_align
 from ._ctc_decoding import ctc_beam_decode as ctc_beam_decode
 from ._ctc_decoding import ctc_greedy_decode as ctc_greedy_decode
+from ._dice import binary_dice_loss as binary_dice_loss
+from ._dice import dice_loss as dice_loss
+from ._dice import multiclass_generalized_dice_loss as multiclass_generalized_dice_loss
 from ._distillation import softmax_jensen_shannon_divergence as softmax_jensen_shannon_divergence
 from ._distillation import softmax_kl_divergence as softmax_kl_divergence
 from ._divergence import generalized_kl_divergence as generalized_kl_divergence
@@ -22,10 +25,6 @@ from ._divergence import total_variation_distance as total_variation_distance
 from ._embedding import cosine_embedding_loss as cosine_embedding_loss
 from ._embedding import hinge_embedding_loss as hinge_embedding_loss
 from ._embedding import triplet_margin_loss as triplet_margin_loss
-from ._focal import poly_loss_cross_entropy as poly_loss_cross_entropy
-from ._focal import sigmoid_focal_loss as sigmoid_focal_loss
-from ._focal import softmax_focal_loss as softmax_focal_loss
-from ._focal import softmax_focal_loss_with_integer_labels as softmax_focal_loss_with_integer_labels
 from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
@@ -66,22 +65,23 @@ from ._robust import charbonnier_loss as charbonnier_loss
 from ._robust import huber_loss as huber_loss
 from ._robust import log_cosh as log_cosh
 from ._robust import smooth_l1_loss as smooth_l1_loss
-from ._segmentation import binary_dice_loss as binary_dice_loss
-from ._segmentation import dice_loss as dice_loss
-from ._segmentation import multiclass_generalized_dice_loss as multiclass_generalized_dice_loss
-from ._segmentation import tversky_loss as tversky_loss
 from ._sigmoid_cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from ._sigmoid_focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from ._softmax_cross_entropy import smooth_labels as smooth_labels
 from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entropy
 from ._softmax_cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from ._softmax_focal import poly_loss_cross_entropy as poly_loss_cross_entropy
+from ._softmax_focal import softmax_focal_loss as softmax_focal_loss
+from ._softmax_focal import softmax_focal_loss_with_integer_labels as softmax_focal_loss_with_integer_labels
 from ._sparsemax import make_fenchel_young_loss as make_fenchel_young_loss
 from ._sparsemax import multiclass_sparsemax_loss as multiclass_sparsemax_loss
 from ._sparsemax import sparsemax_loss as sparsemax_loss
 from ._transducer import rnnt_loss as rnnt_loss
 from ._transducer import rnnt_loss_with_joint as rnnt_loss_with_joint
+from ._tversky import tversky_loss as tversky_loss
 
 __version__ = "0.1.0"
 

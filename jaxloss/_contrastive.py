@@ -21,14 +21,14 @@ from ._core.vectors import largest_power
 def _circle(
     s: Array,
     y: Array,
-    y_others: Array,
-    kept: Array | None,
-    kept_others: Array | None,
+    y_references: Array,
+    examples: Array | None,
+    reference_mask: Array | None,
     g: Array,
     m: Array,
     remove_diagonal: bool,
 ) -> Array:
-    positives, negatives = _pairs(y, y_others, kept, kept_others, remove_diagonal)
+    positives, negatives = _pairs(y, y_references, examples, reference_mask, remove_diagonal)
     g, m = g[:, None], m[:, None]
     too_low = _logsumexp(-g * relu(1 + m - s) * (s - (1 - m)), positives)
     too_high = _logsumexp(g * relu(s + m) * (s - m), negatives)
@@ -55,10 +55,10 @@ def _batch(
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _cosines(x: Array, others: Array) -> Array:
+def _cosines(x: Array, references: Array) -> Array:
     """Of each row of x with each of the others."""
-    dtype = arguments.compute_dtype(x, others)
-    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (others, 0)))
+    dtype = arguments.compute_dtype(x, references)
+    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (references, 0)))
     return u @ v.T
 
 
@@ -71,26 +71,26 @@ def _unit(x: Array) -> Array:
 
 
 def _pairs(
-    y: Array, y_others: Array, kept: Array | None, kept_others: Array | None, remove_diagonal: bool
+    y: Array, y_references: Array, examples: Array | None, reference_mask: Array | None, remove_diagonal: bool
 ) -> tuple[Array, Array]:
     """Where two have the same label, and where they have not."""
-    same = y[:, None] == replicate_from_axis(y_others)[None, :]
+    same = y[:, None] == replicate_from_axis(y_references)[None, :]
     positives, negatives = same, ~same
     if remove_diagonal:
         positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
-    if kept is not None:
-        positives, negatives = positives & kept[:, None], negatives & kept[:, None]
-    if kept_others is not None:
-        there = replicate_from_axis(kept_others)[None, :]
-        positives, negatives = positives & there, negatives & there
+    if examples is not None:
+        positives, negatives = positives & examples[:, None], negatives & examples[:, None]
+    if reference_mask is not None:
+        reference_columns = replicate_from_axis(reference_mask)[None, :]
+        positives, negatives = positives & reference_columns, negatives & reference_columns
     return positives, negatives
 
 
-def _logsumexp(x: Array, kept: Array) -> Array:
+def _logsumexp(x: Array, examples: Array) -> Array:
     """Over the entries of each row that are kept; of none, 0."""
-    top = lax.stop_gradient(x).max(-1, where=kept, initial=-jnp.inf, keepdims=True)
+    top = lax.stop_gradient(x).max(-1, where=examples, initial=-jnp.inf, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    total = jnp.where(kept, jnp.exp(jnp.where(kept, x - top, 0)), 0).sum(-1)
+    total = jnp.where(examples, jnp.exp(jnp.where(examples, x - top, 0)), 0).sum(-1)
     return top[:, 0] + jnp.log(jnp.where(total == 0, 1, total))
 
 
@@ -98,9 +98,11 @@ def _logsumexp(x: Array, kept: Array) -> Array:
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _over_pairs(cosines: Array, y: Array, kept: Array | None, compared: Array | None, t: Array) -> tuple[Array, Array]:
+def _over_pairs(
+    cosines: Array, y: Array, examples: Array | None, compared: Array | None, t: Array
+) -> tuple[Array, Array]:
     """The cost of each example's pairs, and their number."""
-    positives, negatives = _pairs(y, y, kept, compared, True)
+    positives, negatives = _pairs(y, y, examples, compared, True)
     s = cosines / t[:, None]
     costs = softplus(_logsumexp(s, negatives)[:, None] - s)
     costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
@@ -246,22 +248,22 @@ def circle_loss(
     name = "circle_loss"
     arguments.choice(name, "reduction", reduction)
     labels, reference_labels = arguments.identities(labels, reference_labels)
-    x, y = others, y_others = _batch(name, ("embeddings", "labels"), embeddings, labels)
+    x, y = references, y_references = _batch(name, ("embeddings", "labels"), embeddings, labels)
     if reference_embeddings is not None:
         labels = y if reference_labels is None else reference_labels
         names = "reference_embeddings", "reference_labels"
-        others, y_others = _batch(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
+        references, y_references = _batch(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
     elif reference_labels is not None:
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
-    dtype = arguments.compute_dtype(x, others)
+    dtype = arguments.compute_dtype(x, references)
     mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
     g, m = (
         per_example_option(name, *option, mask, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
     )
-    kept_others = None
+    reference_mask = None
     if reference_embeddings is None:
-        kept_others = mask.examples if mask.weight is None else mask.weight != 0
-        others = Mask(kept_others).fill(x)
+        reference_mask = mask.examples if mask.weight is None else mask.weight != 0
+        references = Mask(reference_mask).fill(x)
     x = mask.fill(x)
-    losses = _circle(_cosines(x, others), y, y_others, mask.examples, kept_others, g, m, remove_diagonal)
+    losses = _circle(_cosines(x, references), y, y_references, mask.examples, reference_mask, g, m, remove_diagonal)
     return mask.reduce(losses, reduction)

@@ -14,35 +14,35 @@ from ._core.types import Axis, Reduction
 from ._core.vectors import SavedVectors, clipped_cosine, compare_vectors, distance_gradients, prepare_vectors
 
 
-class _Some(NamedTuple):
+class _MaskedVectors(NamedTuple):
     """Of rows that are zeros unless they are kept."""
 
     saved: SavedVectors
-    kept: Array | None
+    examples: Array | None
 
     def rows(self) -> SavedVectors:
-        x, t = (Mask(self.kept).fill(a) for a in self.saved[:2])
+        x, t = (Mask(self.examples).fill(a) for a in self.saved[:2])
         return self.saved._replace(x=x, t=t)
 
 
-def _forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, Array, _Some]:
-    cosine, distance, saved = compare_vectors(*(Mask(kept).fill(a) for a in (x, t)))
-    return cosine, distance, _Some(saved._replace(x=x, t=t), kept)
+def _forward(x: Array, t: Array, examples: Array | None) -> tuple[Array, Array, _MaskedVectors]:
+    cosine, distance, saved = compare_vectors(*(Mask(examples).fill(a) for a in (x, t)))
+    return cosine, distance, _MaskedVectors(saved._replace(x=x, t=t), examples)
 
 
-def _similarity_forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, _Some]:
-    cosine, _, saved = _forward(x, t, kept)
+def _similarity_forward(x: Array, t: Array, examples: Array | None) -> tuple[Array, _MaskedVectors]:
+    cosine, _, saved = _forward(x, t, examples)
     return cosine, saved
 
 
-def _distance_forward(x: Array, t: Array, kept: Array | None) -> tuple[Array, _Some]:
-    _, distance, saved = _forward(x, t, kept)
+def _distance_forward(x: Array, t: Array, examples: Array | None) -> tuple[Array, _MaskedVectors]:
+    _, distance, saved = _forward(x, t, examples)
     return distance, saved
 
 
-_distance = custom_derivative(_distance_forward, lambda some, g: (*distance_gradients(some.rows(), g), None))
+_distance = custom_derivative(_distance_forward, lambda saved, g: (*distance_gradients(saved.rows(), g), None))
 
-_similarity = custom_derivative(_similarity_forward, lambda some, g: (*distance_gradients(some.rows(), -g), None))
+_similarity = custom_derivative(_similarity_forward, lambda saved, g: (*distance_gradients(saved.rows(), -g), None))
 
 
 @compiled(epsilon=arguments.NOT_NEGATIVE)

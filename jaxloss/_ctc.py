@@ -59,10 +59,10 @@ def prepare_ctc(
     if x.ndim < 2 or x.shape[-1] == 0:
         raise ValueError(f"{name}: expected `logits` of shape (..., frames, classes), got {x.shape}.")
     paddings, lengths = (logit_paddings, label_paddings), (logit_lengths, label_lengths)
-    rest = blank_id, where, weights, arguments.compute_dtype(x)
+    options = blank_id, where, weights, arguments.compute_dtype(x)
     nan = jnp.isnan(x).any(-1)
     sequences = shard_like_logits(
-        x, prepare_sequences(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *rest, nan)
+        x, prepare_sequences(name, x.shape[:-1], x.shape[-1], labels, paddings, lengths, *options, nan)
     )
     y = jnp.pad(sequences.labels, [(0, 0)] * (x.ndim - 2) + [(1, 0)], constant_values=sequences.blank)
     return x, sequences._replace(labels=y)
@@ -91,8 +91,8 @@ def log_add_with_share(a: Array, b: Array) -> tuple[Array, Array]:
 def _shares(lesser: Array) -> tuple[Array, Array]:
     """Of exp a and exp b, from what `_add` returns: neither is the rounded difference of the other."""
     size = jnp.abs(lesser)
-    of_b = jnp.signbit(lesser)
-    return jnp.where(of_b, 1 - size, size), jnp.where(of_b, size, 1 - size)
+    b_is_lesser = jnp.signbit(lesser)
+    return jnp.where(b_is_lesser, 1 - size, size), jnp.where(b_is_lesser, size, 1 - size)
 
 
 def _frame_by_frame(
@@ -102,23 +102,23 @@ def _frame_by_frame(
 
     The largest state is at 0 after each frame, so that none is large where it matters.
     """
-    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
+    log_zeros = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = match_varying_axes((emitted, y, frames), (jnp.where(first, 0, nothing), nothing))
+    start = match_varying_axes((emitted, y, frames), (jnp.where(first, 0, log_zeros), log_zeros))
     repeated = repeated_labels(y)
 
     def step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
-        (blank, label), (e, there) = states, frame
-        either, of_blank = log_add_with_share(blank, label)
-        entered, of_label = log_add_with_share(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
+        (blank, label), (e, present) = states, frame
+        either, blank_share = log_add_with_share(blank, label)
+        entered, label_share = log_add_with_share(label, shifted(jnp.where(repeated, blank, either), -jnp.inf))
         blank, label = either + e[..., :1], entered + e
         top = lax.stop_gradient(jnp.maximum(blank, label).max(-1))
         top = jnp.where(top == -jnp.inf, 0, top)
-        new = select_step(there, (blank - top[..., None], label - top[..., None]), states)
-        return new, (new, top if there is None else jnp.where(there, top, 0), (of_blank, of_label))
+        new = select_step(present, (blank - top[..., None], label - top[..., None]), states)
+        return new, (new, top if present is None else jnp.where(present, top, 0), (blank_share, label_share))
 
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    return lax.scan(step, start, (emitted, there))
+    present = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    return lax.scan(step, start, (emitted, present))
 
 
 def _forward(x: Array, y: Array, frames: Array | None, counts: Array) -> tuple[Array, Any]:
@@ -145,31 +145,31 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
 
     def step(posteriors: tuple[Array, Array], frame: Any) -> Any:
-        (blank, label), (of_either, of_entered, there) = posteriors, frame
-        (of_blank, of_other), (staying, entering) = _shares(of_either), _shares(of_entered)
+        (blank, label), (either_share, entered_share, present) = posteriors, frame
+        (blank_share, label_share), (staying, entering) = _shares(either_share), _shares(entered_share)
         entering = shifted_back(entering * label)
         either = jnp.where(repeated, blank, blank + entering)
-        old = of_blank * either + jnp.where(repeated, entering, 0), of_other * either + staying * label
+        old = blank_share * either + jnp.where(repeated, entering, 0), label_share * either + staying * label
         emitted = jnp.where(first, blank.sum(-1, keepdims=True), label)
-        return select_step(there, old, posteriors), emitted if there is None else jnp.where(
-            there[..., None], emitted, 0
+        return select_step(present, old, posteriors), emitted if present is None else jnp.where(
+            present[..., None], emitted, 0
         )
 
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    _, emitted = lax.scan(step, end, (*shares, there), reverse=True)
-    there = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
-    likely = jnp.where(there, likely, -1)
+    present = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    _, emitted = lax.scan(step, end, (*shares, present), reverse=True)
+    present = ~impossible[..., None] if frames is None else frames & ~impossible[..., None]
+    likely = jnp.where(present, likely, -1)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
     posteriors = jnp.moveaxis(emitted, 0, -2)
     # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
-    others = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
+    other_posteriors = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
     _, lacking = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
     every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
-    entries = confident_sequences.Entries(posteriors, others + lacking, every_class)
+    entries = confident_sequences.Entries(posteriors, other_posteriors + lacking, every_class)
     entries = confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     p, _ = probabilities(x, row)
-    p = jnp.where(there[..., None], entries.kept[..., None, :] * p, 0)
-    gradient = p - spread(entries.less, y, x.shape[-1])
+    p = jnp.where(present[..., None], entries.p_factor[..., None, :] * p, 0)
+    gradient = p - spread(entries.subtracted, y, x.shape[-1])
     gradient = jnp.where(one_hot_mask(likely, p), entries.at_likely[..., None], gradient)
     return g[..., None, None] * gradient, None, None, None
 
@@ -252,8 +252,8 @@ def ctc_loss(
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
     name = "ctc_loss"
-    given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = prepare_ctc(name, *given, blank_id, where, weights)
+    inputs = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
+    x, sequences = prepare_ctc(name, *inputs, blank_id, where, weights)
     arguments.choice(name, "reduction", reduction)
     losses = _losses(x, sequences)
     if zero_infinity:
@@ -307,8 +307,8 @@ def ctc_loss_with_forward_probs(
     References:
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
-    given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = prepare_ctc("ctc_loss_with_forward_probs", *given, blank_id, None, None)
+    inputs = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
+    x, sequences = prepare_ctc("ctc_loss_with_forward_probs", *inputs, blank_id, None, None)
     emitted, _ = emitted_log_probs(x, sequences.labels, sequences.frames)
     last, (states, offsets, _) = _frame_by_frame(emitted, sequences.labels, sequences.frames)
     offsets = jnp.cumsum(offsets, 0)[..., None]

@@ -45,9 +45,9 @@ def _frames(
     return x, frames, sequences.blank, nan_unless(sequences.valid, arguments.compute_dtype(x))
 
 
-def _left(x: Array, there: Array, fill: int) -> Array:
+def _left(x: Array, present: Array, fill: int) -> Array:
     """What is there of each row, in its order, and then the filling."""
-    _, x = lax.sort(((~there).astype(np.int32), jnp.where(there, x, fill)), is_stable=True, num_keys=1)
+    _, x = lax.sort(((~present).astype(np.int32), jnp.where(present, x, fill)), is_stable=True, num_keys=1)
     return x
 
 
@@ -68,43 +68,45 @@ def _first_beam(x: Array, size: int) -> _Beam:
     """The empty prefix, and places for others."""
     start = lax.stop_gradient(x)[..., :0, :0].sum((-1, -2))[..., None]  # zeros, sharded as the logits are
     number = jnp.cumsum(jnp.repeat(start, size, -1).astype(np.int32) + 1, -1)
-    nothing = jnp.full_like(number, -jnp.inf, arguments.compute_dtype(x))
+    log_zeros = jnp.full_like(number, -jnp.inf, arguments.compute_dtype(x))
     labels = jnp.repeat(jnp.full_like(number, -1)[..., None], x.shape[-2], -1)
-    blank = jnp.where(number == 1, 0, nothing)
+    blank = jnp.where(number == 1, 0, log_zeros)
     begins = number[..., None] == number[..., None, :]
-    return _Beam(labels, 0 * number, jnp.full_like(number, -1), blank, nothing, begins)
+    return _Beam(labels, 0 * number, jnp.full_like(number, -1), blank, log_zeros, begins)
 
 
 def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) -> tuple[_Beam, Array]:
-    (x, there), size = frame, beam.last.shape[-1]
+    (x, present), size = frame, beam.last.shape[-1]
     row = summary(x)
     log_p = jnp.where(row.empty[..., None], -jnp.inf, -(gap_to_max(x, row.top[..., None]) + row.log_total[..., None]))
 
     # What stays as it is: by a blank, by the last label again, or entered from the prefix without it.
     either, _ = log_add_with_share(beam.blank, beam.label)
-    above, below = beam.last[..., :, None], beam.last[..., None, :]
+    parent_last, child_last = beam.last[..., :, None], beam.last[..., None, :]
     child = beam.begins & (beam.lengths[..., :, None] + 1 == beam.lengths[..., None, :])
-    entering = jnp.where(above == below, beam.blank[..., :, None], either[..., :, None])
+    entering = jnp.where(parent_last == child_last, beam.blank[..., :, None], either[..., :, None])
     entering = jnp.where(child, entering, -jnp.inf).max(-2)
     blank = either + log_p[..., blank_id, None]
     label = log_add_with_share(beam.label, entering)[0] + _take(log_p, jnp.maximum(beam.last, 0))
 
     # What is new: of one prefix at most beam_size - 1 are in the beam already, and one comes from the blank alone.
-    many = min(2 * size, x.shape[-1] - 1)
-    of_class, best = lax.top_k(jnp.delete(log_p, blank_id, -1), many)
+    num_classes = min(2 * size, x.shape[-1] - 1)
+    class_log_p, best = lax.top_k(jnp.delete(log_p, blank_id, -1), num_classes)
     best = jnp.where(best >= blank_id, best + 1, best)[..., None, :]
-    new = jnp.where(above == best, beam.blank[..., None], either[..., None]) + of_class[..., None, :]
+    new = jnp.where(parent_last == best, beam.blank[..., None], either[..., None]) + class_log_p[..., None, :]
     ends = (beam.last[..., None] == best).astype(new.dtype)
     known = jnp.einsum("...kj,...jm->...km", child.astype(new.dtype), ends) > 0
     new = jnp.where(known, -jnp.inf, new)
 
-    flat = (*new.shape[:-2], size * many)
+    flat = (*new.shape[:-2], size * num_classes)
     scores = jnp.concatenate([log_add_with_share(blank, label)[0], new.reshape(flat)], -1)
     score, chosen = lax.top_k(scores, size)
-    if there is not None:
-        chosen = jnp.where(there[..., None], chosen, lax.broadcasted_iota(chosen.dtype, chosen.shape, chosen.ndim - 1))
+    if present is not None:
+        chosen = jnp.where(
+            present[..., None], chosen, lax.broadcasted_iota(chosen.dtype, chosen.shape, chosen.ndim - 1)
+        )
     stays = chosen < size
-    source = jnp.where(stays, chosen, (chosen - size) // max(many, 1))
+    source = jnp.where(stays, chosen, (chosen - size) // max(num_classes, 1))
     best = jnp.broadcast_to(best, new.shape).reshape(flat)
     added = _take(jnp.concatenate([jnp.full_like(beam.last, -1), best], -1), chosen)
 
@@ -112,8 +114,8 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
     top = jnp.where(top == -jnp.inf, 0, top)
     blank = jnp.where(stays, _take(blank, source), -jnp.inf) - top
     label = jnp.where(stays, _take(label, source), score) - top
-    blank, label = select_step(there, (blank, label), (beam.blank, beam.label))
-    top = top if there is None else jnp.where(there[..., None], top, 0)
+    blank, label = select_step(present, (blank, label), (beam.blank, beam.label))
+    top = top if present is None else jnp.where(present[..., None], top, 0)
 
     lengths = _take(beam.lengths, source)  # without what is added
     labels = _take(beam.labels, source[..., None], -2)
@@ -128,36 +130,38 @@ def _next_beam(blank_id: int, beam: _Beam, frame: tuple[Array, Array | None]) ->
 def _best_path(emitted: Array, sequences: Sequences) -> tuple[Array, Array]:
     """Of each frame the label's number from 1 on, 0 for a blank, -1 if it is not there; and the best last state."""
     y, repeated = sequences.labels, repeated_labels(sequences.labels)
-    there = None if sequences.frames is None else jnp.moveaxis(sequences.frames, -1, 0)
+    present = None if sequences.frames is None else jnp.moveaxis(sequences.frames, -1, 0)
 
-    def forth(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
-        (blank, label), (e, there) = states, frame
+    def forward_step(states: tuple[Array, Array], frame: tuple[Array, Array | None]) -> Any:
+        (blank, label), (e, present) = states, frame
         blank_stays, either = blank >= label, jnp.maximum(blank, label)
         entering = shifted(jnp.where(repeated, blank, either), -jnp.inf)
         label_stays, entered = label >= entering, jnp.maximum(label, entering)
         blank, label = either + e[..., :1], entered + e
         top = jnp.maximum(blank, label).max(-1, keepdims=True)
         top = jnp.where(top == -jnp.inf, 0, top)
-        return select_step(there, (blank - top, label - top), states), (blank_stays, label_stays)
+        return select_step(present, (blank - top, label - top), states), (blank_stays, label_stays)
 
-    def back(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
-        (n, in_label), (blank_stays, label_stays, there) = state, frame
-        emits = jnp.where(in_label, n, 0)
-        enters = in_label & ~_take(label_stays, n[..., None])[..., 0]
-        before = jnp.maximum(n - enters.astype(np.int32), 0)  # NaN may lead anywhere
-        by_blank = _take(blank_stays | (repeated & enters[..., None]), before[..., None])[..., 0]
-        old = before, jnp.where(in_label & ~enters, in_label, ~by_blank)
-        if there is None:
-            return old, emits
-        return (jnp.where(there, old[0], n), jnp.where(there, old[1], in_label)), jnp.where(there, emits, -1)
+    def backward_step(state: tuple[Array, Array], frame: tuple[Array, Array, Array | None]) -> Any:
+        (n, is_label), (blank_stays, label_stays, present) = state, frame
+        emits = jnp.where(is_label, n, 0)
+        enters = is_label & ~_take(label_stays, n[..., None])[..., 0]
+        previous = jnp.maximum(n - enters.astype(np.int32), 0)  # NaN may lead anywhere
+        from_blank = _take(blank_stays | (repeated & enters[..., None]), previous[..., None])[..., 0]
+        previous_state = previous, jnp.where(is_label & ~enters, is_label, ~from_blank)
+        if present is None:
+            return previous_state, emits
+        return (jnp.where(present, previous_state[0], n), jnp.where(present, previous_state[1], is_label)), jnp.where(
+            present, emits, -1
+        )
 
-    nothing = jnp.full_like(y, -jnp.inf, emitted.dtype)
+    log_zeros = jnp.full_like(y, -jnp.inf, emitted.dtype)
     first = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) == 0
-    start = match_varying_axes((emitted, y, sequences.frames), (jnp.where(first, 0, nothing), nothing))
-    states, choices = lax.scan(forth, start, (emitted, there))
+    start = match_varying_axes((emitted, y, sequences.frames), (jnp.where(first, 0, log_zeros), log_zeros))
+    states, choices = lax.scan(forward_step, start, (emitted, present))
     blank, label = (jnp.where(one_hot_mask(sequences.counts, y), state, 0).sum(-1) for state in states)
     end = match_varying_axes((emitted, y), (sequences.counts, label > blank))
-    _, emits = lax.scan(back, end, (*choices, there), reverse=True)
+    _, emits = lax.scan(backward_step, end, (*choices, present), reverse=True)
     return emits, jnp.maximum(blank, label)
 
 
@@ -281,8 +285,8 @@ def ctc_beam_decode(
     size = arguments.positive_integer(name, "beam_size", beam_size)
     x, frames, blank, factor = _frames(name, logits, logit_paddings, logit_lengths, blank_id)
     start = match_varying_axes((x, frames), _first_beam(x, size))
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    beam, offsets = lax.scan(partial(_next_beam, blank), start, (jnp.moveaxis(x, -2, 0), there))
+    present = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    beam, offsets = lax.scan(partial(_next_beam, blank), start, (jnp.moveaxis(x, -2, 0), present))
     either, _ = log_add_with_share(beam.blank, beam.label)
     log_p = jnp.where(either == -jnp.inf, -jnp.inf, offsets.sum(0) + either)
     log_prob = factor[..., None] * jnp.minimum(log_p, 0)  # rounding alone makes it positive
@@ -346,8 +350,8 @@ def ctc_align(
     References:
       Graves et al., Connectionist Temporal Classification, https://doi.org/10.1145/1143844.1143891.
     """
-    given = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
-    x, sequences = prepare_ctc("ctc_align", *given, blank_id, None, None)
+    inputs = logits, logit_paddings, labels, label_paddings, logit_lengths, label_lengths
+    x, sequences = prepare_ctc("ctc_align", *inputs, blank_id, None, None)
     emitted, _ = emitted_log_probs(x, sequences.labels, sequences.frames)
     states, best = _best_path(lax.stop_gradient(emitted), sequences)
     log_p = take_label(emitted, jnp.maximum(states, 0))

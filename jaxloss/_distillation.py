@@ -49,10 +49,10 @@ class _Saved(NamedTuple):
     summary: Summary
 
 
-def _lifted(formula: Formula) -> Callable[..., Array]:
+def _with_derivative(formula: Formula) -> Callable[..., Array]:
     """The divergence of each row of logits, with its derivatives."""
 
-    def logits_of(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
+    def masked_logits(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
         return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
 
     def forward(
@@ -63,25 +63,25 @@ def _lifted(formula: Formula) -> Callable[..., Array]:
         *numbers: Array,
     ) -> tuple[Array, _Saved]:
         temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
-        summary = summarize(formula, logits_of(x, y, mask), temperature, numbers)
+        summary = summarize(formula, masked_logits(x, y, mask), temperature, numbers)
         return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
         x, y, mask, temperature, numbers, summary = saved
         g = mask.fill_options(g, 0)
-        logits = logits_of(x, y, mask)
-        *of_logits, of_temperature, of_numbers = gradients(formula, logits, summary, temperature, numbers)
-        of_x, of_y = (
+        logits = masked_logits(x, y, mask)
+        *d_logits, d_temperature, d_numbers = gradients(formula, logits, summary, temperature, numbers)
+        ct_x, ct_y = (
             transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
-            for gradient, z in zip(of_logits, (x, y), strict=True)
+            for gradient, z in zip(d_logits, (x, y), strict=True)
         )
-        of_temperature = None if of_temperature is None else g * of_temperature
-        return of_x, of_y, None, of_temperature, *(g * of for of in of_numbers)
+        d_temperature = None if d_temperature is None else g * d_temperature
+        return ct_x, ct_y, None, d_temperature, *(g * derivative for derivative in d_numbers)
 
     return custom_derivative(forward, backward, infinite=(1,))
 
 
-_kl, _js = _lifted(KL), _lifted(JS)
+_kl, _js = _with_derivative(KL), _with_derivative(JS)
 
 
 @compiled(temperature=arguments.POSITIVE)

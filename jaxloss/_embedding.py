@@ -36,12 +36,12 @@ def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> 
         return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
     if known is None:  # a degree among others that is infinite has no powers either
         is_largest = q == jnp.inf
-        by_powers = _by_powers(difference, eps, jnp.where(is_largest, 2, q), False)
-        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), by_powers)
-    return _by_powers(difference, eps, q, True)
+        distance = _distance_from_powers(difference, eps, jnp.where(is_largest, 2, q), False)
+        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), distance)
+    return _distance_from_powers(difference, eps, q, True)
 
 
-def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
+def _distance_from_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
     q, eps = q[..., None], eps[..., None]
     power = jnp.square if square else lambda x: _size_to_the(x, q, False)
     root = jnp.sqrt if square else lambda x: x ** (1 / q)
@@ -56,10 +56,10 @@ def _by_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
         unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
     degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
     highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
-    of_eps = jnp.minimum(_SHRUNK / unit, highest)
+    scaled_eps = jnp.minimum(_SHRUNK / unit, highest)
     (unit,) = cpu_fusion_barrier(unit)
     (total,) = cpu_fusion_barrier(power(difference / unit).sum(-1, keepdims=True))
-    total += eps * power(of_eps)
+    total += eps * power(scaled_eps)
     zero = total == 0
     return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
 

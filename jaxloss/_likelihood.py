@@ -18,7 +18,7 @@ def _rate_slope(r: Array, t: Array) -> Array:
     return jnp.where(near, divide_no_nan(r - t, jnp.where(near, r, 1)), 1 - divide_no_nan(t, r))
 
 
-def _of_rate(r: Array, loss: Array) -> Array:
+def _or_infinite(r: Array, loss: Array) -> Array:
     """The loss, of which an infinite rate is the greatest term."""
     return jnp.where(r == jnp.inf, r, loss)
 
@@ -33,21 +33,21 @@ def _log_of_ratio(r: Array, t: Array) -> Array:
     return log_ratio(r, t, r - t)
 
 
-def _full_of_rate(r: Array, t: Array) -> Array:
-    return _of_rate(r, kl_term(t, r, _log_of_ratio(r, t)) + stirling(t))
+def _poisson_full_element(r: Array, t: Array) -> Array:
+    return _or_infinite(r, kl_term(t, r, _log_of_ratio(r, t)) + stirling(t))
 
 
-def _full_slopes_of_rate(r: Array, t: Array) -> tuple[Array, Array]:
+def _poisson_full_slopes(r: Array, t: Array) -> tuple[Array, Array]:
     return _rate_slope(r, t), stirling_slope(t) - _log_of_ratio(r, t)
 
 
 _poisson = elementwise(
-    lambda r, t: _of_rate(r, r - multiply_no_nan(t, jnp.log(r))),
+    lambda r, t: _or_infinite(r, r - multiply_no_nan(t, jnp.log(r))),
     lambda r, t: (_rate_slope(r, t), -jnp.log(r)),
     infinite=(0, 1),
 )
 
-_poisson_full = elementwise(_full_of_rate, _full_slopes_of_rate, infinite=(0, 1))
+_poisson_full = elementwise(_poisson_full_element, _poisson_full_slopes, infinite=(0, 1))
 
 
 @compiled()
@@ -109,7 +109,7 @@ def poisson_nll_loss(
 
 def _full_of_log_rate(x: Array, t: Array) -> Array:
     r = jnp.exp(x)
-    return _of_rate(r, kl_term(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
+    return _or_infinite(r, kl_term(t, r, x - jnp.log(jnp.where(t == 0, 1, t))) + stirling(t))
 
 
 def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
@@ -117,7 +117,7 @@ def _full_slopes_of_log_rate(x: Array, t: Array) -> tuple[Array, Array]:
 
 
 _poisson_log = elementwise(
-    lambda x, t: _of_rate(jnp.exp(x), jnp.exp(x) - multiply_no_nan(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
+    lambda x, t: _or_infinite(jnp.exp(x), jnp.exp(x) - multiply_no_nan(t, x)), lambda x, t: (jnp.exp(x) - t, -x)
 )
 
 _poisson_log_full = elementwise(_full_of_log_rate, _full_slopes_of_log_rate)

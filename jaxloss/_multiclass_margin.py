@@ -34,7 +34,7 @@ def prepare_scores(
     return (mask.fill(s), mask.fill_options(y, 0), mask.classes), mask
 
 
-def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
+def _other_scores_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
     """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
     s = s.astype(arguments.compute_dtype(s))
     s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
@@ -42,27 +42,27 @@ def _others_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array,
     return jnp.where(one_hot_mask(y, s), -jnp.inf, s), take_label(s, y)
 
 
-def _above(others: Array, label: Array) -> Array:
+def _excess(other_scores: Array, label: Array) -> Array:
     """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
-    return jnp.where(others == -jnp.inf, -jnp.inf, subtract_no_nan(others, label))
+    return jnp.where(other_scores == -jnp.inf, -jnp.inf, subtract_no_nan(other_scores, label))
 
 
 # The scores are subtracted before the margin is added: a large score plus 1 is that score.
 
 
 def _perceptron_of_row(s: Array, y: Array, classes: Array | None) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(_above(others.max(-1), label))
+    other_scores, label = _other_scores_and_label(s, y, classes)
+    return relu(_excess(other_scores.max(-1), label))
 
 
 def _crammer_singer_of_row(s: Array, y: Array, classes: Array | None) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(1 + _above(others.max(-1), label))
+    other_scores, label = _other_scores_and_label(s, y, classes)
+    return relu(1 + _excess(other_scores.max(-1), label))
 
 
 def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
-    others, label = _others_and_label(s, y, classes)
-    return relu(margin[..., None] + _above(others, label[..., None]))
+    other_scores, label = _other_scores_and_label(s, y, classes)
+    return relu(margin[..., None] + _excess(other_scores, label[..., None]))
 
 
 # Saved are scores and labels; the rest is computed again.
@@ -246,18 +246,18 @@ def _yes_and_no(t: Array, classes: Array | None, dtype: np.dtype) -> tuple[Array
     return yes, 1 - yes if classes is None else jnp.where(classes, 1 - yes, 0)
 
 
-def _entry(x: Array, here: Array) -> Array:
-    return jnp.where(here, x, 0).sum(-1, keepdims=True)
+def _take_entry(x: Array, is_label: Array) -> Array:
+    return jnp.where(is_label, x, 0).sum(-1, keepdims=True)
 
 
 def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None) -> tuple[Array, tuple[Any, ...]]:
-    wide = s.astype(margin.dtype)
+    scores = s.astype(margin.dtype)
     yes, no = _yes_and_no(t, classes, margin.dtype)
 
     def step(j: int, losses: Array) -> Array:
-        here = one_hot_mask(jnp.full_like(margin, j, np.int32), wide)
-        above = relu(margin[..., None] + _above(wide, _entry(wide, here)))
-        return losses + multiply_no_nan(_entry(yes, here)[..., 0], multiply_no_nan(no, above).sum(-1))
+        is_label = one_hot_mask(jnp.full_like(margin, j, np.int32), scores)
+        above = relu(margin[..., None] + _excess(scores, _take_entry(scores, is_label)))
+        return losses + multiply_no_nan(_take_entry(yes, is_label)[..., 0], multiply_no_nan(no, above).sum(-1))
 
     start = jnp.zeros_like(yes.sum(-1) + margin)
     return lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t), start)), (s, t, margin, classes)
@@ -269,20 +269,20 @@ def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None
     yes, no = _yes_and_no(t, classes, margin.dtype)
 
     def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        of_s, of_t, of_margin = sums
-        here = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
-        above = margin[..., None] + _above(s, _entry(s, here))
-        label = _entry(yes, here)
+        d_s, d_t, d_margin = sums
+        is_label = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
+        above = margin[..., None] + _excess(s, _take_entry(s, is_label))
+        label = _take_entry(yes, is_label)
         broken = label * jnp.where(above > 0, no, 0)
         count = broken.sum(-1, keepdims=True)
-        by_label = multiply_no_nan(no, relu(above)).sum(-1, keepdims=True)
-        of_s += broken - jnp.where(here, count, 0)
-        of_t += jnp.where(here, by_label, 0) - multiply_no_nan(label, relu(above))
-        return of_s, of_t, of_margin + count[..., 0]
+        label_term = multiply_no_nan(no, relu(above)).sum(-1, keepdims=True)
+        d_s += broken - jnp.where(is_label, count, 0)
+        d_t += jnp.where(is_label, label_term, 0) - multiply_no_nan(label, relu(above))
+        return d_s, d_t, d_margin + count[..., 0]
 
     zeros = jnp.zeros_like(s), jnp.zeros_like(s), jnp.zeros_like(yes.sum(-1) + margin)
-    of_s, of_t, of_margin = lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t, margin), zeros))
-    return g[..., None] * of_s, g[..., None] * of_t, g * of_margin, None
+    d_s, d_t, d_margin = lax.fori_loop(0, s.shape[-1], step, match_varying_axes((s, t, margin), zeros))
+    return g[..., None] * d_s, g[..., None] * d_t, g * d_margin, None
 
 
 _multilabel = custom_derivative(_multilabel_forward, _multilabel_backward, loop=True)
@@ -346,10 +346,10 @@ def multilabel_hinge_loss(
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
     dtype = arguments.compute_dtype(s, t)
     s, t = s.astype(dtype), t.astype(dtype)
-    others = multiply_no_nan(1 - t, s)
+    other_scores = multiply_no_nan(1 - t, s)
     if classes is not None:
-        others = jnp.where(classes, others, -jnp.inf)
-    return relu(1 + subtract_no_nan(others.max(-1), multiply_no_nan(t, s).sum(-1)))
+        other_scores = jnp.where(classes, other_scores, -jnp.inf)
+    return relu(1 + subtract_no_nan(other_scores.max(-1), multiply_no_nan(t, s).sum(-1)))
 
 
 _zero_class = recompute_in_backward(_zero_class_of_row)

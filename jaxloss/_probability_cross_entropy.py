@@ -83,9 +83,9 @@ def categorical_cross_entropy(
     return mask.reduce(terms.total(_cross(*arrays, unweighted=terms.unweighted)), reduction)
 
 
-def _of_label(
+def _label_entry(
     name: str,
-    given: tuple[str, ArrayLike],
+    named_rows: tuple[str, ArrayLike],
     labels: ArrayLike,
     axis: int | tuple[int, ...],
     where: ArrayLike | None,
@@ -95,7 +95,7 @@ def _of_label(
     class_weights: ArrayLike | None = None,
 ) -> tuple[Array, Array, Mask]:
     """What is given for the label, ``certain`` if masked, NaN out of range; the label and the mask."""
-    rows, y, mask = prepare_indexed(name, *given, labels, axis, where, weights, class_weights)
+    rows, y, mask = prepare_indexed(name, *named_rows, labels, axis, where, weights, class_weights)
     valid = nan_unless(in_range(y, rows.shape[-1]), rows.dtype)
     p = valid * take_label(valid[..., None] * mask.fill(rows, certain), y)
     return mask.fill_options(p, certain), y, mask
@@ -155,7 +155,7 @@ def categorical_cross_entropy_with_integer_labels(
     """
     name = "categorical_cross_entropy_with_integer_labels"
     arguments.choice(name, "reduction", reduction)
-    p, y, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    p, y, mask = _label_entry(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
     return mask.reduce(infinite_if_masked(_minus_log(p, unweighted=mask.unweighted), y, mask.classes), reduction)
 
 
@@ -208,41 +208,41 @@ def nll_loss(
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
     arguments.choice("nll_loss", "reduction", reduction)
-    log_p, y, mask = _of_label(
+    log_p, y, mask = _label_entry(
         "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, reduction, 0, class_weights
     )
     losses = 0 - log_p.astype(arguments.compute_dtype(log_p))  # not -0
     return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
 
 
-def _generalized_of_label(p: Array, q: Array) -> Array:
+def _generalized_element(p: Array, q: Array) -> Array:
     # -log(p) expm1(v) / v with v = q log(p); the quotient by its series near 0, where q may be 0.
     log_p = jnp.log(p)
     v = multiply_no_nan(q, log_p)
-    near = v > -0.5
-    small = jnp.where(near, v, 0)
+    is_small = v > -0.5
+    small = jnp.where(is_small, v, 0)
     quotient = jnp.ones_like(v)
     for k in range(16, 1, -1):
         quotient = 1 + small / k * quotient
-    return -jnp.where(near, multiply_no_nan(quotient, log_p), expm1(v) / jnp.where(near, 1, q))
+    return -jnp.where(is_small, multiply_no_nan(quotient, log_p), expm1(v) / jnp.where(is_small, 1, q))
 
 
 def _generalized_slopes(p: Array, q: Array) -> tuple[Array, Array]:
     # By q: -log(p)^2 (v exp(v) - expm1(v)) / v^2 = -log(p)^2 h, with h = sum v^k / (k! (k + 2)) near 0.
     log_p = jnp.log(p)
     v = multiply_no_nan(q, log_p)
-    near = v > -0.5
-    small = jnp.where(near, v, 0)
+    is_small = v > -0.5
+    small = jnp.where(is_small, v, 0)
     h, term = jnp.zeros_like(v), jnp.ones_like(v)
     for k in range(16):
         h += term / (k + 2)
         term = term * small / (k + 1)
-    far = (multiply_no_nan(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(near, 1, q))
-    by_q = -jnp.where(near, multiply_no_nan(h, jnp.square(log_p)), far)
-    return -jnp.exp(multiply_no_nan(q - 1, log_p)), by_q
+    direct = (multiply_no_nan(jnp.exp(v), v) - expm1(v)) / jnp.square(jnp.where(is_small, 1, q))
+    d_q = -jnp.where(is_small, multiply_no_nan(h, jnp.square(log_p)), direct)
+    return -jnp.exp(multiply_no_nan(q - 1, log_p)), d_q
 
 
-_generalized = elementwise(_generalized_of_label, _generalized_slopes, infinite=(0,))
+_generalized = elementwise(_generalized_element, _generalized_slopes, infinite=(0,))
 
 
 @compiled(q=arguments.UNIT)
@@ -295,7 +295,7 @@ def generalized_cross_entropy(
     """
     name = "generalized_cross_entropy"
     arguments.choice(name, "reduction", reduction)
-    p, y, mask = _of_label(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
+    p, y, mask = _label_entry(name, ("probabilities", probabilities), labels, axis, where, weights, reduction, 1)
     q = per_example_option(name, "q", q, mask, p.shape, arguments.compute_dtype(p))
     losses = _generalized(p, q, unweighted=mask.unweighted)
     return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
@@ -312,11 +312,11 @@ def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
 
 def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:
     yes, no = _yes_and_no(t, alpha)
-    by_yes = log1p(-p) - jnp.log(p)
-    near = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
-    inside = jnp.where(near, p, 0.5)
-    by_p = jnp.where(near, (p - yes) / (inside * (1 - inside)), divide_no_nan(no, 1 - p) - divide_no_nan(yes, p))
-    return by_p, (1 - alpha) * by_yes, (0.5 - t) * by_yes
+    d_yes = log1p(-p) - jnp.log(p)
+    is_close = 2 * jnp.abs(p - yes) < jnp.minimum(p, 1 - p)
+    safe_p = jnp.where(is_close, p, 0.5)
+    d_p = jnp.where(is_close, (p - yes) / (safe_p * (1 - safe_p)), divide_no_nan(no, 1 - p) - divide_no_nan(yes, p))
+    return d_p, (1 - alpha) * d_yes, (0.5 - t) * d_yes
 
 
 _binary = elementwise(_binary_element, _binary_slopes, infinite=(0, 1))

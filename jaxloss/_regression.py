@@ -354,7 +354,7 @@ def squared_logarithmic_error(
 def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
     quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
     error = p - t
-    slope = jnp.where(error > 0, 1 - quantile, jnp.where(error < 0, -quantile, 0))
+    slope = (error > 0).astype(p.dtype) - quantile * (error != 0).astype(p.dtype)
     return 2 * multiply_no_nan(slope, p / 2 - t / 2)  # of halves, whose difference is finite
 
 

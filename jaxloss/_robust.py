@@ -241,11 +241,11 @@ def _log_cosh_of_error(error: Array) -> Array:
     # With |e| = a + r, a up to 1 and r beyond, A = cosh(a) - 1 by its series and c = (1 - tanh(1)) / 2,
     # cosh(e) = (1 + A) exp(r) (1 - c (1 - exp(-2r))). No branch: XLA fuses it into the sum of the losses.
     size = jnp.abs(error)
-    near = jnp.minimum(size, 1)
-    beyond, square = size - near, jnp.square(near)
+    inner = jnp.minimum(size, 1)
+    outer, square = size - inner, jnp.square(inner)
     a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
     c = (1 - math.tanh(1)) / 2
-    return jnp.log1p(a - c * (1 - jnp.exp(-2 * beyond)) * (1 + a)) + beyond
+    return jnp.log1p(a - c * (1 - jnp.exp(-2 * outer)) * (1 + a)) + outer
 
 
 _log_cosh = of_error(_log_cosh_of_error, lambda error: (tanh(error),))

@@ -14,7 +14,7 @@ from ._core.special import soft_cap as _soft_cap
 from ._core.types import Reduction
 
 
-def _of_options(
+def _formula_with_options(
     x: Array,
     t: Array,
     label_smoothing: Array | None,
@@ -33,7 +33,7 @@ def _of_options(
 
 
 # Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
-_with_options = recompute_in_backward(_of_options)
+_with_options = recompute_in_backward(_formula_with_options)
 
 
 # With q = exp(-|x|), -log sigmoid(x) = max(-x, 0) + log1p(q) and -log sigmoid(-x) = max(x, 0) + log1p(q). So with
@@ -62,8 +62,8 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     a, b = _parts(x, t, pos_weight)
     slope = (a - b * q) / (1 + q)
     yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
-    of_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
-    return g * jnp.where(x >= 0, slope, -slope), g * of_t, g * multiply_no_nan(t, yes)
+    d_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
+    return g * jnp.where(x >= 0, slope, -slope), g * d_t, g * multiply_no_nan(t, yes)
 
 
 sigmoid_elements = custom_derivative(_forward, _backward)
@@ -122,15 +122,19 @@ def sigmoid_binary_cross_entropy(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.2.
     """
-    given = {
+    options_and_neutrals = {
         "label_smoothing": (label_smoothing, 0),
         "pos_weight": (pos_weight, 1),
         "soft_cap": (soft_cap, np.inf),
         "logit_scale": (logit_scale, 1),
     }
-    numbers = {k: v for k, (v, neutral) in given.items() if v is not None and not arguments.is_number(v, neutral)}
+    numbers = {
+        k: v
+        for k, (v, neutral) in options_and_neutrals.items()
+        if v is not None and not arguments.is_number(v, neutral)
+    }
     (x, t, *options), mask = prepare_elementwise(
         "sigmoid_binary_cross_entropy", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
-    named: dict[str, Array | None] = dict.fromkeys(given) | dict(zip(numbers, options, strict=True))
+    named: dict[str, Array | None] = dict.fromkeys(options_and_neutrals) | dict(zip(numbers, options, strict=True))
     return mask.reduce(_with_options(x, t, *named.values(), unweighted=mask.unweighted), reduction)

@@ -244,13 +244,13 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
     t = arguments.floating(name, "labels", labels)
     t = t.astype(arguments.compute_dtype(t))
     axes = arguments.class_axes(name, axis, t.shape)
-    each = as_rows(t, axes)
+    rows = as_rows(t, axes)
     alpha = arguments.real(name, "alpha", alpha).astype(t.dtype)
-    alpha = arguments.broadcast(name, "alpha", alpha, each.shape[:-1])[..., None]
+    alpha = arguments.broadcast(name, "alpha", alpha, rows.shape[:-1])[..., None]
     classes = None
     if where is not None:
         classes = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), t.shape)
         classes = as_rows(classes, axes)
     unmoved = [a for a in range(t.ndim) if a not in axes] + list(axes)
-    moved = smooth(each, Mask(classes=classes), alpha).reshape([t.shape[a] for a in unmoved])
+    moved = smooth(rows, Mask(classes=classes), alpha).reshape([t.shape[a] for a in unmoved])
     return moved.transpose(np.argsort(unmoved))

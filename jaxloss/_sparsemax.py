@@ -135,7 +135,7 @@ def _relative(s: Array, classes: Array | None, top: Array) -> Array:
     return -gap_to_max(s if classes is None else jnp.where(classes, s, -jnp.inf), top[..., None])
 
 
-def _others(z: Array, y: Array, tau: Array) -> Array:
+def _other_probabilities(z: Array, y: Array, tau: Array) -> Array:
     """The probabilities of all classes but the label."""
     return jnp.where(one_hot_mask(y, z), 0, relu(z - tau[..., None]))
 
@@ -144,7 +144,7 @@ def _forward(s: Array, y: Array, classes: Array | None) -> tuple[Array, _Saved]:
     top = class_max(Mask(classes=classes).fill_classes(s.astype(arguments.compute_dtype(s)), -np.inf), None)
     z = _relative(s, classes, top)
     tau = _threshold(z)
-    p = _others(z, y, tau)
+    p = _other_probabilities(z, y, tau)
     losses = (jnp.square(p).sum(-1) + jnp.square(p.sum(-1))) / 2 + relu(tau - take_label(z, y))
     losses *= nan_unless(in_range(y, s.shape[-1]), losses.dtype)
     return jnp.where(top == -jnp.inf, jnp.inf, losses), _Saved(s, y, classes, top, tau)
@@ -153,7 +153,7 @@ def _forward(s: Array, y: Array, classes: Array | None) -> tuple[Array, _Saved]:
 def _backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
     s, y, classes, top, tau = saved
     z = _relative(s, classes, top)
-    p = _others(z, y, tau)
+    p = _other_probabilities(z, y, tau)
     g = jnp.where(top == -jnp.inf, 0, g) * nan_unless(in_range(y, s.shape[-1]), g.dtype)
     return g[..., None] * jnp.where(one_hot_mask(y, z), -p.sum(-1, keepdims=True), p), None, None
 

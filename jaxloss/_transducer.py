@@ -39,7 +39,7 @@ from ._core.types import Reduction
 
 
 class _Lattice(NamedTuple):
-    of: Sequences
+    sequences: Sequences
     labels: Array  # [..., n + 1], and a blank behind the last one
     after: Array | None  # [..., n + 1], whether so many labels may be out
     nodes: Array | None  # [..., frames, n + 1], of those in frames that are there
@@ -60,19 +60,21 @@ def _lattice(
 ) -> _Lattice:
     *batch, _, nodes_a_frame, classes = x.shape
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    of = prepare_sequences(name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan)
+    sequences = prepare_sequences(
+        name, x.shape[:-2], classes, labels, paddings, lengths, blank_id, where, weights, dtype, nan
+    )
     hint = f"; n + 1 is {nodes_a_frame} in logits of shape {x.shape}"
-    arguments.same_shape(name, "labels", of.labels, (*batch, nodes_a_frame - 1), hint)
+    arguments.same_shape(name, "labels", sequences.labels, (*batch, nodes_a_frame - 1), hint)
     fastemit = arguments.option(name, "fastemit_lambda", fastemit_lambda, 0.0, tuple(batch), dtype)
-    y = _filled(of.labels, 1, of.blank)
+    y = _filled(sequences.labels, 1, sequences.blank)
     after = None
-    if of.there is not None:
-        after = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) <= of.counts[..., None]
-        after = after if of.mask.examples is None else after & of.mask.examples[..., None]
-    nodes = None if of.frames is None else jnp.broadcast_to(of.frames[..., None], x.shape[:-1])
+    if sequences.label_mask is not None:
+        after = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1) <= sequences.counts[..., None]
+        after = after if sequences.mask.examples is None else after & sequences.mask.examples[..., None]
+    nodes = None if sequences.frames is None else jnp.broadcast_to(sequences.frames[..., None], x.shape[:-1])
     if after is not None:
         nodes = jnp.broadcast_to(after[..., None, :], x.shape[:-1]) if nodes is None else nodes & after[..., None, :]
-    return _Lattice(of, y, after, nodes, fastemit)
+    return _Lattice(sequences, y, after, nodes, fastemit)
 
 
 def _in_chunks(
@@ -82,13 +84,13 @@ def _in_chunks(
     frames = encoded.shape[-2]
     chunks = -(-frames // chunk_size)
     size = -(-frames // max(1, chunks))
-    encoded = Mask(lattice.of.frames).fill(encoded)
+    encoded = Mask(lattice.sequences.frames).fill(encoded)
     predicted = Mask(lattice.after).fill(predicted)
 
     def in_chunks(x: Array) -> Array:
         """[..., frames, k] as [chunks, ..., size, k]. The last chunk is filled with the last frame, again."""
-        more = jnp.broadcast_to(x[..., -1:, :], (*x.shape[:-2], chunks * size - frames, x.shape[-1]))
-        x = jnp.concatenate([x, more], -2)
+        filler = jnp.broadcast_to(x[..., -1:, :], (*x.shape[:-2], chunks * size - frames, x.shape[-1]))
+        x = jnp.concatenate([x, filler], -2)
         return jnp.moveaxis(x.reshape(*x.shape[:-2], chunks, size, x.shape[-1]), -3, 0)
 
     def joined(x: Array) -> Array:
@@ -96,13 +98,13 @@ def _in_chunks(
         return x.reshape(*x.shape[:-3], chunks * size, x.shape[-1])[..., :frames, :]
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def of_chunk(chunk: tuple[Array, Array | None]) -> tuple[Array, Array, Array]:
+    def log_probs_of_chunk(chunk: tuple[Array, Array | None]) -> tuple[Array, Array, Array]:
         encoded, nodes = chunk
-        return _log_probabilities(joint(encoded, predicted), lattice.labels, nodes, lattice.of.blank)
+        return _log_probabilities(joint(encoded, predicted), lattice.labels, nodes, lattice.sequences.blank)
 
     nodes = None if lattice.nodes is None else in_chunks(lattice.nodes)
     _, (blank, label, rejected) = lax.scan(
-        lambda carry, chunk: (carry, of_chunk(chunk)), None, (in_chunks(encoded), nodes)
+        lambda carry, chunk: (carry, log_probs_of_chunk(chunk)), None, (in_chunks(encoded), nodes)
     )
     return joined(blank), joined(label), joined(rejected)
 
@@ -110,17 +112,17 @@ def _in_chunks(
 @partial(jax.jit, static_argnums=(2, 3))
 def _finish(emitted: tuple[Array, Array, Array], lattice: _Lattice, zero_infinity: bool, reduction: Reduction) -> Array:
     blank, label, rejected = emitted
-    more = lax.broadcasted_iota(np.int32, label.shape, label.ndim - 1) < lattice.of.counts[..., None, None]
+    has_label = lax.broadcasted_iota(np.int32, label.shape, label.ndim - 1) < lattice.sequences.counts[..., None, None]
     if lattice.nodes is not None:
         blank, rejected = (jnp.where(lattice.nodes, a, 0) for a in (blank, rejected))
-        more &= lattice.nodes
-    label = jnp.where(more, label, -jnp.inf)
+        has_label &= lattice.nodes
+    label = jnp.where(has_label, label, -jnp.inf)
     arcs = _by_diagonals(blank, 0), _by_diagonals(label, -jnp.inf), _by_diagonals(rejected, 0)
-    losses: Array = _negative_log_probability(*arcs, lattice.of.counts, lattice.fastemit)
-    losses = nan_unless(lattice.of.valid, losses.dtype) * losses
+    losses: Array = _negative_log_probability(*arcs, lattice.sequences.counts, lattice.fastemit)
+    losses = nan_unless(lattice.sequences.valid, losses.dtype) * losses
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
-    return lattice.of.mask.reduce(losses, reduction)
+    return lattice.sequences.mask.reduce(losses, reduction)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -149,18 +151,18 @@ def _row_by_row(x: Array, y: Array, nodes: Array | None, blank: int) -> tuple[Ar
     x = Mask(nodes).fill(x)
     top = class_max(x, None).astype(np.promote_types(x.dtype, np.float32))
     label = take_label(x, jnp.broadcast_to(y[..., None, :], x.shape[:-1]))
-    of_blank, of_label = (z.astype(top.dtype) for z in (x[..., blank], label))
-    exp_blank, exp_label = exp_below(of_blank, top), exp_below(of_label, top)
+    blank_logit, label_logit = (z.astype(top.dtype) for z in (x[..., blank], label))
+    exp_blank, exp_label = exp_below(blank_logit, top), exp_below(label_logit, top)
     exp_label = jnp.where(y[..., None, :] == blank, 0, exp_label)
     exp_others = exp_sum(x, top, _other_classes(x, y, blank).astype(top.dtype))
-    every = exp_blank + exp_label + exp_others
-    rest = jnp.where(of_label == top, exp_blank + exp_others, exp_blank + exp_label + (exp_others - 1))
-    rest = jnp.where(of_blank == top, exp_label + exp_others, rest)
-    rest = exactly(jnp.where(top == -jnp.inf, exp_others, rest), every)
-    row = Row(top, rest, jnp.log1p(rest))
-    log_p = (-(gap_to_max(z, top) + row.log_total) for z in (of_blank, of_label))
-    of_blank, of_label = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
-    return of_blank, of_label, exp_others / (1 + rest), row
+    total = exp_blank + exp_label + exp_others
+    tail = jnp.where(label_logit == top, exp_blank + exp_others, exp_blank + exp_label + (exp_others - 1))
+    tail = jnp.where(blank_logit == top, exp_label + exp_others, tail)
+    tail = exactly(jnp.where(top == -jnp.inf, exp_others, tail), total)
+    row = Row(top, tail, jnp.log1p(tail))
+    log_p = (-(gap_to_max(z, top) + row.log_total) for z in (blank_logit, label_logit))
+    blank_logit, label_logit = (jnp.where(row.empty, -jnp.inf, e) for e in log_p)
+    return blank_logit, label_logit, exp_others / (1 + tail), row
 
 
 @_log_probabilities.defjvp
@@ -172,25 +174,25 @@ def _(blank: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Ar
     saved = emitted, _row_by_row(x, y, nodes, blank)[3]
 
     def linear(x: Array, y: Array, nodes: Array | None, saved: Any, t: Array) -> tuple[Array, Array, Array]:
-        (of_blank, of_label, rejected), row = saved
+        (log_blank, log_label, rejected), row = saved
         p, _ = probabilities(Mask(nodes).fill(x), row)
         t = Mask(nodes).fill(t).astype(p.dtype)
         classes = lax.broadcasted_iota(y.dtype, x.shape, x.ndim - 1)
         is_blank, is_label = classes == blank, classes == y[..., None, :, None]
-        t_blank, t_label = (jnp.where(here, t, 0).sum(-1) for here in (is_blank, is_label))
-        p_blank, p_label = jnp.exp(of_blank), jnp.where(y[..., None, :] == blank, 0, jnp.exp(of_label))
-        others = jnp.where(is_blank | is_label, 0, p * t).sum(-1)
-        by_blank = -expm1(of_blank) * t_blank - p_label * t_label - others
-        by_label = jnp.where(y[..., None, :] == blank, 1, -expm1(of_label)) * t_label - p_blank * t_blank - others
-        both = p_blank * t_blank + p_label * t_label
-        return by_blank, by_label, (p_blank + p_label) * others - rejected * both
+        t_blank, t_label = (jnp.where(is_class, t, 0).sum(-1) for is_class in (is_blank, is_label))
+        p_blank, p_label = jnp.exp(log_blank), jnp.where(y[..., None, :] == blank, 0, jnp.exp(log_label))
+        other_dot = jnp.where(is_blank | is_label, 0, p * t).sum(-1)
+        blank_dot = -expm1(log_blank) * t_blank - p_label * t_label - other_dot
+        label_dot = jnp.where(y[..., None, :] == blank, 1, -expm1(log_label)) * t_label - p_blank * t_blank - other_dot
+        arcs_dot = p_blank * t_blank + p_label * t_label
+        return blank_dot, label_dot, (p_blank + p_label) * other_dot - rejected * arcs_dot
 
     return emitted, jax.checkpoint(linear, prevent_cse=False)(x, y, nodes, saved, tangents[0])
 
 
-def _filled(x: Array, more: int, fill: float) -> Array:
+def _filled(x: Array, count: int, fill: float) -> Array:
     """x with so many more entries on its last axis."""
-    return lax.pad(x, jnp.asarray(fill, x.dtype), [*[(0, 0, 0)] * (x.ndim - 1), (0, more, 0)])
+    return lax.pad(x, jnp.asarray(fill, x.dtype), [*[(0, 0, 0)] * (x.ndim - 1), (0, count, 0)])
 
 
 def _by_diagonals(x: Array, fill: float) -> Array:
@@ -205,9 +207,9 @@ def _by_diagonals(x: Array, fill: float) -> Array:
 
 
 def _forward(blank: Array, label: Array, rejected: Array, counts: Array, fastemit: Array | None) -> tuple[Array, Any]:
-    nothing = jnp.full_like(blank.sum(-1), -jnp.inf)
-    first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
-    start = match_varying_axes((blank, label), jnp.where(first, 0, nothing))
+    log_zeros = jnp.full_like(blank.sum(-1), -jnp.inf)
+    first = lax.broadcasted_iota(np.int32, log_zeros.shape, log_zeros.ndim - 1) == 0
+    start = match_varying_axes((blank, label), jnp.where(first, 0, log_zeros))
 
     def step(alpha: Array, arcs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         blank, label = (alpha + arc for arc in arcs)
@@ -239,11 +241,11 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, Array, None, None]:
     _, posteriors = lax.scan(step, end, sigmoids(differences), reverse=True)
     blank, label = (-jnp.moveaxis(posterior, 0, -1) for posterior in posteriors)
     cotangents = blank, label, jnp.zeros_like(blank)
-    of_blank, of_label, of_rejected = confident_sequences.transducer_cotangents(cotangents, confident, *arcs, counts)
+    ct_blank, ct_label, ct_rejected = confident_sequences.transducer_cotangents(cotangents, confident, *arcs, counts)
     if fastemit is not None:
-        of_label += fastemit[..., None, None] * label
+        ct_label += fastemit[..., None, None] * label
     g = g[..., None, None]
-    return g * of_blank, g * of_label, g * of_rejected, None, None
+    return g * ct_blank, g * ct_label, g * ct_rejected, None, None
 
 
 _negative_log_probability = custom_derivative(_forward, _backward, loop=True)
@@ -334,7 +336,7 @@ def rnnt_loss(
     nan = jnp.isnan(x).any((-2, -1))
     lattice = _lattice(name, x, nan, blank_id, labels, paddings, lengths, fastemit_lambda, where, weights)
     arguments.choice(name, "reduction", reduction)
-    emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.of.blank)
+    emitted = _log_probabilities(x, lattice.labels, lattice.nodes, lattice.sequences.blank)
     losses: Array = _finish(emitted, lattice, zero_infinity, reduction)
     return losses
 

@@ -1,4 +1,17 @@
-"""The table: a row for each public loss and for each way of calling it that takes another path. Laws run over all."""
+"""The table of losses: a case for each, and for each way of calling it that takes another path. Laws run over all.
+
+- **Predictions and targets** are the first two arguments of a loss, whatever it calls them. Targets are an "index"
+  (integer labels), "probabilities" (a number for each class) or "elements" (an array of the shape of the predictions).
+- **Rows**: the loss is one number for the last axis, the classes or the features of an example. Without, the loss is
+  elementwise.
+- A **domain** says what predictions or targets may be: how to draw an array, and numbers from all of it.
+- The **formula** is the textbook's, in oracles.py. It runs with many digits (`exact`) and in jax.numpy (`plain`).
+- **Options** are numbers and may be traced; **static** options are flags, strings and axes.
+- **Call** is how a loss of three arrays is called with two.
+
+Tests have three marks: `smoke` also runs on the oldest and the newest JAX, `exact` compares with the formula at many
+digits, `sweep` runs in `make sweep` only.
+"""
 
 import inspect
 import itertools
@@ -100,11 +113,6 @@ class Case:
         return self.name.startswith(EXPONENTIAL)
 
     @property
-    def compares(self) -> bool:
-        """Whether the entries of a row are compared, rather than only summed."""
-        return self.rows and (self.target_domain is INDEX or "softmax" in self.name or "cosine" in self.name)
-
-    @property
     def targets(self) -> str:
         return "index" if self.target_domain is INDEX else "probabilities" if self.rows else "elements"
 
@@ -150,7 +158,7 @@ JAX = SimpleNamespace(
 
 
 def case(formula, predictions, targets, *, name=None, rows=False, static=None, call=None, **options):
-    """A row; its name is that of the formula."""
+    """A case; its name is that of the formula."""
     return Case(name or formula.__name__, formula, predictions, targets, rows, options, static or {}, call)
 
 
@@ -266,7 +274,7 @@ NOT_LOSSES = {
     "smooth_labels",
     "make_fenchel_young_loss",  # test_ranking.py
     "ranking_softmax_loss",  # test_ranking.py
-    *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_segmentation.py
+    *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_dice.py
     *("circle_loss", "ntxent"),  # test_contrastive.py
     "LogProbs",
     "TokenMetrics",
@@ -290,19 +298,14 @@ def over(cases):
     return pytest.mark.parametrize("case", [_parameters(c) for c in cases])
 
 
-def every_case_with(few, **columns):
-    """A test over all cases: those that compare the entries of a row with each combination of the columns.
-
-    The elementwise, sums of them, and rows with options, with these few; and, but for the smoke subset, in the sweep.
-    """
-    every = list(itertools.product(*columns.values()))
-    combinations = [
-        _parameters(case, *choice, others=() if thorough else pytest.mark.sweep)
-        for case in CASES
-        for thorough in [case.compares and not case.options]
-        for choice in (every if thorough else few)
-    ]
-    return pytest.mark.parametrize(("case", *columns), combinations)
+def every_loss_with(choice, **columns):
+    """A test over every loss with that choice of the columns; with each combination of them, in the sweep."""
+    first = {case.name: case for case in reversed(CASES)}
+    parameters = []
+    for case, *combination in itertools.product(CASES, *columns.values()):
+        here = tuple(combination) == choice and case is first[case.name]
+        parameters.append(_parameters(case, *combination, others=() if here else pytest.mark.sweep))
+    return pytest.mark.parametrize(("case", *columns), parameters)
 
 
 def every_loss(test):

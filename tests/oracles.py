@@ -376,3 +376,10 @@ def derivatives(loss, point, order):
     if order == 1:
         return [along(i) for i in range(len(point))]
     return [along(i, j) for i in range(len(point)) for j in range(len(point))]
+
+
+def class_overlap_loss(p, t, smooth, alpha, beta):
+    """The Tversky loss of each class of maps [pixels, classes], its errors and its intersection."""
+    intersection = (p * t).sum(0) + smooth
+    errors = alpha * (p * (1 - t)).sum(0) + beta * ((1 - p) * t).sum(0)
+    return 1 - intersection / (intersection + errors), errors, intersection

@@ -88,10 +88,10 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
     An integer wider than those of JAX becomes the nearest one, so that what is out of range stays so.
     """
     if isinstance(value, (int, np.ndarray, np.generic)) and not isinstance(value, bool):
-        wide = np.asarray(value)
-        limits = None if fits_in_jax(wide) or wide.dtype.kind not in "iu" else _limits(wide.dtype)
+        host = np.asarray(value)
+        limits = None if fits_in_jax(host) or host.dtype.kind not in "iu" else _limits(host.dtype)
         if limits is not None:
-            value = np.clip(wide, limits.min, limits.max).astype(limits.dtype)
+            value = np.clip(host, limits.min, limits.max).astype(limits.dtype)
     array = _array(name, argument, value)
     if not jnp.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected `{argument}` of an integer dtype, got {array.dtype}{hint}.")
@@ -140,19 +140,19 @@ def same_shape(name: str, argument: str, array: Array, shape: Sequence[int], hin
 
 def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -> None:
     """On an explicit mesh, where an array that is replicated may stay so."""
-    own = jax.typeof(array).sharding.spec
-    if any(own) and tuple(own) != tuple(spec):
+    sharding_spec = jax.typeof(array).sharding.spec
+    if any(sharding_spec) and tuple(sharding_spec) != tuple(spec):
         expected = jax.sharding.PartitionSpec(*spec)
         hint = "use `jax.sharding.reshard`"
-        raise ValueError(f"{name}: expected `{argument}` with sharding {expected}, got {own}; {hint}.")
+        raise ValueError(f"{name}: expected `{argument}` with sharding {expected}, got {sharding_spec}; {hint}.")
 
 
-def fill_target(name: str, argument: str, array: Array, like: Array) -> Array:
+def fill_target(name: str, argument: str, array: Array, predictions: Array) -> Array:
     """Targets of the shape of the predictions, which a single number fills."""
-    if array.ndim == 0 < like.ndim:
+    if array.ndim == 0 < predictions.ndim:
         weak = _is_weak(array) and jnp.issubdtype(array.dtype, np.floating)
-        return jnp.full_like(like, array, compute_dtype(like) if weak else array.dtype)
-    same_shape(name, argument, array, like.shape)
+        return jnp.full_like(predictions, array, compute_dtype(predictions) if weak else array.dtype)
+    same_shape(name, argument, array, predictions.shape)
     return array
 
 
@@ -164,12 +164,12 @@ def fill_row_targets(name: str, argument: str, array: Array, rows: Array) -> Arr
     return array
 
 
-def fill_class_targets(name: str, argument: str, array: Array, like: Array) -> Array:
+def fill_class_targets(name: str, argument: str, array: Array, predictions: Array) -> Array:
     """The same, of targets for each class; class indices raise, a single one, as under `vmap`, too."""
-    if array.ndim < like.ndim and jnp.issubdtype(array.dtype, np.integer):
+    if array.ndim < predictions.ndim and jnp.issubdtype(array.dtype, np.integer):
         other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
-        same_shape(name, argument, array, like.shape, f"; for class indices, {other}")
-    return fill_target(name, argument, array, like)
+        same_shape(name, argument, array, predictions.shape, f"; for class indices, {other}")
+    return fill_target(name, argument, array, predictions)
 
 
 _WITH_INTEGER_LABELS = {"softmax_cross_entropy", "softmax_focal_loss", "categorical_cross_entropy"}
@@ -192,12 +192,13 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
 
 def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """Integer labels, one for each example of logits of that shape, or one for all."""
-    given, expected, hint = getattr(labels, "shape", ()), tuple(n for a, n in enumerate(shape) if a not in axes), ""
-    if given == shape != expected:
+    found, expected = getattr(labels, "shape", ()), tuple(n for a, n in enumerate(shape) if a not in axes)
+    hint = ""
+    if found == shape != expected:
         dense = name.removesuffix("_with_integer_labels")
         hint = "; for probabilities, " + (f"use `{dense}`" if dense != name else "apply `jnp.argmax`")
-    elif len(axes) == 1 and given != expected:
-        fitting = [a for a in range(len(shape)) if shape[:a] + shape[a + 1 :] == given]
+    elif len(axes) == 1 and found != expected:
+        fitting = [a for a in range(len(shape)) if shape[:a] + shape[a + 1 :] == found]
         hint = f"; if axis {fitting[0]} of `{argument}` is the class axis, pass `axis={fitting[0]}`" if fitting else ""
     array = integer(name, "labels", labels, hint)
     if array.ndim:
@@ -231,9 +232,9 @@ def option(
 
 def compute_dtype(*arrays: Array) -> np.dtype:
     """float64 if one of the arrays is, else float32. Python numbers, which are as wide as they may, do not count."""
-    own = [a for a in arrays if jnp.issubdtype(a.dtype, np.floating) and not _is_weak(a)]
-    wide = any(a.dtype == np.float64 for a in own or arrays)
-    return np.dtype(np.float64 if wide else np.float32)
+    typed = [a for a in arrays if jnp.issubdtype(a.dtype, np.floating) and not _is_weak(a)]
+    is_float64 = any(a.dtype == np.float64 for a in typed or arrays)
+    return np.dtype(np.float64 if is_float64 else np.float32)
 
 
 def _is_weak(array: Array) -> bool:
@@ -288,19 +289,19 @@ def product(
     name: str, hidden: tuple[str, Array], weight: tuple[str, Array], class_axis: tuple[str, int]
 ) -> tuple[int, int]:
     """The class axis of ``weight``, 0 or 1, and the number of classes of ``hidden @ weight``."""
-    (of_hidden, x), (of_weight, w), (of_axis, axis) = hidden, weight, class_axis
+    (hidden_name, x), (weight_name, w), (axis_name, axis) = hidden, weight, class_axis
     if w.ndim != 2 or 0 in w.shape:
-        raise ValueError(f"{name}: expected `{of_weight}` of shape (features, classes), got {w.shape}.")
+        raise ValueError(f"{name}: expected `{weight_name}` of shape (features, classes), got {w.shape}.")
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -2 <= axis < 2:
-        raise ValueError(f"{name}: expected `{of_axis}` to be -1 or 0, got {axis!r}.")
+        raise ValueError(f"{name}: expected `{axis_name}` to be -1 or 0, got {axis!r}.")
     axis = int(axis) % 2
     if x.ndim == 0:
-        raise ValueError(f"{name}: expected `{of_hidden}` of shape (..., features), got ().")
+        raise ValueError(f"{name}: expected `{hidden_name}` of shape (..., features), got ().")
     if x.shape[-1] != w.shape[1 - axis]:
         features = x.shape[-1]
         raise ValueError(
-            f"{name}: expected `{of_weight}` of shape ({features}, classes), or (classes, {features}) with "
-            f"`{of_axis}=0`, as `{of_hidden}` has {features} features, got {w.shape} with `{of_axis}={-axis}`."
+            f"{name}: expected `{weight_name}` of shape ({features}, classes), or (classes, {features}) with "
+            f"`{axis_name}=0`, as `{hidden_name}` has {features} features, got {w.shape} with `{axis_name}={-axis}`."
         )
     return axis, w.shape[axis]
 

@@ -14,7 +14,7 @@ from .types import AxisName
 
 
 def broadcast_class_weights(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
-    """The class weights, in every row."""
+    """The class weights, broadcast to the rows."""
     weights = arguments.real(name, argument, class_weights).astype(dtype)
     arguments.same_shape(name, argument, weights, x.shape[-1:])
     return jnp.broadcast_to(replicate_from_axis(weights), x.shape)
@@ -23,16 +23,16 @@ def broadcast_class_weights(name: str, argument: str, class_weights: ArrayLike, 
 def class_weight(
     name: str, class_weights: ArrayLike, labels: Array, classes: int, dtype: np.dtype, class_axis_name: AxisName | None
 ) -> Array:
-    """The class weight of each label, without a table in every row."""
+    """The class weight of each label, without broadcasting the weights to the rows."""
     weights = arguments.real(name, "class_weights", class_weights).astype(dtype)
     arguments.same_shape(name, "class_weights", weights, (classes,))
-    mine = local_labels(labels, weights, class_axis_name)
-    valid = in_range(mine, classes)
+    local = local_labels(labels, weights, class_axis_name)
+    valid = in_range(local, classes)
     sharding = jax.typeof(labels).sharding
     if any(sharding.spec):  # an explicit mesh wants to know
-        found = replicate_from_axis(weights).at[jnp.where(valid, mine, 0)].get(out_sharding=sharding)
+        found = replicate_from_axis(weights).at[jnp.where(valid, local, 0)].get(out_sharding=sharding)
     else:
-        found = weights[jnp.where(valid, mine, 0)]
+        found = weights[jnp.where(valid, local, 0)]
     if class_axis_name is not None:
         found = lax.psum(jnp.where(valid, found, 0), class_axis_name)
         valid = in_range(labels, num_classes(weights, class_axis_name))
@@ -45,7 +45,7 @@ def in_range(labels: Array, classes: int) -> Array:
 
 
 def nan_unless(valid: Array, dtype: np.dtype) -> Array:
-    """1, or NaN: what makes a row and its derivatives NaN by multiplication."""
+    """1 where valid, else NaN: a factor that makes a row and its derivatives NaN."""
     return jnp.where(valid, 1, jnp.nan).astype(dtype)
 
 
@@ -55,20 +55,20 @@ def one_hot_mask(labels: Array, x: Array) -> Array:
 
 
 def infinite_if_masked(losses: Array, labels: Array, classes: Array | None) -> Array:
-    """The losses, infinite where the label's class is removed."""
+    """The losses, infinite where the label's class is masked."""
     if classes is None:
         return losses
-    there = (one_hot_mask(labels, classes) & classes).any(-1)
-    return jnp.where(there | jnp.isnan(losses), losses, jnp.inf)
+    label_is_unmasked = (one_hot_mask(labels, classes) & classes).any(-1)
+    return jnp.where(label_is_unmasked | jnp.isnan(losses), losses, jnp.inf)
 
 
 def class_sum(x: Array, class_axis_name: AxisName | None) -> Array:
-    """The sum over the classes, of which each device on the axis ``class_axis_name`` has some."""
+    """The sum over the classes, which may be split over the mapped axis ``class_axis_name``."""
     return x.sum(-1) if class_axis_name is None else lax.psum(x.sum(-1), class_axis_name)
 
 
 def class_max(x: Array, class_axis_name: AxisName | None) -> Array:
-    """The maximum over the classes, likewise: a constant, for formulas that any number in its place leaves the same."""
+    """The maximum over the classes, likewise, without a derivative: for formulas that hold for any number."""
     top = lax.stop_gradient(x).max(-1)
     return top if class_axis_name is None else lax.pmax(top, class_axis_name)
 
@@ -89,22 +89,22 @@ def local_labels(labels: Array, x: Array, class_axis_name: AxisName | None) -> A
 
 
 def take_label_of_shards(x: Array, labels: Array, class_axis_name: AxisName | None) -> Array:
-    """`take_label`, where each device has some of the classes."""
+    """`take_label` of classes that are split over devices."""
     if class_axis_name is None:
         return take_label(x, labels)
-    mine = local_labels(labels, x, class_axis_name)
-    picked: Array = lax.psum(jnp.where(in_range(mine, x.shape[-1]), take_label(x, mine), 0), class_axis_name)
+    local = local_labels(labels, x, class_axis_name)
+    picked: Array = lax.psum(jnp.where(in_range(local, x.shape[-1]), take_label(x, local), 0), class_axis_name)
     return picked
 
 
 def split_classes(x: Array) -> bool:
-    """Whether the type says that the classes are sharded, as on an explicit mesh."""
+    """Whether the classes are sharded on an explicit mesh."""
     return jax.typeof(x).sharding.spec[-1] is not None
 
 
 @jax.custom_jvp
 def take_label(x: Array, labels: Array) -> Array:
-    """x at the labels; of a label out of range, anything."""
+    """x at the labels; anything for a label out of range."""
     if split_classes(x):
         return _pick_by_select(x, labels)
     picked: Array = lax.platform_dependent(x, labels, cpu=_pick_by_gather, default=_pick_by_select)

@@ -40,25 +40,25 @@ def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Call
         @functools.partial(jax.jit, static_argnums=0)
         def run(static: tuple[tuple[Any, Any, Any], ...], *traced: Any) -> Any:
             values = iter(traced)
-            given = [(name, next(values) if kind is _TRACED else value) for name, kind, value in static]
-            return function(**dict(given))  # type: ignore[call-arg]
+            bound = [(name, next(values) if kind is _TRACED else value) for name, kind, value in static]
+            return function(**dict(bound))  # type: ignore[call-arg]
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
-            if len(given) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
+            bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+            if len(bound) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
                 return function(*args, **kwargs)
             for option, interval in intervals.items():
-                arguments.inside(function.__name__, option, given.get(option), interval)
-            given = {name: arguments.unwrapped(value) if name in arrays else value for name, value in given.items()}
-            kinds = [(_kind if name in arrays else _static_kind)(value) for name, value in given.items()]
+                arguments.inside(function.__name__, option, bound.get(option), interval)
+            bound = {name: arguments.unwrapped(value) if name in arrays else value for name, value in bound.items()}
+            kinds = [(_kind if name in arrays else _static_kind)(value) for name, value in bound.items()]
             static = tuple(
                 (name, kind, None if kind is _TRACED else value)
-                for (name, value), kind in zip(given.items(), kinds, strict=True)
+                for (name, value), kind in zip(bound.items(), kinds, strict=True)
             )
             if _UNKNOWN in kinds or not _is_hashable(static):
-                return function(**given)  # type: ignore[call-arg]
-            traced = (value for value, kind in zip(given.values(), kinds, strict=True) if kind is _TRACED)
+                return function(**bound)  # type: ignore[call-arg]
+            traced = (value for value, kind in zip(bound.values(), kinds, strict=True) if kind is _TRACED)
             try:
                 result: R = run(static, *map(_as_jax, traced))
             except (TypeError, ValueError):
@@ -73,7 +73,7 @@ def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Call
 
 
 def _kind(value: Any) -> Any:
-    """Whether an array argument is traced; else its type, or that its own check should see it as it is."""
+    """Whether an array argument is traced. Otherwise its type, or `_UNKNOWN` for what its own check has to reject."""
     if isinstance(value, jax.Array):
         return _TRACED
     if value is None or (isinstance(value, (int, float)) and value in _OWN_PATH):
@@ -84,12 +84,12 @@ def _kind(value: Any) -> Any:
 
 
 def _static_kind(value: Any) -> Any:
-    """The type; a function that was made inside of another is a new one in each call, and not worth compiling for."""
+    """The type. A function defined inside another is a new object in each call, and not worth compiling for."""
     return _UNKNOWN if callable(value) and "<" in getattr(value, "__qualname__", "") else type(value)
 
 
 def _as_jax(value: Any) -> Any:
-    """A NumPy array of 64 bits, which a derivative of a compiled function takes for one of 32, as an array of JAX."""
+    """Converts NumPy arrays: derivatives of a compiled function treat those of 64 bits as arrays of 32 bits."""
     return jnp.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
@@ -102,7 +102,7 @@ def _is_hashable(static: tuple[Any, ...]) -> bool:
 
 
 def replicate_from_axis(x: Array, axis: int = 0) -> Array:
-    """x, from that axis on not split over the devices of an explicit mesh."""
+    """Returns x, with all axes from ``axis`` on replicated over the devices of an explicit mesh."""
     spec = jax.typeof(x).sharding.spec
     if not any(spec[axis:]):
         return x
@@ -111,32 +111,31 @@ def replicate_from_axis(x: Array, axis: int = 0) -> Array:
 
 
 def cpu_fusion_barrier(*arrays: Array) -> tuple[Array, ...]:
-    """The same arrays, behind which the compiler may not look on a CPU.
+    """Returns the arrays behind an optimization barrier on a CPU, and as they are elsewhere.
 
-    There XLA has a fast sum over rows, of plain arithmetic without comparisons. It is several times slower if a number
-    for each row is computed in front of it, or what follows it is fused into it; and what two sums have in common, be
-    it a constant, is written to memory, which may take longer than all the sums. So a sum, and what goes into one of
-    several, stands apart.
+    XLA for CPUs has a fast sum over rows of plain arithmetic without comparisons. The sum becomes several times slower
+    if XLA fuses it with the computation of a number per row or with what follows. A value that two sums share, even a
+    constant, is written to memory, which may take longer than both sums. The barrier keeps them in separate fusions.
     """
     return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 
 
-def match_varying_axes(others: Any, arrays: Any) -> Any:
-    """The arrays, in a shard_map varying over each axis that another array varies over.
+def match_varying_axes(like: Any, arrays: Any) -> Any:
+    """Returns the arrays, varying over each mapped axis of a `shard_map` over which an array of ``like`` varies.
 
-    The first carry of a scan must have the type of the next one. And what JAX makes varying inside of a loop it sums
-    over the devices inside of the transposed loop, each time.
+    The carry of a scan must have one type in all steps. And a value that JAX makes varying inside a loop is summed over
+    the devices in each step of the transposed loop.
     """
-    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(others) if a.ndim)
-    one = 1 + sum(empty, jnp.zeros((), np.float32))
-    return jax.tree.map(lambda a: a * one.astype(a.dtype), arrays)
+    empty = (lax.stop_gradient(a)[:0].sum().astype(np.float32) for a in jax.tree.leaves(like) if a.ndim)
+    varying_one = 1 + sum(empty, jnp.zeros((), np.float32))
+    return jax.tree.map(lambda a: a * varying_one.astype(a.dtype), arrays)
 
 
 def recompute_barrier(arrays: Any, *, rows: bool) -> Any:
-    """The same arrays, for another pass over them, where XLA would merge the two passes to no good.
+    """Returns the arrays behind a barrier, so that XLA recomputes the pass instead of merging it with another one.
 
-    Of rows it would keep what both compute alike, an array of the size of the logits: on a CPU, where the exponentials
-    cost more than the memory, it may. Of elements accelerators merge both into a single pass; a CPU has none for that.
+    Merged passes over rows save an intermediate of the size of the logits. That pays on a CPU only, where exponentials
+    cost more than memory. Merged elementwise passes pay on accelerators only, where they become a single pass.
     """
 
     def same(a: Any) -> Any:

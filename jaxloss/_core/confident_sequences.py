@@ -53,9 +53,9 @@ def _loss(rejection: Array, confident: Array, loss: Array) -> Array:
     return _where(confident, -log1p(-jnp.where(confident, rejection, 0)), loss)
 
 
-def _partials(rejection_of: Any, *terms: Array) -> tuple[Array, tuple[Array, ...]]:
+def _partials(rejection_fn: Any, *terms: Array) -> tuple[Array, tuple[Array, ...]]:
     """1 - P, and its partial derivatives."""
-    rejection, pull = jax.vjp(rejection_of, *terms)
+    rejection, pull = jax.vjp(rejection_fn, *terms)
     return rejection, pull(jnp.ones_like(rejection))
 
 
@@ -85,7 +85,7 @@ def _other_classes(y: Array, classes: int, dtype: Any) -> Array:
     return (~found.any(-2)).astype(dtype)
 
 
-def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Array | None) -> Array:
+def _ctc_rejection(p: Array, p_other: Array, y: Array, counts: Array, frames: Array | None) -> Array:
     """1 - P, of the probabilities of the blank and the labels, [frames, ..., 1 + n], and of all other classes."""
     n = lax.broadcasted_iota(np.int32, y.shape, y.ndim - 1)
     more = n < counts[..., None]
@@ -93,21 +93,21 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
     following = jnp.concatenate([equal[..., 1:, :], jnp.zeros_like(equal[..., :1, :])], -2) & more[..., None]
     rejects = (_first(y) & (n > 0))[..., None, :] & ~following  # [..., state, label]
     dtype = p.dtype
-    by_blank, by_label = other[..., None] + _sum(p, rejects), other[..., None] + _sum(p, rejects & ~equal)
+    blank_rejects, label_rejects = p_other[..., None] + _sum(p, rejects), p_other[..., None] + _sum(p, rejects & ~equal)
     enters, from_label = more.astype(dtype), (more & ~repeated_labels(y)).astype(dtype)
-    nothing = jnp.full_like(y, 0, dtype)
-    start = match_varying_axes((p, other, y, counts, frames), (jnp.where(n == 0, 1, nothing), nothing, nothing.sum(-1)))
+    zeros = jnp.full_like(y, 0, dtype)
+    start = match_varying_axes((p, p_other, y, counts, frames), (jnp.where(n == 0, 1, zeros), zeros, zeros.sum(-1)))
 
     @partial(jax.checkpoint, prevent_cse=False)  # of the states in all frames, nothing else is kept
     def step(carry: Any, frame: Any) -> Any:
-        (blank, label, rejection), (p, by_blank, by_label, there) = carry, frame
+        (blank, label, rejection), (p, blank_rejects, label_rejects, present) = carry, frame
         new = p[..., :1] * (blank + label), p * (label + shifted(enters * blank + from_label * label, 0))
-        more = (blank * by_blank + label * by_label).sum(-1)
-        more = more if there is None else jnp.where(there, more, 0)
-        return (*select_step(there, new, (blank, label)), rejection + more), None
+        more = (blank * blank_rejects + label * label_rejects).sum(-1)
+        more = more if present is None else jnp.where(present, more, 0)
+        return (*select_step(present, new, (blank, label)), rejection + more), None
 
-    there = None if frames is None else jnp.moveaxis(frames, -1, 0)
-    (blank, label, rejection), _ = lax.scan(step, start, (p, by_blank, by_label, there))
+    present = None if frames is None else jnp.moveaxis(frames, -1, 0)
+    (blank, label, rejection), _ = lax.scan(step, start, (p, blank_rejects, label_rejects, present))
     missed: Array = rejection + jnp.where(one_hot_mask(counts, y), 0, blank + label).sum(-1)
     return missed
 
@@ -115,7 +115,7 @@ def _ctc_rejection(p: Array, other: Array, y: Array, counts: Array, frames: Arra
 @jax.custom_jvp
 def _several(x: Array, y: Array, row: Row) -> Array:
     """The probabilities of several classes in each frame, with the derivative that `probabilities` has."""
-    return exp_below(pick_several(x, y), row.top[..., None]) / (1 + row.rest)[..., None]
+    return exp_below(pick_several(x, y), row.top[..., None]) / (1 + row.tail)[..., None]
 
 
 @_several.defjvp
@@ -128,30 +128,30 @@ def _(primals: tuple[Array, Array, Row], tangents: tuple[Array, Any, Row]) -> tu
 def _ctc_terms(x: Array, y: Array, frames: Array | None, row: Row) -> tuple[Array, Array, Array]:
     """The probabilities of the blank and the labels, and of all other classes; and which classes those are."""
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    others = _other_classes(y, x.shape[-1], row.top.dtype)
-    other = exp_sum(x, row.top, others[..., None, :]) / (1 + row.rest)
-    return jnp.moveaxis(_several(x, y, row), -2, 0), jnp.moveaxis(other, -1, 0), others
+    other_classes = _other_classes(y, x.shape[-1], row.top.dtype)
+    p_other = exp_sum(x, row.top, other_classes[..., None, :]) / (1 + row.tail)
+    return jnp.moveaxis(_several(x, y, row), -2, 0), jnp.moveaxis(p_other, -1, 0), other_classes
 
 
 def _ctc_loss(
     loss: Array, confident: Array, x: Array, y: Array, frames: Array | None, counts: Array, row: Row
 ) -> Array:
-    p, other, _ = _ctc_terms(x, y, frames, row)
-    return _loss(_ctc_rejection(p, other, y, counts, frames), confident, loss)
+    p, p_other, _ = _ctc_terms(x, y, frames, row)
+    return _loss(_ctc_rejection(p, p_other, y, counts, frames), confident, loss)
 
 
-def ctc_loss(loss: Array, confident: Array, *given: Any) -> Array:
+def ctc_loss(loss: Array, confident: Array, *inputs: Any) -> Array:
     """The losses, those of confident sequences exactly."""
-    replaced: Array = lax.cond(confident.any(), _ctc_loss, _as_it_is, loss, confident, *lax.stop_gradient(given))
+    replaced: Array = lax.cond(confident.any(), _ctc_loss, _as_it_is, loss, confident, *lax.stop_gradient(inputs))
     return replaced
 
 
 class Entries(NamedTuple):
     """What the gradient of CTC is made of: that of the class c in a frame is kept_c p_c - sum_{n: y_n = c} less_n."""
 
-    less: Array  # [..., frames, 1 + n]
+    subtracted: Array  # [..., frames, 1 + n]
     at_likely: Array  # [..., frames], the entry of the class with p > 1/2
-    kept: Array  # [..., classes]
+    p_factor: Array  # [..., classes]
 
 
 def _ctc_entries(
@@ -168,30 +168,30 @@ def _ctc_entries(
 
     For these it is p_c. That of the most probable class is minus the sum of the others.
     """
-    p, other, others = _ctc_terms(*lax.stop_gradient((x, y, frames, row)))
-    rejection, (by_p, by_other) = _partials(partial(_ctc_rejection, y=y, counts=counts, frames=frames), p, other)
+    p, p_other, other_classes = _ctc_terms(*lax.stop_gradient((x, y, frames, row)))
+    rejection, (d_p, d_other) = _partials(partial(_ctc_rejection, y=y, counts=counts, frames=frames), p, p_other)
     first = _first(y)
-    by_p = _sum(by_p, _same_labels(y) & first[..., None])
-    p, by_p = (jnp.moveaxis(a, 0, -2) for a in (p, by_p))
-    other, by_other = (jnp.moveaxis(a, 0, -1) for a in (other, by_other))
-    mean = (p * by_p).sum(-1) + other * by_other
+    d_p = _sum(d_p, _same_labels(y) & first[..., None])
+    p, d_p = (jnp.moveaxis(a, 0, -2) for a in (p, d_p))
+    p_other, d_other = (jnp.moveaxis(a, 0, -1) for a in (p_other, d_other))
+    mean = (p * d_p).sum(-1) + p_other * d_other
     probability = 1 - jnp.where(confident, rejection, 0)
     first = jnp.broadcast_to(first[..., None, :], p.shape)
-    exact = jnp.where(first, p * (by_p - mean[..., None]), 0) / probability[..., None, None]
-    at_likely = -other - jnp.where(y[..., None, :] == likely[..., None], 0, exact).sum(-1)
+    exact = jnp.where(first, p * (d_p - mean[..., None]), 0) / probability[..., None, None]
+    at_likely = -p_other - jnp.where(y[..., None, :] == likely[..., None], 0, exact).sum(-1)
     x = x if frames is None else jnp.where(frames[..., None], x, 0)
-    less = entries.less - jnp.where(first, _several(x, y, row), 0)
-    less = jnp.where(confident[..., None, None], less, entries.less)
+    subtracted = entries.subtracted - jnp.where(first, _several(x, y, row), 0)
+    subtracted = jnp.where(confident[..., None, None], subtracted, entries.subtracted)
     return Entries(
-        _where(confident, -exact, less),
+        _where(confident, -exact, subtracted),
         _where(confident, at_likely, entries.at_likely),
-        jnp.where(confident[..., None], others, entries.kept),
+        jnp.where(confident[..., None], other_classes, entries.p_factor),
     )
 
 
-def ctc_entries(entries: Entries, confident: Array, *given: Any) -> Entries:
+def ctc_entries(entries: Entries, confident: Array, *inputs: Any) -> Entries:
     """The entries, those of confident sequences exactly."""
-    replaced: Entries = lax.cond(confident.any(), _ctc_entries, _as_it_is, entries, confident, *given)
+    replaced: Entries = lax.cond(confident.any(), _ctc_entries, _as_it_is, entries, confident, *inputs)
     return replaced
 
 
@@ -200,9 +200,9 @@ def ctc_entries(entries: Entries, confident: Array, *given: Any) -> Entries:
 
 def _transducer_rejection(blank: Array, label: Array, rejected: Array, counts: Array) -> Array:
     """1 - P, of the probabilities of the arcs and of all other classes, by diagonals."""
-    nothing = jnp.zeros_like(blank.sum(-1))
-    first = lax.broadcasted_iota(np.int32, nothing.shape, nothing.ndim - 1) == 0
-    start = match_varying_axes((blank, label, rejected, counts), (jnp.where(first, 1, nothing), nothing.sum(-1)))
+    zeros = jnp.zeros_like(blank.sum(-1))
+    first = lax.broadcasted_iota(np.int32, zeros.shape, zeros.ndim - 1) == 0
+    start = match_varying_axes((blank, label, rejected, counts), (jnp.where(first, 1, zeros), zeros.sum(-1)))
 
     def step(carry: Any, arcs: Any) -> Any:
         (alpha, rejection), (blank, label, rejected) = carry, arcs
@@ -219,31 +219,31 @@ def _transducer_loss(
     return _loss(_transducer_rejection(blank, label, rejected, counts), confident, loss)
 
 
-def transducer_loss(loss: Array, confident: Array, *given: Array) -> Array:
+def transducer_loss(loss: Array, confident: Array, *inputs: Array) -> Array:
     """The losses, those of confident sequences exactly."""
-    given = lax.stop_gradient(given)
-    replaced: Array = lax.cond(confident.any(), _transducer_loss, _as_it_is, loss, confident, *given)
+    inputs = lax.stop_gradient(inputs)
+    replaced: Array = lax.cond(confident.any(), _transducer_loss, _as_it_is, loss, confident, *inputs)
     return replaced
 
 
 def _transducer_cotangents(
     cotangents: tuple[Array, Array, Array], confident: Array, blank: Array, label: Array, rejected: Array, counts: Array
 ) -> tuple[Array, Array, Array]:
-    of_blank, of_label, of_rejected = cotangents
+    ct_blank, ct_label, ct_rejected = cotangents
     p_blank, p_label = lax.stop_gradient((blank, label))
-    rejection_of = partial(_transducer_rejection, counts=counts)
-    rejection, partials = _partials(rejection_of, p_blank, p_label, lax.stop_gradient(rejected))
+    rejection_fn = partial(_transducer_rejection, counts=counts)
+    rejection, partials = _partials(rejection_fn, p_blank, p_label, lax.stop_gradient(rejected))
     slope = jnp.where(confident, 1 / (1 - jnp.where(confident, rejection, 0)), 0)[..., None, None]
-    by_blank, by_label, alpha = (slope * derivative for derivative in partials)
+    d_blank, d_label, alpha = (slope * derivative for derivative in partials)
     return (
-        _where(confident, p_blank * by_blank, of_blank + alpha * blank),
-        _where(confident, p_label * by_label, of_label + alpha * label),
-        jnp.where(confident[..., None, None], alpha, of_rejected),
+        _where(confident, p_blank * d_blank, ct_blank + alpha * blank),
+        _where(confident, p_label * d_label, ct_label + alpha * label),
+        jnp.where(confident[..., None, None], alpha, ct_rejected),
     )
 
 
 def transducer_cotangents(
-    cotangents: tuple[Array, Array, Array], confident: Array, *given: Array
+    cotangents: tuple[Array, Array, Array], confident: Array, *inputs: Array
 ) -> tuple[Array, Array, Array]:
     """The cotangents of the logarithms of blanks and labels, and of the rejected probabilities.
 
@@ -252,6 +252,6 @@ def transducer_cotangents(
     alpha the probability of the node, posteriors near 1 are replaced by what they lack.
     """
     replaced: tuple[Array, Array, Array] = lax.cond(
-        confident.any(), _transducer_cotangents, _as_it_is, cotangents, confident, *given
+        confident.any(), _transducer_cotangents, _as_it_is, cotangents, confident, *inputs
     )
     return replaced

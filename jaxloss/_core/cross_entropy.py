@@ -1,9 +1,9 @@
 """The mathematics of the softmax cross entropies: rows of logits, the classes on the last axis, and their derivatives.
 
-With z the logits after scale, cap and masks, m their maximum and rest the sum of exp(z_j - m) over all j but one
-maximum, logsumexp(z) = m + log1p(rest). So for labels t the loss
+With z the logits after scale, cap and masks, m their maximum and tail the sum of exp(z_j - m) over all j but one
+maximum, logsumexp(z) = m + log1p(tail). So for labels t the loss
 
-    sum_c t_c (logsumexp(z) - z_c)  =  sum_c t_c (m - z_c)  +  (sum_c t_c) log1p(rest)
+    sum_c t_c (logsumexp(z) - z_c)  =  sum_c t_c (m - z_c)  +  (sum_c t_c) log1p(tail)
 
 is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
 
@@ -72,16 +72,16 @@ def transform_logits_backward(
     """The cotangents of x, soft_cap and logit_scale from the one of z."""
     gradient = mask.fill(gradient)
     x = mask.fill(x.astype(gradient.dtype))
-    of_cap = of_scale = None
+    ct_cap = ct_scale = None
     if options.soft_cap is not None:
         scaled = x if options.logit_scale is None else options.logit_scale[..., None] * x
-        slope, by_cap = soft_cap_partials(scaled, options.soft_cap[..., None])
-        of_cap = class_sum(multiply_no_nan(gradient, by_cap), class_axis_name)
+        slope, d_cap = soft_cap_partials(scaled, options.soft_cap[..., None])
+        ct_cap = class_sum(multiply_no_nan(gradient, d_cap), class_axis_name)
         gradient = slope * gradient
     if options.logit_scale is not None:
-        of_scale = class_sum(multiply_no_nan(gradient, x), class_axis_name)
+        ct_scale = class_sum(multiply_no_nan(gradient, x), class_axis_name)
         gradient = options.logit_scale[..., None] * gradient
-    return gradient, of_cap, of_scale
+    return gradient, ct_cap, ct_scale
 
 
 def smooth(t: Array, mask: Mask, alpha: Array) -> Array:
@@ -126,8 +126,8 @@ def indexed_cross_entropy_forward(
     loss = gap_to_max(label, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
-        each = gap_to_max(z, row.top[..., None])
-        mean_gap = class_sum(mask.fill_classes(each) * _uniform_label(each, mask, class_axis_name), class_axis_name)
+        gaps = gap_to_max(z, row.top[..., None])
+        mean_gap = class_sum(mask.fill_classes(gaps) * _uniform_label(gaps, mask, class_axis_name), class_axis_name)
         loss = multiply_no_nan(1 - options.label_smoothing, loss) + multiply_no_nan(options.label_smoothing, mean_gap)
     loss += row.log_total
     if options.z_loss is not None:
@@ -145,13 +145,13 @@ def indexed_cross_entropy_backward(
     g = mask.fill_options(g, 0)
     p_y, at_label = label_probability(label, y, z, row, class_axis_name)
     gradient = g[..., None] * probabilities(z, row, class_axis_name)[0]
-    of_smoothing = of_z_loss = None
+    ct_smoothing = ct_z_loss = None
     if options.z_loss is not None:
-        of_z_loss = multiply_no_nan(g, jnp.square(finite_logsumexp(row)))
+        ct_z_loss = multiply_no_nan(g, jnp.square(finite_logsumexp(row)))
         push = 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))
         gradient *= 1 + push[..., None]
     if options.label_smoothing is not None and mean_gap is not None:
-        of_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label, row.top))
+        ct_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label, row.top))
         share = options.label_smoothing[..., None] * _uniform_label(z, mask, class_axis_name)
         at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
@@ -159,8 +159,8 @@ def indexed_cross_entropy_backward(
         at_label += push * p_y
     at_label = jnp.where(label == -jnp.inf, 0, at_label)
     gradient = jnp.where(one_hot_mask(local_labels(y, z, class_axis_name), z), (g * at_label)[..., None], gradient)
-    gradient, of_cap, of_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
-    return gradient, None, None, Options(of_smoothing, of_z_loss, of_cap, of_scale)
+    gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
+    return gradient, None, None, Options(ct_smoothing, ct_z_loss, ct_cap, ct_scale)
 
 
 indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed_cross_entropy_backward)
@@ -170,9 +170,9 @@ indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed
 
 
 def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
-    """sum_c p_c (m - z_c) + log1p(rest), in nats, of the row that was saved."""
+    """sum_c p_c (m - z_c) + log1p(tail), in nats, of the row that was saved."""
     z, row = _logits(saved), saved.row
-    mean_gap = class_sum(_weighted_gaps(z, row), class_axis_name) / (1 + row.rest)
+    mean_gap = class_sum(_weighted_gaps(z, row), class_axis_name) / (1 + row.tail)
     return jnp.where(row.empty, 0, mean_gap + row.log_total)
 
 
@@ -181,7 +181,7 @@ def entropy_backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
-    g = jnp.where(row.empty, 0, g) / (1 + row.rest)
+    g = jnp.where(row.empty, 0, g) / (1 + row.tail)
     excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
     gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
     return transform_logits_backward(gradient, saved.x, saved.mask, saved.options, class_axis_name)
@@ -241,14 +241,14 @@ def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Ar
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
     row = summary(z, options.computed)
-    (each,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
-    label_sum = _dense_labels(each, mask, options, row.top.dtype).sum(-1)
-    z, each, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, _dense_labels(each, mask, options, top.dtype), top) + multiply_no_nan(
+    (t_again,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
+    label_sum = _dense_labels(t_again, mask, options, row.top.dtype).sum(-1)
+    z, t_again, top = cpu_fusion_barrier(z, t, row.top)
+    loss = _label_gaps(z, _dense_labels(t_again, mask, options, top.dtype), top) + multiply_no_nan(
         label_sum, row.log_total
     )
-    z, each, top = cpu_fusion_barrier(z, t, row.top)
-    off_max_sum = off_max_label_mass(z, top, _dense_labels(each, mask, options, top.dtype))
+    z, t_again, top = cpu_fusion_barrier(z, t, row.top)
+    off_max_sum = off_max_label_mass(z, top, _dense_labels(t_again, mask, options, top.dtype))
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
@@ -273,7 +273,7 @@ def softmax_residual(z: Array, row: Row, labels: Array, label_sum: Array, off_ma
     exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
     p, wrong = probabilities(z, row)
-    is_confident = row.rest < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
+    is_confident = row.tail < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
     s_less_t = jnp.where(is_confident, off_max_sum, label_sum)[..., None]
     subtracted = jnp.where(is_confident, 0, 1)[..., None].astype(p.dtype) * labels
     at_top = (s_less_t - subtracted) * p - labels * wrong
@@ -286,18 +286,18 @@ def _dense_backward(dense: _Dense, g: Array) -> tuple[Array, Array | None, None,
     labels = _dense_labels(t, mask, options, g.dtype)
     g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
     gradient, p = softmax_residual(z, row, labels, label_sum, off_max_sum)
-    of_smoothing = of_z_loss = None
+    ct_smoothing = ct_z_loss = None
     if options.z_loss is not None:
-        of_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))
+        ct_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))
         gradient += 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
-    gradient, of_cap, of_scale = transform_logits_backward(gradient, x, mask, options)
-    of_labels = mask.fill(multiply_no_nan(g, surprisal(z, row)))
+    gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options)
+    ct_labels = mask.fill(multiply_no_nan(g, surprisal(z, row)))
     if options.label_smoothing is not None:
-        given = mask.fill(t.astype(g.dtype))
-        of_smoothing = multiply_no_nan(_uniform_label(z, mask) - given, of_labels).sum(-1)
-        of_labels = multiply_no_nan(1 - options.label_smoothing[..., None], of_labels)
-    return gradient, of_labels, None, Options(of_smoothing, of_z_loss, of_cap, of_scale)
+        unsmoothed = mask.fill(t.astype(g.dtype))
+        ct_smoothing = multiply_no_nan(_uniform_label(z, mask) - unsmoothed, ct_labels).sum(-1)
+        ct_labels = multiply_no_nan(1 - options.label_smoothing[..., None], ct_labels)
+    return gradient, ct_labels, None, Options(ct_smoothing, ct_z_loss, ct_cap, ct_scale)
 
 
 dense_cross_entropy = custom_derivative(_dense_forward, _dense_backward, infinite=(1,))

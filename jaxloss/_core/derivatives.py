@@ -62,7 +62,7 @@ def custom_derivative(
             lost = unweighted & ~jnp.isfinite(losses)
             constant = lost | (unweighted & ~_all_finite(args, losses))
         arrays, structure = _flatten(args if loop or constant is None else _constant_where(constant, args))
-        moving = {i: t for i, t in enumerate(_flatten(drop_symbolic_zeros(tangents[1:]))[0]) if t is not None}
+        moved = {i: t for i, t in enumerate(_flatten(drop_symbolic_zeros(tangents[1:]))[0]) if t is not None}
         owners = [k for k, arg in enumerate(args) for _ in _flatten(arg)[0]]
         rows = any(x is not None and jnp.ndim(x) > losses.ndim for x in arrays)
 
@@ -77,28 +77,28 @@ def custom_derivative(
             found: list[Array | None] = []
             for arg, gradient in zip(args, backward(saved, g), strict=True):
                 found += [None] * len(_flatten(arg)[0]) if gradient is None else _flatten(gradient)[0]
-            return {i: found[i] for i in moving}, None
+            return {i: found[i] for i in moved}, None
 
         pair.defvjp(residuals, gradients)
-        slots = {i: _slot(arrays[i], losses) for i in moving}
-        once, pullback = jax.vjp(lambda slots: pair(slots, arrays), slots)
+        slots = {i: _slot(arrays[i], losses) for i in moved}
+        computed, pullback = jax.vjp(lambda slots: pair(slots, arrays), slots)
 
-        def linear(pullback: Callable[[Array], tuple[dict[int, Array]]], moving: dict[int, Array]) -> Array:
+        def linear(pullback: Callable[[Array], tuple[dict[int, Array]]], moved: dict[int, Array]) -> Array:
             pullback = recompute_barrier(pullback, rows=rows)
             if constant is not None:
                 pullback = _constant_where(constant, pullback)
             (gradients,) = pullback(jnp.ones_like(losses))
             tangent = jnp.zeros_like(losses)
-            for i, t in moving.items():
+            for i, t in moved.items():
                 gradient, t = gradients[i], t.astype(losses.dtype)
                 if lost is not None and unweighted is not None:
-                    none = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
-                    gradient = jnp.where(none, 0, gradient)
+                    excluded = _over_row(lost, gradient) | (_over_row(unweighted, gradient) & ~jnp.isfinite(gradient))
+                    gradient = jnp.where(excluded, 0, gradient)
                 product = multiply_by_tangent(gradient, t) if owners[i] in infinite else gradient * t
                 tangent += product.sum(tuple(range(losses.ndim, product.ndim)))
             return tangent
 
-        return once if loop else losses, jax.checkpoint(linear, prevent_cse=False)(pullback, moving)
+        return computed if loop else losses, jax.checkpoint(linear, prevent_cse=False)(pullback, moved)
 
     function.defjvp(rule, symbolic_zeros=True)
 

@@ -69,11 +69,11 @@ def of_error(
     if slopes is None:
         return elementwise(formula)
 
-    def both(p: Array, t: Array, *options: Array) -> tuple[Array, ...]:
-        slope, *rest = slopes(p - t, *options)
-        return slope, -slope, *rest
+    def slopes_of_both(p: Array, t: Array, *options: Array) -> tuple[Array, ...]:
+        slope, *option_slopes = slopes(p - t, *options)
+        return slope, -slope, *option_slopes
 
-    return elementwise(formula, both)
+    return elementwise(formula, slopes_of_both)
 
 
 def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind, ...]) -> list[Array]:
@@ -94,12 +94,12 @@ def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], 
     return array if array.ndim == 0 else arguments.broadcast(name, argument, array, shape)
 
 
-def _harmless(x: Array, kept: Array | None, kind: Kind) -> Array:
+def _harmless(x: Array, mask: Array | None, kind: Kind) -> Array:
     """x with 1/2, of integers and of signs 1, in what is excluded: there every loss and derivative is finite."""
-    if kept is None or x.ndim == 0 < kept.ndim:
+    if mask is None or x.ndim == 0 < mask.ndim:
         return x
     half = jnp.issubdtype(x.dtype, np.floating) and kind is not arguments.signed
-    return jnp.where(kept, x, jnp.asarray(0.5 if half else 1, x.dtype))
+    return jnp.where(mask, x, jnp.asarray(0.5 if half else 1, x.dtype))
 
 
 def prepare_elementwise(

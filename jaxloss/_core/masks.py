@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Mask(NamedTuple):
-    """Which losses count, and how much: None where all do, each by 1."""
+    """The masks and the weight of a call; None for a mask of True and a weight of 1."""
 
-    examples: Array | None = None  # of the shape of the losses, True is kept
-    classes: Array | None = None  # of the shape of the rows, True is kept
+    examples: Array | None = None  # of the shape of the losses, True is unmasked
+    classes: Array | None = None  # of the shape of the rows, True is unmasked
     weight: Array | None = None  # of the shape of the losses
 
     @property
@@ -31,55 +31,57 @@ class Mask(NamedTuple):
         return self._replace(weight=None)
 
     def without_empty_rows(self) -> "Mask":
-        """An example without any class left is excluded."""
+        """Masks examples whose classes are all masked."""
         if self.classes is None:
             return self
         left = self.classes.any(-1)
         return self._replace(examples=left if self.examples is None else self.examples & left)
 
     def exclude(self, usable: Array | None = None) -> "Mask":
-        """The mask where an excluded loss has weight 0.
+        """The mask with weight 0 in masked examples.
 
-        A loss of weight 0 is 0, and yet has a derivative by its weight, which is the loss. One that has none, such as
-        that of a label out of range, is excluded: ``usable`` says of which losses that is known.
+        A loss of weight 0 has a derivative by its weight: the loss itself. Examples of weight 0 without a finite loss,
+        such as those with a label out of range, are masked. ``usable`` is True for the others.
         """
         if self.weight is None:
             return self
-        kept = self.examples
+        examples = self.examples
         if usable is not None:
             usable |= self.weight != 0
-            kept = usable if kept is None else kept & usable
-        return self._replace(examples=kept, weight=self.weight if kept is None else jnp.where(kept, self.weight, 0))
+            examples = usable if examples is None else examples & usable
+        return self._replace(
+            examples=examples, weight=self.weight if examples is None else jnp.where(examples, self.weight, 0)
+        )
 
     def weigh(self, factor: Array) -> "Mask":
-        """The mask with each weight multiplied by that, as by the weight of a class."""
+        """The mask with its weight multiplied by ``factor``, such as class weights."""
         return self._replace(weight=factor if self.weight is None else weigh(self.weight, factor))
 
     def fill_classes(self, x: Array, value: float = 0) -> Array:
-        """Rows, with that value in masked classes."""
+        """Rows with ``value`` in masked classes."""
         return x if self.classes is None else jnp.where(self.classes, x, value)
 
     def fill_examples(self, x: Array, value: float = 0) -> Array:
-        """Rows, with that value in masked examples."""
+        """Rows with ``value`` in masked examples."""
         return x if self.examples is None else jnp.where(self.examples[..., None], x, value)
 
     def fill(self, x: Array, value: float = 0) -> Array:
-        """Rows, with that value wherever they are masked."""
+        """Rows with ``value`` in masked classes and examples."""
         return self.fill_examples(self.fill_classes(x, value), value)
 
     def fill_options(self, options: T, value: float = 1) -> T:
-        """Options, one number per example, with a harmless one for masked examples."""
-        kept = self.examples
-        if kept is None:
+        """Options, one number per example, with a harmless one in masked examples."""
+        examples = self.examples
+        if examples is None:
             return options
-        filled: T = jax.tree.map(lambda number: jnp.where(kept, number, value), options)
+        filled: T = jax.tree.map(lambda number: jnp.where(examples, number, value), options)
         return filled
 
     def reduce(self, losses: Array, reduction: Reduction, axis_name: AxisName | None = None) -> Array:
         """The weighted losses, their sum or their mean: the last step of every loss."""
-        kept, _, weight = self
-        if kept is not None:
-            losses = jnp.where(kept, losses, 0)
+        examples, _, weight = self
+        if examples is not None:
+            losses = jnp.where(examples, losses, 0)
         if weight is not None:
             losses = weigh(weight, losses)
         if reduction == "none":
@@ -95,10 +97,10 @@ class Mask(NamedTuple):
     def shares(
         self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
     ) -> Array:
-        """The weights with which the losses of this device add up to its part of what `reduce` returns."""
-        kept, _, weight = self
+        """The weights whose weighted sum of losses is this device's part of what `reduce` returns."""
+        examples, _, weight = self
         if weight is None:
-            weight = jnp.ones(shape, dtype) if kept is None else kept.astype(dtype)
+            weight = jnp.ones(shape, dtype) if examples is None else examples.astype(dtype)
         if reduction == "sum":
             return weight
         count = self._count(shape, dtype, axis_name)
@@ -121,13 +123,13 @@ def prepare_mask(
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> Mask:
-    """Of losses of that shape."""
-    kept = weight = None
+    """The mask of losses of that shape."""
+    examples = weight = None
     if where is not None:
-        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), shape)
+        examples = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), shape)
     if weights is not None:
         weight = arguments.broadcast(name, "weights", arguments.real(name, "weights", weights).astype(dtype), shape)
-    return Mask(kept, weight=weight)
+    return Mask(examples, weight=weight)
 
 
 def weigh(weight: Array, x: Array) -> Array:

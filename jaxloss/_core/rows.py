@@ -1,4 +1,4 @@
-"""Losses over classes or features: from the arguments of a call to rows, and what all of them share."""
+"""The prologues of losses over classes or features: from the arguments of a call to rows and a mask."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .types import Axis
 
 
 def as_rows(x: Array, axes: tuple[int, ...]) -> Array:
-    """x with the class axes at the end, in that order, as one."""
+    """x with the class axes moved to the end and flattened."""
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x if len(axes) == 1 else x.reshape(*x.shape[: -len(axes)], math.prod(x.shape[-len(axes) :]))
 
@@ -39,14 +39,14 @@ def prepare_logits(
 
 
 def defer_upcast(x: Array, dtype: np.dtype) -> Array:
-    """x as it is, to be widened where it is used, save what an input in float64 asks for, and integers."""
+    """x unchanged, to be upcast where it is used; integers, and anything beside float64, are cast now."""
     return x.astype(dtype) if np.float64 in (dtype, x.dtype) or not jnp.issubdtype(x.dtype, np.floating) else x
 
 
 def per_example_option(
     name: str, argument: str, value: ArrayLike, mask: Mask, shape: tuple[int, ...], dtype: np.dtype
 ) -> Array:
-    """An option for each example, harmless where that is masked."""
+    """An option, broadcast to the examples, with a harmless number in masked ones."""
     return mask.fill_options(
         arguments.broadcast(name, argument, arguments.hyperparameter(name, argument, value, dtype), shape)
     )
@@ -95,10 +95,10 @@ def prepare_rows(
     kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
 ) -> tuple[Array, Array, Mask]:
     """Two rows each: both, and the mask."""
-    given, t = kind(name, names[0], predictions), arguments.real(name, names[1], targets)
-    x, classes, where, axes = prepare_logits(name, names[0], given, axis, where, kind)
+    array, t = kind(name, names[0], predictions), arguments.real(name, names[1], targets)
+    x, classes, where, axes = prepare_logits(name, names[0], array, axis, where, kind)
     fill = arguments.fill_class_targets if names[1] == "labels" else arguments.fill_target
-    t = as_rows(fill(name, names[1], t, given), axes)
+    t = as_rows(fill(name, names[1], t, array), axes)
     arguments.same_sharding(name, names[1], t, jax.typeof(x).sharding.spec)
     dtype = arguments.compute_dtype(x, t)
     mask = prepare_mask(name, where, weights, x.shape[:-1], dtype)._replace(classes=classes)

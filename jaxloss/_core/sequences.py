@@ -22,7 +22,7 @@ class Sequences(NamedTuple):
     labels: Array  # [..., n], the blank where none is
     counts: Array  # [...], how many labels are
     frames: Array | None  # [..., frames], which of them are there
-    there: Array | None  # [..., n], which labels are
+    label_mask: Array | None  # [..., n], which labels are
     valid: Array  # [...]
     mask: Mask  # [...]
 
@@ -55,23 +55,26 @@ def prepare_sequences(
             advice = " Logits are batch first: use `jnp.swapaxes(logits, 0, 1)` if these are (frames, batch, ...)."
         raise ValueError(f"{name}: expected `labels` of shape ({expected}n), got {y.shape}.{advice}")
     blank = class_of_blank(name, blank_id, classes)
-    frames, right_frames = steps(name, "logit", paddings[0], lengths[0], shape)
-    there, right_labels = steps(name, "label", paddings[1], lengths[1], y.shape)
-    right = (y >= 0) & (y < classes) & (y != blank)
-    if there is not None:
-        right |= ~there
-        right_labels &= ~(there[..., 1:] & ~there[..., :-1]).any(-1)
-    valid = right.all(-1) & right_frames & right_labels
+    frames, valid_frames = steps(name, "logit", paddings[0], lengths[0], shape)
+    label_mask, valid_lengths = steps(name, "label", paddings[1], lengths[1], y.shape)
+    valid_labels = (y >= 0) & (y < classes) & (y != blank)
+    if label_mask is not None:
+        valid_labels |= ~label_mask
+        valid_lengths &= ~(label_mask[..., 1:] & ~label_mask[..., :-1]).any(-1)
+    valid = valid_labels.all(-1) & valid_frames & valid_lengths
     mask = prepare_mask(name, where, weights, tuple(batch), dtype)
     if mask.weight is not None:
         mask = mask.exclude(valid & ~(nan if frames is None else nan & frames).any(-1))
     if mask.examples is not None:
-        frames, there = (_of_kept(mask.examples, s, of) for s, of in ((frames, shape), (there, y.shape)))
+        frames, label_mask = (
+            _unmasked_steps(mask.examples, step_mask, step_shape)
+            for step_mask, step_shape in ((frames, shape), (label_mask, y.shape))
+        )
         valid |= ~mask.examples
-    if there is not None:
-        y, right = jnp.where(there, y, blank), right | ~there
-    counts = jnp.full_like(valid, y.shape[-1], np.int32) if there is None else there.sum(-1, dtype=np.int32)
-    return Sequences(blank, jnp.where(right, y, blank), counts, frames, there, valid, mask)
+    if label_mask is not None:
+        y, valid_labels = jnp.where(label_mask, y, blank), valid_labels | ~label_mask
+    counts = jnp.full_like(valid, y.shape[-1], np.int32) if label_mask is None else label_mask.sum(-1, dtype=np.int32)
+    return Sequences(blank, jnp.where(valid_labels, y, blank), counts, frames, label_mask, valid, mask)
 
 
 def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
@@ -85,9 +88,9 @@ def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
     return Sequences(sequences.blank, *placed)
 
 
-def _of_kept(kept: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:
+def _unmasked_steps(examples: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:
     """Those steps of the sequences that are kept."""
-    return jnp.broadcast_to(kept[..., None], shape) if steps is None else steps & kept[..., None]
+    return jnp.broadcast_to(examples[..., None], shape) if steps is None else steps & examples[..., None]
 
 
 def class_of_blank(name: str, blank_id: int, classes: int) -> int:
@@ -102,24 +105,24 @@ def steps(
     """Which steps of arrays of that shape are there, None for all; and which sequences have a possible length."""
     if paddings is not None and lengths is not None:
         raise ValueError(f"{name}: expected `{what}_paddings` or `{what}_lengths`, got both.")
-    right = jnp.ones(shape[:-1], bool)
+    valid = jnp.ones(shape[:-1], bool)
     if paddings is not None:
         padded = arguments.real(name, f"{what}_paddings", paddings)
         arguments.same_shape(name, f"{what}_paddings", padded, shape)
-        return ~padded if padded.dtype == np.bool_ else padded == 0, right
+        return ~padded if padded.dtype == np.bool_ else padded == 0, valid
     if lengths is not None:
         length = arguments.integer(name, f"{what}_lengths", lengths)
         arguments.same_shape(name, f"{what}_lengths", length, shape[:-1])
-        there = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < length[..., None].astype(np.int32)
-        return there, (length >= 0) & (length <= shape[-1])
-    return None, right
+        present = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < length[..., None].astype(np.int32)
+        return present, (length >= 0) & (length <= shape[-1])
+    return None, valid
 
 
-def select_step(there: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
+def select_step(present: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
     """The new states of the sequences that have this frame, and the old ones of others."""
-    if there is None:
+    if present is None:
         return new
-    return jnp.where(there[..., None], new[0], old[0]), jnp.where(there[..., None], new[1], old[1])
+    return jnp.where(present[..., None], new[0], old[0]), jnp.where(present[..., None], new[1], old[1])
 
 
 def shifted(x: Array, fill: float) -> Array:
@@ -141,11 +144,11 @@ def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
     The greater is selected: the derivatives of a maximum and of an absolute value are not those of the sum where a = b.
     """
-    nothing = (a == -jnp.inf) & (b == -jnp.inf)
-    d = jnp.where(nothing, 0, a) - jnp.where(nothing, 0, b)
-    less = d < 0
-    (ratio,) = cpu_fusion_barrier(jnp.exp(jnp.where(less, d, -d)))
-    return jnp.where(less, b, a) + log1p_of_ratio(ratio), d, ratio
+    both_zero = (a == -jnp.inf) & (b == -jnp.inf)
+    d = jnp.where(both_zero, 0, a) - jnp.where(both_zero, 0, b)
+    b_is_greater = d < 0
+    (ratio,) = cpu_fusion_barrier(jnp.exp(jnp.where(b_is_greater, d, -d)))
+    return jnp.where(b_is_greater, b, a) + log1p_of_ratio(ratio), d, ratio
 
 
 def _one_hot(labels: Array, classes: int, dtype: np.dtype) -> Array:

@@ -70,7 +70,7 @@ class Formula(NamedTuple):
     # rounding error
     gradients: Callable[..., tuple[Array, Array, Array]]
     # (sums) -> the derivatives by the numbers
-    of_numbers: Callable[..., tuple[Array, ...]]
+    d_numbers: Callable[..., tuple[Array, ...]]
 
 
 class Summary(NamedTuple):
@@ -104,19 +104,19 @@ def _relative(logits: tuple[Array, Array], tops: Tops, temperature: Array | None
     bound = _largest(tops.student)
     top_x, top_y = (jnp.minimum(top / 2, bound) for top in (tops.student, tops.teacher))
     # The difference of the maxima is subtracted from that of the logits if it is small, else each from its own.
-    of_tops = top_x - top_y
-    small = jnp.abs(of_tops) < 0.5
+    top_gap = top_x - top_y
+    small = jnp.abs(top_gap) < 0.5
     rows = (
         top_x,
         top_y,
         tops.least,
         jnp.where(small, 0, top_x),
         jnp.where(small, 0, top_y),
-        jnp.where(small, of_tops, 0),
+        jnp.where(small, top_gap, 0),
     )
-    top_x, top_y, least, own_x, own_y, of_tops = map(_column, cpu_fusion_barrier(*rows))
+    top_x, top_y, least, offset_x, offset_y, top_gap = map(_column, cpu_fusion_barrier(*rows))
     x, y = (jnp.maximum(jnp.minimum(z.astype(top_x.dtype) / 2, bound), least) for z in logits)
-    difference = jnp.maximum(x - own_x, -bound) - jnp.maximum(y - own_y, -bound) - of_tops
+    difference = jnp.maximum(x - offset_x, -bound) - jnp.maximum(y - offset_y, -bound) - top_gap
     beyond = jnp.minimum(difference + 0.9 * bound, 0) + jnp.maximum(difference - 0.9 * bound, 0)
     difference += lax.stop_gradient(beyond * bound)
     a, b = x - top_x, y - top_y
@@ -152,9 +152,11 @@ def _totals(
     )
     a, b, half = relative()
     difference = 2 * half
-    near = jnp.abs(difference) < 1
-    of_exps = jnp.where(near, jnp.exp(b) * expm1(jnp.where(near, difference, 0)), jnp.exp(a) - jnp.exp(b))
-    return Totals(student, teacher, log_ratio(student, teacher, class_sum(of_exps, class_axis_name)))
+    is_small = jnp.abs(difference) < 1
+    exp_difference = jnp.where(
+        is_small, jnp.exp(b) * expm1(jnp.where(is_small, difference, 0)), jnp.exp(a) - jnp.exp(b)
+    )
+    return Totals(student, teacher, log_ratio(student, teacher, class_sum(exp_difference, class_axis_name)))
 
 
 def _is_likely(a: Array, total: Array) -> Array:
@@ -173,8 +175,8 @@ def _compare(a: Array, b: Array, half: Array, totals: Totals, class_axis_name: A
     q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
     half -= _column(totals.shift / 2)
     u = 2 * half
-    near = jnp.abs(u) < 1
-    residual = jnp.where(near, t * expm1(jnp.where(near, u, 0)), q - t)
+    is_small = jnp.abs(u) < 1
+    residual = jnp.where(is_small, t * expm1(jnp.where(is_small, u, 0)), q - t)
     return Comparison(q, t, half, residual)
 
 
@@ -184,12 +186,12 @@ def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
     comparison = _compare(*primals, class_axis_name)
     q, t, _, _ = comparison
     is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
-    of_log_q, of_log_t = (
+    log_q_dot, log_t_dot = (
         _softmax_tangent(p, likely, v, class_axis_name)
         for p, likely, v in zip((q, t), is_likely, tangents[:2], strict=True)
     )
-    of_q, of_t = q * of_log_q, t * of_log_t
-    return comparison, Comparison(of_q, of_t, (of_log_q - of_log_t) / 2, of_q - of_t)
+    q_dot, t_dot = q * log_q_dot, t * log_t_dot
+    return comparison, Comparison(q_dot, t_dot, (log_q_dot - log_t_dot) / 2, q_dot - t_dot)
 
 
 def summarize(
@@ -227,22 +229,25 @@ def gradients(
     comparison = _compare(a, b, half, totals, class_axis_name)
     is_likely = _is_likely(a, totals.student), _is_likely(b, totals.teacher)
     columns = (tuple(map(_column, n)) for n in (sums, numbers))
-    of_a, of_b, of_both = formula.gradients(comparison, is_likely, *columns, class_axis_name)
+    d_a, d_b, d_both = formula.gradients(comparison, is_likely, *columns, class_axis_name)
     usable = jnp.where(tops.empty, 0, 1).astype(a.dtype)
-    of_a, of_b = (_column(usable) * jnp.where(z == -jnp.inf, 0, of) for z, of in zip(logits, (of_a, of_b), strict=True))
-    of_numbers = tuple(usable * of for of in formula.of_numbers(sums))
+    d_a, d_b = (
+        _column(usable) * jnp.where(z == -jnp.inf, 0, derivative)
+        for z, derivative in zip(logits, (d_a, d_b), strict=True)
+    )
+    d_numbers = tuple(usable * derivative for derivative in formula.d_numbers(sums))
     if temperature is None:
-        return of_a, of_b, None, of_numbers
+        return d_a, d_b, None, d_numbers
     # It is -(of_a a + of_b b) / T. Of nearly equal rows that is a difference of terms that are of first order in u,
     # where of_a (a - b) + (of_a + of_b) b has terms of second order, as the divergence.
-    near = jnp.abs(comparison.log_ratio) < 1
-    together = multiply_no_nan(of_a, jnp.where(near, 2 * half, 0)) + multiply_no_nan(
-        _column(usable) * jnp.where(near, of_both, 0), b
+    is_small = jnp.abs(comparison.log_ratio) < 1
+    together = multiply_no_nan(d_a, jnp.where(is_small, 2 * half, 0)) + multiply_no_nan(
+        _column(usable) * jnp.where(is_small, d_both, 0), b
     )
-    alone = multiply_no_nan(of_a, a) + multiply_no_nan(of_b, b)
-    of_temperature = -class_sum(jnp.where(near, together, alone), class_axis_name) / temperature
+    alone = multiply_no_nan(d_a, a) + multiply_no_nan(d_b, b)
+    d_temperature = -class_sum(jnp.where(is_small, together, alone), class_axis_name) / temperature
     t = _column(temperature)
-    return of_a / t, of_b / t, of_temperature, of_numbers
+    return d_a / t, d_b / t, d_temperature, d_numbers
 
 
 def _centered(p: Array, u: Array, mean: Array, is_likely: Array, class_axis_name: AxisName | None) -> Array:
@@ -251,14 +256,14 @@ def _centered(p: Array, u: Array, mean: Array, is_likely: Array, class_axis_name
     """
     products = multiply_no_nan(p, jnp.where(jnp.isinf(u), -u, mean - u))
     is_likely &= jnp.isfinite(mean)
-    others = jnp.where(is_likely, 0, products)
-    return jnp.where(is_likely, -_column(class_sum(others, class_axis_name)), products)
+    other_products = jnp.where(is_likely, 0, products)
+    return jnp.where(is_likely, -_column(class_sum(other_products, class_axis_name)), products)
 
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
-    near = jnp.abs(c.log_ratio) < 1
-    far = c.q - c.t - multiply_no_nan(2 * c.t, c.half)
-    return (jnp.where(near, kl_term(c.t, c.q, jnp.where(near, c.log_ratio, 0)), far),)
+    is_small = jnp.abs(c.log_ratio) < 1
+    direct = c.q - c.t - multiply_no_nan(2 * c.t, c.half)
+    return (jnp.where(is_small, kl_term(c.t, c.q, jnp.where(is_small, c.log_ratio, 0)), direct),)
 
 
 def _kl_gradients(
@@ -268,8 +273,8 @@ def _kl_gradients(
     numbers: tuple[()],
     class_axis_name: AxisName | None,
 ) -> tuple[Array, Array, Array]:
-    of_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], class_axis_name)
-    return c.difference, of_teacher, _kl_terms(c)[0] - multiply_no_nan(c.t, sums[0])
+    d_teacher = _centered(c.t, c.log_ratio, -sums[0], is_likely[1], class_axis_name)
+    return c.difference, d_teacher, _kl_terms(c)[0] - multiply_no_nan(c.t, sums[0])
 
 
 KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
@@ -288,15 +293,15 @@ def _js_gradients(
     numbers: tuple[Array],
     class_axis_name: AxisName | None,
 ) -> tuple[Array, Array, Array]:
-    (of_q, of_t), (beta,) = sums, numbers
+    (kl_q, kl_t), (beta,) = sums, numbers
     r, s = js_ratios(-c.log_ratio, beta)
-    of_student = multiply_no_nan(1 - beta, _centered(c.q, r, -of_q, is_likely[0], class_axis_name))
-    of_teacher = multiply_no_nan(beta, _centered(c.t, s, -of_t, is_likely[1], class_axis_name))
+    d_student = multiply_no_nan(1 - beta, _centered(c.q, r, -kl_q, is_likely[0], class_axis_name))
+    d_teacher = multiply_no_nan(beta, _centered(c.t, s, -kl_t, is_likely[1], class_axis_name))
     terms = _js_terms(c, beta)
-    of_both = multiply_no_nan(1 - beta, terms[0] - multiply_no_nan(c.q, of_q)) + multiply_no_nan(
-        beta, terms[1] - multiply_no_nan(c.t, of_t)
+    d_both = multiply_no_nan(1 - beta, terms[0] - multiply_no_nan(c.q, kl_q)) + multiply_no_nan(
+        beta, terms[1] - multiply_no_nan(c.t, kl_t)
     )
-    return of_student, of_teacher, of_both
+    return d_student, d_teacher, d_both
 
 
 JS = Formula(

@@ -72,9 +72,9 @@ def log_ratio(a: Array, b: Array, difference: Array) -> Array:
     ratio, finfo = size / least, jnp.finfo(a.dtype)
     unit = 2.0 ** (3 * finfo.maxexp // 5)
     overflows = jnp.isinf(ratio)  # divided by the square of the unit it does not
-    less = jnp.maximum(size / unit, finfo.tiny) / (least * unit)
-    far = jnp.log(jnp.where(overflows, less, 1)) + 2 * math.log(unit)
-    log = jnp.where(overflows, far, jnp.log1p(jnp.where(overflows, 0, ratio)))
+    scaled_ratio = jnp.maximum(size / unit, finfo.tiny) / (least * unit)
+    log_of_scaled = jnp.log(jnp.where(overflows, scaled_ratio, 1)) + 2 * math.log(unit)
+    log = jnp.where(overflows, log_of_scaled, jnp.log1p(jnp.where(overflows, 0, ratio)))
     return jnp.where(least < 0, jnp.nan, jnp.sign(difference) * log)
 
 
@@ -100,24 +100,24 @@ def horner(v: Array, ratios: Iterable[float]) -> Array:
 
 def kl_term(p: Array, m: Array, u: Array) -> Array:
     """m - p - p u, with m = p exp(u) and so p (exp(u) - 1 - u): by its series where that cancels; never negative."""
-    near = (jnp.abs(u) < 1) & (p != 0)
-    v = jnp.where(near, u, 0)
+    is_small = (jnp.abs(u) < 1) & (p != 0)
+    v = jnp.where(is_small, u, 0)
     series = horner(v, (1 / k for k in count(3)))
-    return jnp.where(near, p * (jnp.square(v) / 2 * series), m - p - multiply_no_nan(p, u))
+    return jnp.where(is_small, p * (jnp.square(v) / 2 * series), m - p - multiply_no_nan(p, u))
 
 
 @jax.custom_jvp
 def stirling(t: Array) -> Array:
     """log(t!) - t log(t) + t for t >= 0, by the series of Stirling where that cancels."""
-    far = t >= 8
-    near, large = jnp.where(far, 1, t), jnp.where(far, t, 8)
+    is_large = t >= 8
+    small, large = jnp.where(is_large, 1, t), jnp.where(is_large, t, 8)
     r = 1 / large
-    log_factorial = jnp.where((near == 0) | (near == 1), 0, jax.scipy.special.gammaln(near + 1))
-    direct = log_factorial - near * jnp.log(jnp.where(near == 0, 1, near)) + near
+    log_factorial = jnp.where((small == 0) | (small == 1), 0, jax.scipy.special.gammaln(small + 1))
+    direct = log_factorial - small * jnp.log(jnp.where(small == 0, 1, small)) + small
     series = jnp.zeros_like(r)
     for b in reversed(_STIRLING):
         series = b + jnp.square(r) * series
-    return jnp.where(far, (jnp.log(2 * jnp.pi) + jnp.log(large)) / 2 + r * series, direct)
+    return jnp.where(is_large, (jnp.log(2 * jnp.pi) + jnp.log(large)) / 2 + r * series, direct)
 
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
@@ -125,14 +125,14 @@ _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 /
 
 def stirling_slope(t: Array) -> Array:
     """digamma(t + 1) - log(t), without the logarithm at 0."""
-    far = t >= 8
-    near, r = jnp.where(far, 1, t), 1 / jnp.where(far, t, 8)
-    digamma = jnp.where(near == 0, -np.euler_gamma, jax.scipy.special.digamma(near + 1))
-    direct = digamma - jnp.log(jnp.where(near == 0, 1, near))
+    is_large = t >= 8
+    small, r = jnp.where(is_large, 1, t), 1 / jnp.where(is_large, t, 8)
+    digamma = jnp.where(small == 0, -np.euler_gamma, jax.scipy.special.digamma(small + 1))
+    direct = digamma - jnp.log(jnp.where(small == 0, 1, small))
     series = jnp.zeros_like(r)
     for k, b in reversed(list(enumerate(_STIRLING))):
         series = (2 * k + 1) * b + jnp.square(r) * series
-    return jnp.where(far, r / 2 - jnp.square(r) * series, direct)
+    return jnp.where(is_large, r / 2 - jnp.square(r) * series, direct)
 
 
 @stirling.defjvp
@@ -148,9 +148,9 @@ def sigmoids(x: Array) -> tuple[Array, Array]:
 
 @sigmoids.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    p, rest = sigmoids(*primals)
-    tangent = p * rest * tangents[0]
-    return (p, rest), (tangent, -tangent)
+    p, complement = sigmoids(*primals)
+    tangent = p * complement * tangents[0]
+    return (p, complement), (tangent, -tangent)
 
 
 @jax.custom_jvp
@@ -194,8 +194,8 @@ def quotient(a: Array, b: Array) -> Array:
 def soft_cap(x: Array, cap: Array) -> Array:
     """cap * tanh(x / cap); near 0, and at an infinite cap, x (1 - u^2 / 3)."""
     u = quotient(x, cap)
-    near = jnp.abs(u) < 1e-4
-    return jnp.where(near, x * (1 - jnp.square(u) / 3), jnp.where(near, 1, cap) * jnp.tanh(u))
+    is_small = jnp.abs(u) < 1e-4
+    return jnp.where(is_small, x * (1 - jnp.square(u) / 3), jnp.where(is_small, 1, cap) * jnp.tanh(u))
 
 
 def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
@@ -205,17 +205,17 @@ def soft_cap_partials(x: Array, cap: Array) -> tuple[Array, Array]:
     """
     u = quotient(x, cap)
     slope = sech2(u)
-    near = jnp.abs(u) < 0.5
-    v = jnp.where(near, jnp.square(2 * u), 0)
+    is_small = jnp.abs(u) < 0.5
+    v = jnp.where(is_small, jnp.square(2 * u), 0)
     series = horner(v, (1 / ((2 * k + 2) * (2 * k + 3)) for k in count(1)))
-    far = jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
-    return slope, jnp.where(near, slope * jnp.clip(u, -1, 1) * v / 6 * series, far)
+    direct = jnp.tanh(u) - jnp.clip(u, -100, 100) * slope  # beyond 100 the product is 0, and u may be infinite
+    return slope, jnp.where(is_small, slope * jnp.clip(u, -1, 1) * v / 6 * series, direct)
 
 
 @soft_cap.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    by_x, by_cap = soft_cap_partials(*primals)
-    return soft_cap(*primals), by_x * tangents[0] + by_cap * tangents[1]
+    d_x, d_cap = soft_cap_partials(*primals)
+    return soft_cap(*primals), d_x * tangents[0] + d_cap * tangents[1]
 
 
 @jax.custom_jvp
@@ -257,22 +257,22 @@ def log1p_of_ratio(r: Array) -> Array:
 
 def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
     """r and s, given u = log(t / q): near 0, r is log(1 + b (t / q - 1)); else both are by the larger of q and t."""
-    near = jnp.abs(u) < 1
-    v = jnp.where(near, u, 0)
-    near_r, near_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
-    of_far = jnp.where(near, 0.5, b)
-    of_larger = _log_of_mixture(
-        jnp.where(u > 0, of_far, 1 - of_far), jnp.where(u > 0, 1 - of_far, of_far), jnp.where(near, 1, jnp.abs(u))
+    is_small = jnp.abs(u) < 1
+    v = jnp.where(is_small, u, 0)
+    small_r, small_s = log1p(b * jnp.expm1(v)), log1p((1 - b) * jnp.expm1(-v))
+    weight = jnp.where(is_small, 0.5, b)
+    log_mixture = _log_of_mixture(
+        jnp.where(u > 0, weight, 1 - weight), jnp.where(u > 0, 1 - weight, weight), jnp.where(is_small, 1, jnp.abs(u))
     )
-    r = jnp.where(near, near_r, subtract_no_nan(jnp.maximum(u, 0), -of_larger))
-    s = jnp.where(near, near_s, subtract_no_nan(jnp.maximum(-u, 0), -of_larger))
+    r = jnp.where(is_small, small_r, subtract_no_nan(jnp.maximum(u, 0), -log_mixture))
+    s = jnp.where(is_small, small_s, subtract_no_nan(jnp.maximum(-u, 0), -log_mixture))
     return r, s
 
 
 @jax.custom_jvp
 def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
     """log(a + b exp(-d)) for a + b = 1, with a derivative where a or b is 0."""
-    log_a, log_b = (jnp.where(x > 0.5, log1p(-rest), jnp.log(x)) for x, rest in ((a, b), (b, a)))
+    log_a, log_b = (jnp.where(x > 0.5, log1p(-complement), jnp.log(x)) for x, complement in ((a, b), (b, a)))
     return jnp.logaddexp(log_a, log_b - d)
 
 
@@ -280,6 +280,6 @@ def _log_of_mixture(a: Array, b: Array, d: Array) -> Array:
 def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     a, b, d = primals
     log = _log_of_mixture(a, b, d)
-    nothing = log == -jnp.inf
-    by_a, by_b = (jnp.exp(-jnp.where(nothing, jnp.inf, x)) for x in (log, log + d))
-    return log, by_a * tangents[0] + by_b * tangents[1] - multiply_no_nan(b, by_b) * tangents[2]
+    is_empty = log == -jnp.inf
+    d_a, d_b = (jnp.exp(-jnp.where(is_empty, jnp.inf, x)) for x in (log, log + d))
+    return log, d_a * tangents[0] + d_b * tangents[1] - multiply_no_nan(b, d_b) * tangents[2]

@@ -57,9 +57,9 @@ def largest_power(x: Array) -> Array:
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:
     """What takes the largest entries near 4: one number for both if they are of similar length."""
-    of_x, of_t = largest_power(x), largest_power(t)
-    similar = (of_x <= 2 * of_t) & (of_t <= 2 * of_x)
-    return 4 / of_x, 4 / jnp.where(similar, of_x, of_t)
+    x_power, t_power = largest_power(x), largest_power(t)
+    similar = (x_power <= 2 * t_power) & (t_power <= 2 * x_power)
+    return 4 / x_power, 4 / jnp.where(similar, x_power, t_power)
 
 
 def _sums(
@@ -93,15 +93,15 @@ class SavedVectors(NamedTuple):
     t: Array
     x_scale: Array  # from here on, one number a row each
     t_scale: Array
-    near: Array
-    of_x: Array  # x . d / |x|^2
-    of_t: Array
+    is_near: Array
+    along_x: Array  # x . d / |x|^2
+    along_t: Array
     factor: Array  # 1 / (|x| |t|), 0 where one of them is 0
 
 
 def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     """The cosine, the distance, and what the gradient needs."""
-    given = x, t
+    vectors = x, t
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
     (xx, tt, xt, xd), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt, lambda x, t: x * (x - t))
@@ -109,14 +109,14 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
     factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
     cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
-    near = cosine > 0.5
-    of_x = xd / xx
-    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * of_x))
+    is_near = cosine > 0.5
+    along_x = xd / xx
+    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * along_x))
     (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
-    distance = jnp.where(near, oo / (tt * (1 + jnp.where(near, cosine, 0))), 1 - cosine)
-    cosine = jnp.where(near, 1 - distance, cosine)
-    of_x, of_t = jnp.where(near, of_x, -xt / xx), jnp.where(near, td, xt) / tt
-    saved = SavedVectors(*given, *scales, near, of_x, of_t, jnp.where(zero, 0, factor))
+    distance = jnp.where(is_near, oo / (tt * (1 + jnp.where(is_near, cosine, 0))), 1 - cosine)
+    cosine = jnp.where(is_near, 1 - distance, cosine)
+    along_x, along_t = jnp.where(is_near, along_x, -xt / xx), jnp.where(is_near, td, xt) / tt
+    saved = SavedVectors(*vectors, *scales, is_near, along_x, along_t, jnp.where(zero, 0, factor))
     return cosine[..., 0], distance[..., 0], saved
 
 
@@ -124,9 +124,9 @@ def distance_gradients(saved: SavedVectors, g: Array) -> tuple[Array, Array]:
     """Of the distance."""
     x, t = (a.astype(g.dtype) * scale for a, scale in ((saved.x, saved.x_scale), (saved.t, saved.t_scale)))
     g = g[..., None] * saved.factor
-    by_x = jnp.where(saved.near, x, 0) - t - x * saved.of_x
-    by_t = x - jnp.where(saved.near, t, 0) - t * saved.of_t
-    return g * saved.x_scale * by_x, -g * saved.t_scale * by_t
+    d_x = jnp.where(saved.is_near, x, 0) - t - x * saved.along_x
+    d_t = x - jnp.where(saved.is_near, t, 0) - t * saved.along_t
+    return g * saved.x_scale * d_x, -g * saved.t_scale * d_t
 
 
 def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
@@ -134,15 +134,15 @@ def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
     smallest = smallest[..., None]
-    some = jnp.where(smallest == 0, 1, smallest)
-    most = jnp.where(smallest == 0, jnp.inf, 4 / some)  # no more than tells whether a norm is below
-    x_scale, t_scale = (jnp.minimum(scale, most) for scale in _scales(x, t))
+    divisor = jnp.where(smallest == 0, 1, smallest)
+    largest_scale = jnp.where(smallest == 0, jnp.inf, 4 / divisor)  # no more than tells whether a norm is below
+    x_scale, t_scale = (jnp.minimum(scale, largest_scale) for scale in _scales(x, t))
     (xx, tt), scales = _sums(x, t, (x_scale, t_scale), _xx, _tt)
 
     def directed(a: Array, squared: Array, scale: Array) -> tuple[Array, Array]:
         below = squared < jnp.square((smallest * scale).clip(jnp.finfo(dtype).tiny))
         norm = jnp.sqrt(jnp.where(below | (squared == 0), 1, squared))
-        return jnp.where(below, a / some, a * scale / norm), below
+        return jnp.where(below, a / divisor, a * scale / norm), below
 
     (u, x_below), (v, t_below) = map(directed, (x, t), (xx, tt), scales)
     return (u * v).sum(-1), (x_below | t_below)[..., 0]

@@ -1,8 +1,12 @@
 """Losses of logits that are a product, hidden @ weight + bias, for some tokens at a time: all of them never exist.
 
-Two forms. `weighted_sum` computes the gradients while it has the logits: three products in all. `each` gives the loss
-of each token, whose cotangents are not known yet: it computes the logits again for the gradients, and weighs each
-token's row before tokens are summed over. Both have every derivative, and accumulate in float32 at least.
+Two forms. `weighted_sum` computes the gradients while it has the logits: three products in all. `each` returns the loss
+of each token, whose cotangents are not known yet. Its gradients recompute the logits, and weight each token's row
+before the sum over tokens. Both have every derivative, and accumulate in float32 at least.
+
+Neither uses `custom_derivative`. That takes the tangent of a loss from its own row, and a weight belongs to all tokens.
+And its forward pass saves residuals before it is known which arguments move, where `weighted_sum` has to know: it
+computes their gradients, and no product for the others.
 """
 
 import math
@@ -52,8 +56,8 @@ class Plan(NamedTuple):
 
 
 def _dot(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
-    wide = np.promote_types(a.dtype, np.float32)
-    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
+    dtype = np.promote_types(a.dtype, np.float32)
+    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=dtype)
 
 
 def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
@@ -62,21 +66,21 @@ def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int,
     Its transpose multiplies in bfloat16 too, and yet gives, and so accumulates, float32.
     """
     precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if jnp.bfloat16 in (a.dtype, b.dtype) else None
-    a, b = _wide(a), _wide(b)
+    a, b = _at_least_float32(a), _at_least_float32(b)
     return lax.dot_general(a, b, (axes, ((), ())), precision, preferred_element_type=a.dtype)
 
 
-def _hidden(head: Head, kept: Array | None) -> Array:
+def _hidden(head: Head, examples: Array | None) -> Array:
     """Zeros where a mask excludes: 0 NaN is NaN, in sums over tokens too."""
-    return Mask(kept).fill(head.hidden)
+    return Mask(examples).fill(head.hidden)
 
 
-def _logits(plan: Plan, heads: tuple[Head, ...], kept: Array | None) -> tuple[Array, ...]:
-    def of(head: Head, class_axis: int) -> Array:
-        z = _dot(_hidden(head, kept), head.weight, ((head.hidden.ndim - 1,), (1 - class_axis,)))
+def _logits(plan: Plan, heads: tuple[Head, ...], examples: Array | None) -> tuple[Array, ...]:
+    def logits_of_head(head: Head, class_axis: int) -> Array:
+        z = _dot(_hidden(head, examples), head.weight, ((head.hidden.ndim - 1,), (1 - class_axis,)))
         return z if head.bias is None else z + jnp.broadcast_to(head.bias.astype(z.dtype), z.shape)
 
-    return tuple(map(of, heads, plan.class_axes))
+    return tuple(map(logits_of_head, heads, plan.class_axes))
 
 
 # A chunk has a part of each axis of tokens, of the last one first, taken in strides, [..., size / parts, parts]: so a
@@ -120,14 +124,14 @@ def _is_cut_evenly(shape: tuple[Any, ...], lengths: tuple[int, ...]) -> bool:
 
 def _cut(x: Array, shape: tuple[Any, ...], lengths: tuple[int, ...]) -> Array:
     """[tokens, rest] as [chunks, tokens of a chunk, rest]."""
-    rest, parts = x.shape[len(shape) :], _parts(shape, lengths)
+    inner_shape, parts = x.shape[len(shape) :], _parts(shape, lengths)
     if not _is_cut_evenly(shape, lengths):
         fill = [(0, part * length - size) for size, part, length in zip(shape, parts, lengths, strict=True)]
-        x = jnp.pad(x, fill + [(0, 0)] * len(rest))
+        x = jnp.pad(x, fill + [(0, 0)] * len(inner_shape))
     lengths = tuple(min(n, size) if isinstance(size, int) else n for n, size in zip(lengths, shape, strict=True))
-    x = x.reshape(*(n for pair in zip(lengths, parts, strict=True) for n in pair), *rest)
+    x = x.reshape(*(n for pair in zip(lengths, parts, strict=True) for n in pair), *inner_shape)
     x = jnp.moveaxis(x, range(1, 2 * len(shape), 2), range(len(shape)))
-    return x.reshape(math.prod(parts), *lengths, *rest)
+    return x.reshape(math.prod(parts), *lengths, *inner_shape)
 
 
 def _join(x: Array, shape: tuple[Any, ...], lengths: tuple[int, ...]) -> Array:
@@ -161,7 +165,7 @@ def _each_chunk(step: Callable[[Any], tuple[Any, Any]], arrays: tuple[Any, ...],
     if jax.tree.leaves(arrays)[0].shape[0] == 1:
         added, found = step(jax.tree.map(lambda a: a[0], arrays))
         return added, jax.tree.map(lambda a: a[None], found)
-    zeros = match_varying_axes((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_wide(s)), sums))
+    zeros = match_varying_axes((arrays, sums), jax.tree.map(lambda s: jnp.zeros_like(_at_least_float32(s)), sums))
 
     def body(carry: Any, part: Any) -> tuple[Any, Any]:
         added, found = step(part)
@@ -180,28 +184,28 @@ def _over_chunks(
     return added, join(found)
 
 
-def _split(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]]:
+def _split_heads(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]]:
     """What is of tokens, and what is not."""
     return tuple(h.hidden for h in heads), tuple(h._replace(hidden=None) for h in heads)
 
 
-def _joined(hidden: tuple[Array | None, ...], rest: tuple[Head, ...]) -> tuple[Head, ...]:
-    return tuple(r._replace(hidden=h) for h, r in zip(hidden, rest, strict=True))
+def _join_heads(hidden: tuple[Array | None, ...], outputs: tuple[Head, ...]) -> tuple[Head, ...]:
+    return tuple(r._replace(hidden=h) for h, r in zip(hidden, outputs, strict=True))
 
 
 def _is_none(x: Any) -> bool:
     return x is None
 
 
-def _wide(x: Array) -> Array:
+def _at_least_float32(x: Array) -> Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _product(gradient: Array, tangent: Array) -> Array:
-    return (_wide(gradient) * _wide(tangent)).sum()
+    return (_at_least_float32(gradient) * _at_least_float32(tangent)).sum()
 
 
-def _without_derivative(aux: Any) -> Any:
+def _zero_tangents(aux: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, aux)
 
 
@@ -209,76 +213,76 @@ def _without_derivative(aux: Any) -> Any:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None) -> tuple[tuple[Array, ...], Any]:
+def each(plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None) -> tuple[tuple[Array, ...], Any]:
     """The losses, and the auxiliary arrays."""
-    hidden, rest = _split(heads)
+    hidden, outputs = _split_heads(heads)
 
     def step(part: Any) -> tuple[Any, Any]:
-        hidden, tokens, kept = part
+        hidden, tokens, examples = part
         losses, aux, _ = plan.rows.forward(
-            _logits(plan, _joined(hidden, rest), kept), tokens, kept, plan.class_axis_name
+            _logits(plan, _join_heads(hidden, outputs), examples), tokens, examples, plan.class_axis_name
         )
         return (), (losses, aux)
 
-    found: tuple[tuple[Array, ...], Any] = _over_chunks(plan, step, (hidden, tokens, kept), ())[1]
+    found: tuple[tuple[Array, ...], Any] = _over_chunks(plan, step, (hidden, tokens, examples), ())[1]
     return found
 
 
 def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     losses, aux = each(plan, *primals)
 
-    def linear(primals: tuple[Any, ...], moving: tuple[Any, ...]) -> tuple[Array, ...]:
-        (heads, tokens, kept), (moving_heads, moving_tokens, _) = primals, moving
-        hidden, rest = _split(heads)
-        moving_hidden, moving_rest = _split(moving_heads)
-        moving_rest = jax.tree.map(_wide, moving_rest)  # and so their cotangents, which are sums
-        moving_rest = match_varying_axes(primals, moving_rest)
+    def linear(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, ...]:
+        (heads, tokens, examples), (heads_dot, tokens_dot, _) = primals, tangents
+        hidden, outputs = _split_heads(heads)
+        hidden_dot, outputs_dot = _split_heads(heads_dot)
+        outputs_dot = jax.tree.map(_at_least_float32, outputs_dot)  # and so their cotangents, which are sums
+        outputs_dot = match_varying_axes(primals, outputs_dot)
 
         def step(part: Any) -> tuple[Any, Any]:
-            hidden, tokens, kept, moving_hidden, moving_tokens = part
-            heads = _joined(hidden, rest)
-            moving_logits = _moving_logits(plan, heads, _joined(moving_hidden, moving_rest), kept)
-            losses, _, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.class_axis_name)
+            hidden, tokens, examples, hidden_dot, tokens_dot = part
+            heads = _join_heads(hidden, outputs)
+            logits_dot = _logit_tangents(plan, heads, _join_heads(hidden_dot, outputs_dot), examples)
+            losses, _, saved = plan.rows.forward(_logits(plan, heads, examples), tokens, examples, plan.class_axis_name)
             found = []
-            of_logits: Any
+            ct_logits: Any
             for i, loss in enumerate(losses):
-                one = tuple(jnp.ones_like(loss) if i == j else None for j in range(len(losses)))
-                of_logits, of_tokens = plan.rows.backward(
-                    recompute_barrier(saved, rows=True), one, plan.class_axis_name
+                cotangents = tuple(jnp.ones_like(loss) if i == j else None for j in range(len(losses)))
+                ct_logits, ct_tokens = plan.rows.backward(
+                    recompute_barrier(saved, rows=True), cotangents, plan.class_axis_name
                 )
                 tangent: Array = jnp.zeros_like(loss)
-                for gradient, z in zip(of_logits, moving_logits, strict=True):
+                for gradient, z in zip(ct_logits, logits_dot, strict=True):
                     if z is not None:
                         tangent += class_sum(gradient * z, plan.class_axis_name)
-                for of_token, t in zip(of_tokens, moving_tokens, strict=True):
-                    if of_token is not None and t is not None:
-                        tangent += of_token * t
+                for ct_token, t in zip(ct_tokens, tokens_dot, strict=True):
+                    if ct_token is not None and t is not None:
+                        tangent += ct_token * t
                 found.append(tangent)
             return (), tuple(found)
 
-        arrays = hidden, tokens, kept, moving_hidden, moving_tokens
+        arrays = hidden, tokens, examples, hidden_dot, tokens_dot
         found: tuple[Array, ...] = _over_chunks(plan, step, arrays, ())[1]
         return found
 
-    moved = jax.checkpoint(linear, prevent_cse=False)(primals, drop_symbolic_zeros(tangents))
-    return (losses, aux), (moved, _without_derivative(aux))
+    tangent = jax.checkpoint(linear, prevent_cse=False)(primals, drop_symbolic_zeros(tangents))
+    return (losses, aux), (tangent, _zero_tangents(aux))
 
 
 each.defjvp(_each_rule, symbolic_zeros=True)
 
 
-def _moving_logits(
-    plan: Plan, heads: tuple[Head, ...], moving: tuple[Head, ...], kept: Array | None
+def _logit_tangents(
+    plan: Plan, heads: tuple[Head, ...], heads_dot: tuple[Head, ...], examples: Array | None
 ) -> list[Array | None]:
     """The tangents of the logits."""
     found: list[Array | None] = []
-    for head, t, class_axis in zip(heads, moving, plan.class_axes, strict=True):
+    for head, t, class_axis in zip(heads, heads_dot, plan.class_axes, strict=True):
         axes = (head.hidden.ndim - 1,), (1 - class_axis,)
         terms = []
         if t.hidden is not None:
-            terms.append(_dot_of_tangents(_wide(_hidden(t, kept)), head.weight, axes))
+            terms.append(_dot_of_tangents(_at_least_float32(_hidden(t, examples)), head.weight, axes))
         if t.weight is not None:
-            terms.append(_dot_of_tangents(_hidden(head, kept), t.weight, axes))
+            terms.append(_dot_of_tangents(_hidden(head, examples), t.weight, axes))
         if t.bias is not None:
             terms.append(jnp.broadcast_to(t.bias, (*head.hidden.shape[:-1], *t.bias.shape)))
         found.append(sum(terms[1:], terms[0]) if terms else None)
@@ -290,100 +294,108 @@ def _moving_logits(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_sum(
-    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None, weight: Array
+    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None, weight: Array
 ) -> tuple[Array, Any]:
     """The sum of weight * loss over the tokens, and the auxiliary arrays."""
-    (losses,), aux = each(plan, heads, tokens, kept)
+    (losses,), aux = each(plan, heads, tokens, examples)
     return weigh(weight, losses).sum(), aux
 
 
 def _weighted_sum_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    moving, kept = drop_symbolic_zeros(tangents), primals[2]
-    total, aux, gradients = _with_gradients(plan, primals, moving)
+    moved, examples = drop_symbolic_zeros(tangents), primals[2]
+    total, aux, gradients = _sum_with_gradients(plan, primals, moved)
 
-    def linear(gradients: tuple[Any, ...], moving: tuple[Any, ...], kept: Array | None) -> Array:
-        (of_heads, *of_others), (heads, *others) = gradients, moving
-        of_hidden, of_rest = _split(of_heads)
-        hidden, rest = _split(heads)
-        split = jax.tree.leaves(jax.tree.map(_product, of_rest, rest))
+    def linear(gradients: tuple[Any, ...], moved: tuple[Any, ...], examples: Array | None) -> Array:
+        (ct_heads, *ct_others), (heads_dot, *others_dot) = gradients, moved
+        ct_hidden, ct_outputs = _split_heads(ct_heads)
+        hidden_dot, outputs_dot = _split_heads(heads_dot)
+        sharded = jax.tree.leaves(jax.tree.map(_product, ct_outputs, outputs_dot))
         if plan.class_axis_name is not None:
-            split = [lax.psum(s, plan.class_axis_name) for s in split]
-        hidden = tuple(None if h is None else Mask(kept).fill(h) for h in hidden)
-        whole = jax.tree.leaves(jax.tree.map(_product, (of_hidden, of_others), (hidden, others)))
-        return sum(split + whole, jnp.zeros_like(total))
+            sharded = [lax.psum(s, plan.class_axis_name) for s in sharded]
+        hidden_dot = tuple(None if h is None else Mask(examples).fill(h) for h in hidden_dot)
+        replicated = jax.tree.leaves(jax.tree.map(_product, (ct_hidden, ct_others), (hidden_dot, others_dot)))
+        return sum(sharded + replicated, jnp.zeros_like(total))
 
-    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moving, kept)
-    return (total, aux), (tangent, _without_derivative(aux))
+    tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moved, examples)
+    return (total, aux), (tangent, _zero_tangents(aux))
 
 
 weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
 
 
-def _with_gradients(
-    plan: Plan, primals: tuple[Any, ...], moving: tuple[Any, ...]
+def _sum_with_gradients(
+    plan: Plan, primals: tuple[Any, ...], moved: tuple[Any, ...]
 ) -> tuple[Array, Any, tuple[Any, ...]]:
     """The sum, the auxiliary arrays, and the gradient by all that moves."""
-    heads, tokens, kept, weight = primals
-    moving_heads, moving_tokens, _, moving_weight = moving
-    hidden, rest = _split(heads)
+    heads, tokens, examples, weight = primals
+    heads_dot, tokens_dot, _, weight_dot = moved
+    hidden, outputs = _split_heads(heads)
 
     def gradients(part: Any) -> tuple[Any, Any]:
-        hidden, tokens, kept, weight = part
-        heads = _joined(hidden, rest)
-        (losses,), aux, saved = plan.rows.forward(_logits(plan, heads, kept), tokens, kept, plan.class_axis_name)
-        of_logits: Any
-        of_logits, of_tokens = plan.rows.backward(recompute_barrier(saved, rows=True), (weight,), plan.class_axis_name)
-        of_tokens = tuple(None if t is None else g for g, t in zip(of_tokens, moving_tokens, strict=True))
-        of_bias = tuple(
-            None if t.bias is None else g.sum(tuple(range(g.ndim - 1)))
-            for g, t in zip(of_logits, moving_heads, strict=True)
+        hidden, tokens, examples, weight = part
+        heads = _join_heads(hidden, outputs)
+        (losses,), aux, saved = plan.rows.forward(
+            _logits(plan, heads, examples), tokens, examples, plan.class_axis_name
         )
-        of_logits = tuple(g.astype(r.weight.dtype) for g, r in zip(of_logits, rest, strict=True))
-        return of_bias, (losses, aux, of_logits, of_tokens)
+        ct_logits: Any
+        ct_logits, ct_tokens = plan.rows.backward(recompute_barrier(saved, rows=True), (weight,), plan.class_axis_name)
+        ct_tokens = tuple(None if dot is None else g for g, dot in zip(ct_tokens, tokens_dot, strict=True))
+        ct_bias = tuple(
+            None if head_dot.bias is None else g.sum(tuple(range(g.ndim - 1)))
+            for g, head_dot in zip(ct_logits, heads_dot, strict=True)
+        )
+        ct_logits = tuple(g.astype(r.weight.dtype) for g, r in zip(ct_logits, outputs, strict=True))
+        return ct_bias, (losses, aux, ct_logits, ct_tokens)
 
     def step(part: Any) -> tuple[Any, Any]:
-        part, join = _parted(_few(plan, rest), part)
-        hidden, _, kept, _ = part
-        biases = tuple(None if t.bias is None else r.bias for r, t in zip(rest, moving_heads, strict=True))
-        of_biases, (losses, aux, of_logits, of_tokens) = _each_chunk(gradients, part, biases)
-        given = of_logits, _joined(hidden, rest), plan.class_axes, moving_heads, of_biases
-        of_heads = tuple(
-            _of_head(plan, gradient, head, kept, class_axis, t)._replace(bias=of_bias)
-            for gradient, head, class_axis, t, of_bias in zip(*given, strict=True)
+        part, join = _parted(_tokens_with_logits(plan, outputs), part)
+        hidden, _, examples, _ = part
+        biases = tuple(
+            None if head_dot.bias is None else r.bias for r, head_dot in zip(outputs, heads_dot, strict=True)
         )
-        of_hidden, of_rest = _split(of_heads)
-        return of_rest, join((losses, aux, of_hidden, of_tokens))
+        ct_biases, (losses, aux, ct_logits, ct_tokens) = _each_chunk(gradients, part, biases)
+        per_head = ct_logits, _join_heads(hidden, outputs), plan.class_axes, heads_dot, ct_biases
+        ct_heads = tuple(
+            _head_cotangents(plan, gradient, head, examples, class_axis, head_dot)._replace(bias=ct_bias)
+            for gradient, head, class_axis, head_dot, ct_bias in zip(*per_head, strict=True)
+        )
+        ct_hidden, ct_outputs = _split_heads(ct_heads)
+        return ct_outputs, join((losses, aux, ct_hidden, ct_tokens))
 
-    arrays = hidden, tokens, kept, weight
-    moved = jax.tree.map(lambda t, x: None if t is None else x, _split(moving_heads)[1], rest, is_leaf=_is_none)
+    arrays = hidden, tokens, examples, weight
+    summed = jax.tree.map(
+        lambda dot, x: None if dot is None else x, _split_heads(heads_dot)[1], outputs, is_leaf=_is_none
+    )
     # Without a checkpoint of its own, JAX takes what is the same in all chunks out of the loop, when it differentiates:
     # zeros and the indices of classes, each an array of the size of a chunk's logits.
     over_chunks = jax.checkpoint(partial(_over_chunks, plan, step), prevent_cse=False)
-    of_rest, (losses, aux, of_hidden, of_tokens) = over_chunks(arrays, moved)
-    of_rest = jax.tree.map(lambda g, x: g.astype(x.dtype), of_rest, moved)
-    of_weight = None if moving_weight is None else finite_where_unweighted(weight, losses)
-    return weigh(weight, losses).sum(), aux, (_joined(of_hidden, of_rest), of_tokens, None, of_weight)
+    ct_outputs, (losses, aux, ct_hidden, ct_tokens) = over_chunks(arrays, summed)
+    ct_outputs = jax.tree.map(lambda g, x: g.astype(x.dtype), ct_outputs, summed)
+    ct_weight = None if weight_dot is None else finite_where_unweighted(weight, losses)
+    return weigh(weight, losses).sum(), aux, (_join_heads(ct_hidden, ct_outputs), ct_tokens, None, ct_weight)
 
 
-def _few(plan: Plan, rest: tuple[Head, ...]) -> int:
+def _tokens_with_logits(plan: Plan, outputs: tuple[Head, ...]) -> int:
     """How many tokens of a chunk have their logits in float32 at a time.
 
     Their gradient has the dtype of the weight, in which it is multiplied. Where that is bfloat16, a chunk of it is
     kept, and the logits that it is made of, twice as large, are there for a quarter of the chunk.
     """
-    narrow = all(head.weight.dtype == jnp.bfloat16 for head in rest)
+    narrow = all(head.weight.dtype == jnp.bfloat16 for head in outputs)
     return min(plan.chunk, max(256, plan.chunk // 4)) if narrow else plan.chunk
 
 
-def _of_head(plan: Plan, of_logits: Array, head: Head, kept: Array | None, class_axis: int, t: Head) -> Head:
+def _head_cotangents(
+    plan: Plan, ct_logits: Array, head: Head, examples: Array | None, class_axis: int, head_dot: Head
+) -> Head:
     """The part of the gradient of hidden and of the weight that a chunk gives, of what moves."""
-    hidden, tokens = _hidden(head, kept), tuple(range(head.hidden.ndim - 1))
-    of_hidden = of_weight = None
-    if t.hidden is not None:
-        of_hidden = _dot(of_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)))
-        of_hidden = of_hidden if plan.class_axis_name is None else lax.psum(of_hidden, plan.class_axis_name)
-        of_hidden = of_hidden.astype(head.hidden.dtype)
-    if t.weight is not None:
-        first, second = (hidden, of_logits) if class_axis == 1 else (of_logits, hidden)
-        of_weight = _dot(first, second, (tokens, tokens))
-    return Head(of_hidden, of_weight, None)
+    hidden, tokens = _hidden(head, examples), tuple(range(head.hidden.ndim - 1))
+    ct_hidden = ct_weight = None
+    if head_dot.hidden is not None:
+        ct_hidden = _dot(ct_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)))
+        ct_hidden = ct_hidden if plan.class_axis_name is None else lax.psum(ct_hidden, plan.class_axis_name)
+        ct_hidden = ct_hidden.astype(head.hidden.dtype)
+    if head_dot.weight is not None:
+        first, second = (hidden, ct_logits) if class_axis == 1 else (ct_logits, hidden)
+        ct_weight = _dot(first, second, (tokens, tokens))
+    return Head(ct_hidden, ct_weight, None)

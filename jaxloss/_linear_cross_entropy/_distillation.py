@@ -35,9 +35,9 @@ def _divergence(
     (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
     dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
     arguments.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
-    classes, of_teacher = learner.weight.shape[axis], list(guide.weight.shape)
-    of_teacher[guide_axis] = classes
-    arguments.same_shape(name, "teacher_weight", guide.weight, of_teacher)
+    classes, teacher_shape = learner.weight.shape[axis], list(guide.weight.shape)
+    teacher_shape[guide_axis] = classes
+    arguments.same_shape(name, "teacher_weight", guide.weight, teacher_shape)
     usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
     mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
     tokens = (
@@ -47,39 +47,41 @@ def _divergence(
         *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
     )
     arguments.choice(name, "reduction", reduction, axis_name)
-    how = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
-    return reduced(how, (learner, guide), tokens, mask, reduction, axis_name)[0]
+    chunk_plan = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
+    return reduced(chunk_plan, (learner, guide), tokens, mask, reduction, axis_name)[0]
 
 
 def _rows(formula: Formula) -> Rows:
     """Rows of logits of a student and of a teacher."""
 
-    def logits_of(given: Any, tokens: Any, kept: Array | None) -> tuple[Array, Array]:
+    def transformed_logits(raw_logits: Any, tokens: Any, examples: Array | None) -> tuple[Array, Array]:
         scale, *caps = tokens[:3]
-        mask = Mask(kept)
+        mask = Mask(examples)
         student, teacher = (
             transform_logits(x, mask, mask.fill_options(Options(soft_cap=cap, logit_scale=scale)))
-            for x, cap in zip(given, caps, strict=True)
+            for x, cap in zip(raw_logits, caps, strict=True)
         )
         # Two fusions that compute a logit may round it in different ways, and its maximum is one of the logits.
         computed = any(number is not None for number in tokens[:3])
         return lax.optimization_barrier((student, teacher)) if computed else (student, teacher)
 
     def forward(
-        given: Any, tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+        raw_logits: Any, tokens: Any, examples: Array | None, class_axis_name: AxisName | None
     ) -> tuple[Any, tuple[()], Any]:
-        summary = summarize(formula, logits_of(given, tokens, kept), None, tokens[3:], class_axis_name)
+        summary = summarize(
+            formula, transformed_logits(raw_logits, tokens, examples), None, tokens[3:], class_axis_name
+        )
         losses = jnp.where(summary.tops.empty, jnp.nan, divergence(formula, summary, tokens[3:]))
-        return (losses,), (), (given, summary, tokens, kept)
+        return (losses,), (), (raw_logits, summary, tokens, examples)
 
     def backward(saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None) -> tuple[Tokens, Tokens]:
-        (given, summary, tokens, kept), (g,) = saved, cotangents
+        (raw_logits, summary, tokens, examples), (g,) = saved, cotangents
         scale, *caps = tokens[:3]
-        mask = Mask(kept)
+        mask = Mask(examples)
         g = mask.fill_options(g, 0)
-        logits = logits_of(given, tokens, kept)
-        *of_logits, _, of_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
-        (of_student, of_cap, of_scale), (of_teacher, of_teacher_cap, of_teacher_scale) = (
+        logits = transformed_logits(raw_logits, tokens, examples)
+        *ct_logits, _, d_numbers = gradients(formula, logits, summary, None, tokens[3:], class_axis_name)
+        (ct_student, ct_cap, ct_scale), (ct_teacher, ct_teacher_cap, ct_teacher_scale) = (
             transform_logits_backward(
                 g[..., None] * gradient,
                 x,
@@ -87,11 +89,16 @@ def _rows(formula: Formula) -> Rows:
                 mask.fill_options(Options(soft_cap=cap, logit_scale=scale)),
                 class_axis_name,
             )
-            for gradient, x, cap in zip(of_logits, given, caps, strict=True)
+            for gradient, x, cap in zip(ct_logits, raw_logits, caps, strict=True)
         )
-        if of_scale is not None and of_teacher_scale is not None:
-            of_scale += of_teacher_scale
-        return (of_student, of_teacher), (of_scale, of_cap, of_teacher_cap, *(g * of for of in of_numbers))
+        if ct_scale is not None and ct_teacher_scale is not None:
+            ct_scale += ct_teacher_scale
+        return (ct_student, ct_teacher), (
+            ct_scale,
+            ct_cap,
+            ct_teacher_cap,
+            *(g * derivative for derivative in d_numbers),
+        )
 
     return Rows(forward, backward)
 

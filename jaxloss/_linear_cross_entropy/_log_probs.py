@@ -30,11 +30,11 @@ class LogProbs(NamedTuple):
 
 
 def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+    logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array, Array], tuple[()], Any]:
     labels, *options = tokens
     losses, saved = indexed_cross_entropy_forward(
-        *logits, labels, Mask(kept), Options(None, None, *options), class_axis_name
+        *logits, labels, Mask(examples), Options(None, None, *options), class_axis_name
     )
     value = entropy(saved[0], class_axis_name)
     return (-losses, value), (), (saved, value)
@@ -43,18 +43,19 @@ def _forward(
 def _backward(
     saved: Any, cotangents: tuple[Array | None, Array | None], class_axis_name: AxisName | None
 ) -> tuple[Tokens, Tokens]:
-    of_label, value = saved
-    g, of_entropy = cotangents
+    saved_rows, value = saved
+    g, ct_entropy = cotangents
     terms: list[tuple[Array | None, ...]] = []
     if g is not None:
-        z, _, _, options = indexed_cross_entropy_backward(of_label, -g, class_axis_name)
+        z, _, _, options = indexed_cross_entropy_backward(saved_rows, -g, class_axis_name)
         terms.append((z, options.soft_cap, options.logit_scale))
-    if of_entropy is not None:
-        terms.append(entropy_backward(of_label[0], value, of_entropy, class_axis_name))
-    of_z, *of_options = (
-        None if of_one[0] is None else sum(of_one[1:], of_one[0]) for of_one in zip(*terms, strict=True)
+    if ct_entropy is not None:
+        terms.append(entropy_backward(saved_rows[0], value, ct_entropy, class_axis_name))
+    ct_logits, *ct_options = (
+        None if cotangents_of_one[0] is None else sum(cotangents_of_one[1:], cotangents_of_one[0])
+        for cotangents_of_one in zip(*terms, strict=True)
     )
-    return (of_z,), (None, *of_options)
+    return (ct_logits,), (None, *ct_options)
 
 
 _ROWS = Rows(_forward, _backward)
@@ -122,15 +123,15 @@ def linear_log_probs(
       Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992.
     """
     name = "linear_log_probs"
-    one, axis = head(name, "", hidden, weight, bias, class_axis)
-    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
+    linear_head, axis = head(name, "", hidden, weight, bias, class_axis)
+    dtype, shape = dtype_of(linear_head), linear_head.hidden.shape[:-1]
+    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), linear_head.hidden)
     mask = prepare_mask(name, where, None, shape, dtype)
     tokens = (
         y,
         arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
-    how = plan(name, _ROWS, (one,), (axis,), class_axis_name, chunk_size)
-    found, _ = loss_of_each(how, (one,), tokens, mask.examples)
+    chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size)
+    found, _ = loss_of_each(chunk_plan, (linear_head,), tokens, mask.examples)
     return mask.fill_options(LogProbs(*found), 0)

@@ -40,7 +40,7 @@ def _linear(
     name: str,
     rows: Rows,
     labels: ArrayLike,
-    given: tuple[Any, ...],
+    head_arguments: tuple[Any, ...],
     options: tuple[Any, ...],
     where: ArrayLike | None,
     weights: ArrayLike | None,
@@ -50,16 +50,16 @@ def _linear(
     chunk_size: int | None,
 ) -> tuple[Array, Any]:
     label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
-    one, axis = head(name, "", *given)
-    dtype, shape = dtype_of(one), one.hidden.shape[:-1]
-    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), one.hidden)
-    how = plan(name, rows, (one,), (axis,), class_axis_name, chunk_size)
+    linear_head, axis = head(name, "", *head_arguments)
+    dtype, shape = dtype_of(linear_head), linear_head.hidden.shape[:-1]
+    y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), linear_head.hidden)
+    chunk_plan = plan(name, rows, (linear_head,), (axis,), class_axis_name, chunk_size)
     mask = prepare_mask(name, where, weights, shape, dtype)
     if class_weights is not None:
-        factor = class_weight(name, class_weights, y, one.weight.shape[axis], dtype, class_axis_name)
+        factor = class_weight(name, class_weights, y, linear_head.weight.shape[axis], dtype, class_axis_name)
         mask = mask.weigh(mask.fill_options(factor))
-    classes = one.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
-    mask = mask.exclude(is_finite_row(one.hidden) & in_range(y, classes))
+    classes = linear_head.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    mask = mask.exclude(is_finite_row(linear_head.hidden) & in_range(y, classes))
     tokens = (
         y,
         arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),
@@ -68,32 +68,34 @@ def _linear(
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
     arguments.choice(name, "reduction", reduction, axis_name)
-    return reduced(how, (one,), tokens, mask, reduction, axis_name)
+    return reduced(chunk_plan, (linear_head,), tokens, mask, reduction, axis_name)
 
 
 def _forward(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+    logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], tuple[()], Any]:
     labels, *options = tokens
-    losses, saved = indexed_cross_entropy_forward(*logits, labels, Mask(kept), Options(*options), class_axis_name)
+    losses, saved = indexed_cross_entropy_forward(*logits, labels, Mask(examples), Options(*options), class_axis_name)
     return (losses,), (), saved
 
 
 def _forward_with_metrics(
-    logits: tuple[Array], tokens: Any, kept: Array | None, class_axis_name: AxisName | None
+    logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], TokenMetrics, Any]:
-    losses, _, saved = _forward(logits, tokens, kept, class_axis_name)
-    of_row = saved[0]
-    lse = logsumexp(of_row.row)
-    metrics = TokenMetrics(lse, is_correct(of_row, class_axis_name).astype(lse.dtype), entropy(of_row, class_axis_name))
-    return losses, Mask(kept).fill_options(metrics, 0), saved
+    losses, _, saved = _forward(logits, tokens, examples, class_axis_name)
+    saved_row = saved[0]
+    lse = logsumexp(saved_row.row)
+    metrics = TokenMetrics(
+        lse, is_correct(saved_row, class_axis_name).astype(lse.dtype), entropy(saved_row, class_axis_name)
+    )
+    return losses, Mask(examples).fill_options(metrics, 0), saved
 
 
 def _backward(
     saved: Any, cotangents: tuple[Array], class_axis_name: AxisName | None
 ) -> tuple[tuple[Array | None], Tokens]:
-    of_logits, _, _, of_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
-    return (of_logits,), (None, *of_options)
+    ct_logits, _, _, ct_options = indexed_cross_entropy_backward(saved, *cotangents, class_axis_name)
+    return (ct_logits,), (None, *ct_options)
 
 
 _PLAIN = Rows(_forward, _backward)
@@ -197,10 +199,10 @@ def linear_cross_entropy(
       Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, https://arxiv.org/abs/2411.09009. Gradients
       in the forward pass: Hsu et al., Liger Kernel, https://arxiv.org/abs/2410.10989.
     """
-    given = hidden, weight, bias, class_axis
+    head_arguments = hidden, weight, bias, class_axis
     options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
-    rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
-    return _linear("linear_cross_entropy", _PLAIN, labels, given, options, *rest)[0]
+    others = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    return _linear("linear_cross_entropy", _PLAIN, labels, head_arguments, options, *others)[0]
 
 
 @compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
@@ -263,8 +265,10 @@ def linear_cross_entropy_with_metrics(
       >>> print(f"{loss:.4f}", metrics.correct)
       1.0578 [ True False]
     """
-    given = hidden, weight, bias, class_axis
+    head_arguments = hidden, weight, bias, class_axis
     options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
-    rest = where, weights, reduction, axis_name, class_axis_name, chunk_size
-    loss, metrics = _linear("linear_cross_entropy_with_metrics", _WITH_METRICS, labels, given, options, *rest)
+    others = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    loss, metrics = _linear(
+        "linear_cross_entropy_with_metrics", _WITH_METRICS, labels, head_arguments, options, *others
+    )
     return loss, metrics._replace(correct=metrics.correct.astype(bool))

@@ -16,16 +16,16 @@ from ._chunks import Head, Plan, Tokens, each, weighted_sum
 
 
 def loss_of_each(
-    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None
+    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None
 ) -> tuple[tuple[Array, ...], Any]:
-    found: tuple[tuple[Array, ...], Any] = _spread(_each, plan, heads, (tokens, kept), lambda token: token)
+    found: tuple[tuple[Array, ...], Any] = _spread(_each, plan, heads, (tokens, examples), lambda token: token)
     return found
 
 
 def sum_of_all(
-    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, kept: Array | None, weight: Array
+    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None, weight: Array
 ) -> tuple[Array, Any]:
-    found: tuple[Array, Any] = _spread(_sum, plan, heads, (tokens, kept, weight), lambda token: (P(), token))
+    found: tuple[Array, Any] = _spread(_sum, plan, heads, (tokens, examples, weight), lambda token: (P(), token))
     return found
 
 

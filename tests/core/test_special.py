@@ -10,6 +10,8 @@ from tolerances import close
 
 from jaxloss._core.special import soft_cap
 
+pytestmark = pytest.mark.exact
+
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
 def test_the_cap_has_its_derivatives_over_the_whole_domain(dtype):

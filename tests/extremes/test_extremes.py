@@ -7,6 +7,8 @@ import pytest
 from cases import CASES
 from extremes_truth import Inputs
 
+pytestmark = pytest.mark.exact
+
 FEW = (
     "softmax_cross_entropy_with_integer_labels",
     "sigmoid_binary_cross_entropy",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, CLASSES, NOT_LOSSES, NOT_ZERO, SIGN, every_case, every_row_case
+from cases import CASES, CLASSES, NOT_LOSSES, NOT_ZERO, SIGN, every_case, every_loss, every_row_case
 from tolerances import close, same
 
 import jaxloss
@@ -53,7 +53,7 @@ def test_every_public_name_is_documented(name):
         assert section in doc, section
 
 
-@every_case
+@every_loss
 def test_jit_and_vmap_and_a_loop_agree(case, rng):
     x, t = case.draw(rng, 6)
 
@@ -111,7 +111,7 @@ def test_several_axes_are_one(case, rng):
         same(ours, case(x, t), span=10)
 
 
-@every_case
+@every_loss
 def test_where_is_slicing_whatever_it_hides(case, rng):
     x, t = case.draw(rng, 6)
     kept = jnp.asarray(rng.random(shape_of(case, x, t)) < 0.6)
@@ -182,7 +182,7 @@ def test_a_class_mask_removes_classes(case, rng):
         assert case(x[0], jnp.int32(1), where=mask) == np.inf
 
 
-@every_case
+@every_loss
 def test_weights_are_repetition(case, rng):
     x, t = case.draw(rng, 6)
     shape = shape_of(case, x, t)
@@ -207,7 +207,7 @@ def test_weights_are_repetition(case, rng):
     same(by_weights, (losses - mean) / (weights + 1).sum(), span=10)
 
 
-@every_case
+@every_loss
 def test_a_weight_of_zero_has_its_derivative(case, rng):
     """The loss, where that is finite; and the derivative by a weight of the gradient is the gradient of the loss."""
     x, t = case.draw(rng, 6)
@@ -293,7 +293,7 @@ def test_no_option_sees_what_is_excluded(case, rng):
             same(ours, expected[name], span=10, of=name)
 
 
-@every_case
+@every_loss
 def test_a_tangent_of_zero_is_none(case, rng):
     """Also as a number, beside an infinite derivative: at targets and probabilities of 0 and 1."""
     if case.targets == "index":
@@ -310,7 +310,7 @@ def test_a_tangent_of_zero_is_none(case, rng):
     same(jax.jit(jax.jvp, static_argnums=0)(case, (x, t), (jnp.zeros_like(x), dt))[1], by_t, span=10)
 
 
-@every_case
+@every_loss
 def test_nothing_left_is_zero_with_zero_gradient(case, rng):
     x, t = case.draw(rng, 6)
     shape = shape_of(case, x, t)
@@ -331,22 +331,24 @@ def test_nothing_left_is_zero_with_zero_gradient(case, rng):
     assert mean == 0
 
 
-@every_case
-def test_half_precision_is_the_float32_loss_of_the_same_numbers(case, rng):
+@every_loss
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(np.float16, marks=pytest.mark.sweep)], ids=["bf16", "f16"]
+)
+def test_half_precision_is_the_float32_loss_of_the_same_numbers(case, dtype, rng):
     @jax.jit
     def law(x, t):
         loss, pull = jax.vjp(case, x, t)
         tangent = jax.jvp(lambda x: case(x, t), (x,), (jnp.ones_like(x) * 3,))[1]
         return loss, pull(jnp.full_like(loss, 0.3))[0], tangent
 
-    for dtype in (jnp.bfloat16, np.float16):
-        x, t = case.draw(rng, 6, dtype=dtype)
-        wide = [a.astype(np.float32) if jnp.issubdtype(a.dtype, np.floating) else a for a in (x, t)]
-        (loss, gradient, tangent), expected = law(x, t), law(*wide)
-        assert (loss.dtype, gradient.dtype) == (np.float32, dtype)
-        same(loss, expected[0], span=10)
-        same(gradient, expected[1], dtype=dtype)
-        same(tangent, expected[2], span=10)
+    x, t = case.draw(rng, 6, dtype=dtype)
+    wide = [a.astype(np.float32) if jnp.issubdtype(a.dtype, np.floating) else a for a in (x, t)]
+    (loss, gradient, tangent), expected = law(x, t), law(*wide)
+    assert (loss.dtype, gradient.dtype) == (np.float32, dtype)
+    same(loss, expected[0], span=10)
+    same(gradient, expected[1], dtype=dtype)
+    same(tangent, expected[2], span=10)
 
 
 @every_case
@@ -368,7 +370,7 @@ def test_float64_stays_and_options_do_not_widen(case, rng, with_x64):
             assert dtype(case, x, number) == dtype(functools.partial(case, targets=number), x) == np.float32
 
 
-@every_case
+@every_loss
 def test_tangents_are_the_gradient_times_the_direction(case, rng):
     x, t = case.draw(rng, 6)
     dx, dt = case.draw(rng, 6)
@@ -384,7 +386,7 @@ def test_tangents_are_the_gradient_times_the_direction(case, rng):
     same(tangent, product.sum(-1) if case.rows else product, span=10)
 
 
-@every_case
+@every_loss
 def test_a_row_knows_nothing_of_the_others(case, rng):
     x, t = case.draw(rng, 6)
     (alone, expected), (poisoned, gradient) = (

@@ -128,6 +128,7 @@ def circle(x, y, g, m):
 DTYPES = [np.float32, np.float64, jnp.bfloat16, np.float16]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_the_textbook(dtype, rng):
     half, wide = np.dtype(dtype).itemsize == 2, np.float64 if dtype == np.float64 else np.float32

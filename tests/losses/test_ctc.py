@@ -47,6 +47,7 @@ def paddings(lengths, size):
     return (jnp.arange(size)[None] >= lengths[:, None]).astype(np.float32)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("blank", [0, 2])
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, pytest.param(5, marks=pytest.mark.smoke)])
 def test_all_alignments_one_by_one(frames, blank, rng):
@@ -65,6 +66,7 @@ def test_all_alignments_one_by_one(frames, blank, rng):
             close(a, b, 1 + np.abs(np.nan_to_num(b, posinf=0)), span=frames)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("frames", "classes", "labels"), [(200, 32, 20), (800, 32, 100), (300, 400, 60)])
 def test_long_sequences(frames, classes, labels, rng):
     """The error of the gradient does not grow with the size of the logarithms: at 800 frames they are at -2000."""
@@ -157,6 +159,7 @@ def test_what_no_alignment_gives_is_infinite_without_gradient():
     assert not jax.jit(lambda x: jax.jvp(jax.grad(total), (x,), (jnp.ones_like(x),))[1])(jnp.asarray(x)).any()
 
 
+@pytest.mark.exact
 def test_what_is_unlikely_is_not_impossible():
     """Label, blank, label, and the blank has a logit of -3e5."""
     x = jnp.array([[0.0, 1.0, 0.0], [-3e5, 1.0, 0.0], [0.0, 1.0, 0.0]])
@@ -215,6 +218,7 @@ def test_what_cannot_be_makes_its_own_sequence_nan(wrong, rng):
     assert np.isfinite(gradient[1]).all()
 
 
+@pytest.mark.exact
 def test_a_confident_sequence_is_never_negative_and_not_rounded_to_zero():
     """One frame is a cross entropy; many confident frames add up what each misses."""
     x = jnp.array([[17.0, 0.0, 0.0], [0.0, 0.0, 17.0]])[:, None]
@@ -234,6 +238,7 @@ def test_log_probabilities_are_logits(rng):
     same(of_log_p, gradient, span=8)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
 def test_dtypes(dtype, rng):
     with jax.enable_x64(dtype == np.float64):
@@ -304,6 +309,7 @@ def batch_with_confident(rng, size):
 SURE = [([1, 2, 3], 5, 12), ([2, 2, 1], 12, 9), ([3, 1, 3], 20, 12), ([], 12, 7), ([4], 40, 10), ([1, 4, 4], 60, 12)]
 
 
+@pytest.mark.exact
 def test_confident_sequences_are_exact(rng):
     """Label, margin and frames of each; one of the batch is not confident, and one is hardly."""
     x, labels = np.zeros((len(SURE) + 2, 12, 5), np.float32), np.zeros((len(SURE) + 2, 3), np.int32)
@@ -326,6 +332,7 @@ def test_confident_sequences_are_exact(rng):
         assert not gradient[i, frames:].any()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("frames", "classes", "dtype"), [(60, 30, np.float32), (30, 8, np.float64)])
 def test_long_confident_sequences(frames, classes, dtype, rng):
     labels = np.array([3, 3, 5, 2, 3, 1, 1])
@@ -355,6 +362,7 @@ def test_two_frames_by_hand():
     close(loss, np.exp(-40.0), np.exp(-40.0), span=40)
 
 
+@pytest.mark.exact
 def test_a_sure_frame_of_an_unsure_sequence_has_a_gradient_that_sums_to_zero(rng):
     """p and the posterior of its class are both near 1."""
     x, y = rng.normal(size=(10, 5)), [1, 2]
@@ -369,6 +377,7 @@ def test_a_sure_frame_of_an_unsure_sequence_has_a_gradient_that_sums_to_zero(rng
     close(gradient, slope, terms, span=20)
 
 
+@pytest.mark.exact
 def test_derivatives_of_confident_sequences(rng, with_x64):
     """Those of the ordinary formula, in reverse, forward, twice, and in a scan."""
     y = jnp.array([2, 2], np.int32)
@@ -408,6 +417,7 @@ def test_logits_of_frames_first_are_named():
         CTC(jnp.zeros((6, 2, 3)), labels=jnp.ones((2, 4), np.int32))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("sure", [12.0, 15.0])
 def test_a_sure_sequence_keeps_its_digits(sure):
     x = sure * jax.nn.one_hot(jnp.array([0, 1, 0, 0, 0]), 4)

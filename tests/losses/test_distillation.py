@@ -17,6 +17,8 @@ from tolerances import FEW
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 LOSSES = {
     "softmax_kl_divergence": oracles.softmax_kl_divergence,
     "softmax_jensen_shannon_divergence": oracles.softmax_jensen_shannon_divergence,

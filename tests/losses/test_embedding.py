@@ -64,6 +64,7 @@ def everything(a, p, n, m, eps, traced, q, swap):
 DEGREES = [(np.float32, q) for q in (1, 1.5, 2, 3, None)]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("dtype", "q"), [*DEGREES, (np.float64, 2), (np.float64, 1.5), (jnp.bfloat16, 2), (np.float16, 1.5)]
 )
@@ -84,6 +85,7 @@ def test_triplets_are_the_textbook(dtype, q, rng):
                 close(ours, *(np.array(v, float) for v in (slopes, sizes)), span=float(degree), dtype=dtype)
 
 
+@pytest.mark.exact
 def test_the_degree_has_its_gradient_at_tiny_distances():
     x = (1e-30 * jnp.array(a) for a in ([0.0, 0.0], [3.0, 4.0], [0.0, 1.0]))
     a, p, n = x
@@ -122,6 +124,7 @@ def test_a_python_degree_is_the_traced_one_without_powers(rng):
         same(traced(x[0], jnp.float32(q)), jax.jit(lambda a, q=q: hessian(a, q))(x[0]), span=3)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("degree", [1, 1.5, 2, 3, inf, "traced"])
 def test_a_vector_and_itself(degree):
     """Without eps: the gradient is 0 in both modes, and the Hessian finite."""
@@ -143,6 +146,7 @@ def test_a_vector_and_itself(degree):
     assert all(np.isfinite(v).all() for v in jax.tree.leaves(near))
 
 
+@pytest.mark.exact
 def test_large_degrees_near_the_largest_difference(rng):
     x = triplets(rng)
     to_p, to_n = (np.abs(x[0] - b).max(-1) for b in x[1:])

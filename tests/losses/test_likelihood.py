@@ -10,6 +10,8 @@ from tolerances import close
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 
 @at_edges(
     [

@@ -58,6 +58,7 @@ def weighted_sum(case):
 
 
 # A divergence is exposed to the rounding of log-probabilities, which at other scales is not that of its terms.
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("case", "scale"), [(c, scale) for c in LINEAR_CASES for scale in ([1.0] if c.teacher else [1e-3, 1.0, 25.0])]
 )
@@ -95,6 +96,7 @@ def test_any_leading_axes(shape, rng):
             compare(found, truth, span=20)
 
 
+@pytest.mark.exact
 def test_logits_of_600(rng):
     """Only what a sum of products is exposed to: eps times the logits."""
     case = LINEAR_CASES[0]
@@ -106,6 +108,7 @@ def test_logits_of_600(rng):
         compare(found, truth, span=600)
 
 
+@pytest.mark.exact
 def test_the_tail_is_that_of_the_dense_loss():
     margins = jnp.array([17.0, 40.0, 80.0, -30.0, 0.0])
     hidden, labels = jnp.stack([margins, jnp.zeros(5)], -1), jnp.zeros(5, np.int32)
@@ -416,6 +419,7 @@ def test_export_for_three_platforms(case, rng):
 # What it is for.
 
 
+@pytest.mark.exact
 def test_a_divergence_of_near_distributions_is_not_negative(rng):
     (h, w, b), _ = LINEAR_CASES[0].draw(rng, 500, classes=100)
     near = h * (1 + 1e-4 * jnp.asarray(rng.normal(size=h.shape), np.float32))

@@ -1,6 +1,9 @@
 """Margin losses of elements: their edges."""
 
+import pytest
 from edges import at_edges, check_edge, inf
+
+pytestmark = pytest.mark.exact
 
 
 @at_edges(

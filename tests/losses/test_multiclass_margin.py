@@ -9,6 +9,8 @@ from edges import at_edges, check_edge, inf
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 
 @at_edges(
     [

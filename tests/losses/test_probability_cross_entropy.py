@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
+import pytest
 from edges import at_edges, check_edge, inf, nan, value_and_gradient
 from tolerances import close
 
 import jaxloss
+
+pytestmark = pytest.mark.exact
 
 
 @at_edges(

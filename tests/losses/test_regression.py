@@ -1,7 +1,10 @@
 """Regression losses: their edges."""
 
 import jax.numpy as jnp
+import pytest
 from edges import at_edges, check_edge, check_option, inf, nan
+
+pytestmark = pytest.mark.exact
 
 
 @at_edges(

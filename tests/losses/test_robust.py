@@ -7,6 +7,8 @@ from edges import at_edges, check_edge, check_option, inf
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 
 @at_edges(
     [

@@ -17,6 +17,8 @@ from tolerances import close
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_sigmoid_over_the_whole_domain(dtype):

@@ -14,6 +14,8 @@ from tolerances import close, same
 
 import jaxloss
 
+pytestmark = pytest.mark.exact
+
 # Rows of which each alone is fine, and which step back and forth in turns: the second when the first does not.
 OPPOSITE = [
     ["0x0p+0", "-0x1.99999cp-2", "-0x1.99999ap-1", "-0x1.666666p-1"],

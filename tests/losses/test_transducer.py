@@ -105,6 +105,7 @@ def of_batch(x, y, frames, counts, **options):
     return rnnt_loss(x, labels=y, blank_id=0, logit_lengths=frames, label_lengths=counts, **options)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("shape", "blank", "dtype"),
     [
@@ -139,6 +140,7 @@ def test_the_paths_have_the_gradient_of_their_value(rng):
     np.testing.assert_allclose(same_gradient, gradient, atol=1e-13)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("scale", "dtype"), [(0.0, np.float32), (10.0, np.float32), (1.0, np.float64)])
 def test_a_larger_lattice(scale, dtype, rng):
     with jax.enable_x64(dtype == np.float64):
@@ -162,9 +164,9 @@ def test_lengths_paddings_and_each_alone(rng):
     losses = of_batch(rubbish, y, frames, counts)
     total, gradient = f(rubbish, padded[0], labels, padded[1])
     by_lengths = f(rubbish, labels=labels, logit_lengths=frames, label_lengths=counts)
-    np.testing.assert_array_equal(total, by_lengths[0])
+    same(total, by_lengths[0])
     same(total, losses.sum())
-    np.testing.assert_array_equal(gradient, by_lengths[1])
+    same(gradient, by_lengths[1])
     for i, (t, u) in enumerate(zip(frames.tolist(), counts.tolist(), strict=True)):
         value, slope = by_recursion(np.asarray(x[i, :t, : u + 1]), np.asarray(y[i, :u]), 0)
         close(losses[i], value, value + t + u)
@@ -424,6 +426,7 @@ def test_logits_of_minus_infinity(rng):
     assert np.isfinite(f(certain, y)[1]).all()
 
 
+@pytest.mark.exact
 def test_confident_sequences_keep_their_digits(rng):
     """One path, whose loss is the sum of what the other classes have; and what there is of its neighbours."""
     x = jnp.zeros((2, 2, 3)).at[0, 0, 1].set(40.0).at[0, 1, 0].set(42.0).at[1, 1, 0].set(38.0)
@@ -455,6 +458,7 @@ def confident(rng, labels, frames, margin, *, nodes, classes):
 SURE = [([1, 2, 3], 5, 8), ([2, 2, 1], 12, 6), ([3, 3], 20, 8), ([], 12, 7), ([4], 40, 8), ([1, 4, 2], 60, 3)]
 
 
+@pytest.mark.exact
 def test_confident_sequences_are_exact(rng):
     """Label, margin and frames of each; one of the batch is not confident."""
     every = [*SURE, ([1, 2, 1], 2, 8)]
@@ -480,6 +484,7 @@ def test_confident_sequences_are_exact(rng):
         close(gradient[i, :t, : len(labels) + 1], slope, terms if sure else 2, span=margin, of=str(every[i]))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("frames", "classes", "dtype"), [(30, 20, np.float32), (20, 6, np.float64)])
 def test_long_confident_sequences(frames, classes, dtype, rng):
     labels, margins = np.array([3, 3, 5, 2, 3, 1]), (9, 12, 20, 40)
@@ -504,6 +509,7 @@ def test_the_oracles_agree(rng):
         close(ours, theirs, 1, span=6, dtype=np.float64)
 
 
+@pytest.mark.exact
 def test_derivatives_of_confident_sequences(rng, with_x64):
     """Those of the ordinary formula, in reverse, forward and twice."""
     y = jnp.asarray([2, 1], np.int32)
@@ -533,6 +539,7 @@ def test_debuggers_report_nothing():
     error.throw()
 
 
+@pytest.mark.exact
 def test_never_negative():
     x = jnp.zeros((50, 3, 2)).at[..., 0].set(jnp.linspace(10, 30, 50)[:, None])
     x = x.at[3, 0].set(jnp.array([0.0, 25.0])).at[9, 1].set(jnp.array([0.0, 25.0]))
@@ -543,6 +550,7 @@ def test_never_negative():
     assert not np.signbit(losses).any()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_half_precision(dtype, rng):
     x, y = draw(rng, (2, 6, 4, 5), dtype)

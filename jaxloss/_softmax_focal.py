@@ -1,4 +1,4 @@
-"""Cross entropies that weigh examples by how hard they are: focal losses and the poly loss."""
+"""The focal losses of a softmax and the poly loss: sums over the classes of a function of -log p."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,131 +14,17 @@ from ._core.classes import broadcast_class_weights, take_label
 from ._core.compiler import compiled, cpu_fusion_barrier, recompute_barrier
 from ._core.cross_entropy import Options, indexed_cross_entropy, off_max_label_mass, softmax_residual
 from ._core.derivatives import custom_derivative, recompute_in_backward
-from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.softmax import Row, gap_to_max, summary, surprisal
-from ._core.special import bounded_product, divide_no_nan, expm1, multiply_no_nan
+from ._core.special import bounded_product, expm1, multiply_no_nan
 from ._core.types import Axis, Reduction
 
-# With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
-# c = a |x| + log1p(e), and 1 - p_t = q = r / (1 + e) with r = a + b e. By |x| they have the slopes (a - b e) / (1 + e)
-# and q e (a - b) / (r (1 + e)), of the same sign unless the label lies between p and 1/2. By b, where a + b = 1, they
-# have -|x| and q (e - 1) / r. Where e is too small for a number, c / r is |x|, or 1 if a is 0: then log(r) is -|x|.
 
-
-class _Element(NamedTuple):
-    size: Array  # |x|
-    e: Array
-    a: Array
-    b: Array
-    entropy: Array  # c
-    ratio: Array  # c / r
-    focus: Array  # q^gamma
-    log_q: Array
-
-
-def _element(x: Array, t: Array, gamma: Array) -> _Element:
-    size = jnp.abs(x)
-    e = jnp.exp(-size)
-    a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
-    r, tail = a + b * e, jnp.log1p(e)
-    entropy = multiply_no_nan(a, size) + tail
-    none, far = r == 0, e == 0
-    some = jnp.where(none, 1, r)
-    log_q = jnp.where(none, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(some)) - tail
-    ratio = jnp.where(none, 1, jnp.where(far, size, divide_no_nan(jnp.where(far, 0, entropy), some)))
-    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
-
-
-def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
-    return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
-
-
-def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
-    own = _element(x, t, gamma)
-    return _alpha_of_label(t, alpha) * multiply_no_nan(own.focus, own.entropy)
-
-
-def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
-    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
-    share = _alpha_of_label(t, alpha)
-    by_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
-    by_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
-    by_t = share * jnp.where(x >= 0, by_b, -by_b)
-    loss = multiply_no_nan(focus, entropy)
-    by_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
-    slopes = share * focus * by_size
-    slopes = jnp.where(x >= 0, slopes, -slopes)
-    if alpha is None:
-        return slopes, by_t, by_gamma
-    return slopes, by_t + (2 * alpha - 1) * loss, by_gamma, (2 * t - 1) * loss
-
-
-_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
-
-
-@compiled(alpha=arguments.UNIT, gamma=arguments.NOT_NEGATIVE)
-def sigmoid_focal_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    alpha: ArrayLike | None = None,
-    gamma: ArrayLike = 2.0,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Focal loss of a sigmoid, for each element: a cross entropy that forgets what is already right.
-
-    .. math::
-        \ell = a\, (1 - p_t)^\gamma \left(-t \log \sigma(x) - (1 - t) \log \sigma(-x)\right), \qquad
-        1 - p_t = t\, \sigma(-x) + (1 - t)\, \sigma(x), \quad a = \alpha t + (1 - \alpha)(1 - t)
-
-    Args:
-      logits: :math:`x`, floating, of any shape. ``-inf`` and ``inf`` are the probabilities 0 and 1.
-      labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
-      alpha: :math:`\alpha` in [0, 1], the weight of yes beside :math:`1 - \alpha` of no. None, the default, weighs both
-        by 1.
-      gamma: :math:`\gamma \ge 0`, 0 for the cross entropy.
-      where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
-
-    ``alpha`` and ``gamma`` may be traced, and may differ between elements: they broadcast to the loss.
-
-    Returns:
-      The loss in nats, of the shape of ``logits``, or a scalar; float64 if an input is, else float32.
-
-    Raises:
-      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
-      ValueError: ``labels`` has another shape than ``logits``, or an option does not broadcast to it.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> jnp.set_printoptions(precision=4, suppress=True)
-      >>> print(jaxloss.sigmoid_focal_loss(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])))
-      [0.0018 0.7019]
-
-    optax has another gradient by hard labels: -0.0248 of logit 2 and label 1, instead of -0.0515. Keras:
-    ``binary_focal_crossentropy``, (labels, predictions), which clips probabilities also if it is given logits: at a
-    logit of -20 and label 1 its gradient is -7e-8 instead of -1. torchvision: ``alpha=0.25`` is its default.
-
-    References:
-      Lin et al., https://arxiv.org/abs/1708.02002, equation 5.
-    """
-    numbers = {"gamma": gamma} if alpha is None else {"gamma": gamma, "alpha": alpha}
-    arrays, mask = prepare_elementwise(
-        "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
-    )
-    return mask.reduce(_sigmoid_focal(*arrays, unweighted=mask.unweighted), reduction)
-
-
-def _of_classes(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+def _class_alpha(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
     """A number for all classes, or a table of one for each."""
-    one = arguments.hyperparameter(name, "alpha", alpha, dtype)
-    return broadcast_class_weights(name, "alpha", one, x, dtype) if one.ndim else one
+    array = arguments.hyperparameter(name, "alpha", alpha, dtype)
+    return broadcast_class_weights(name, "alpha", array, x, dtype) if array.ndim else array
 
 
 # All of them are sums of t_c f(u_c), with u_c = -log p_c, exact where p_c is near 1 and where it is near 0. The slopes
@@ -169,36 +55,38 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         labels = labels if share is None else share * labels
         u = surprisal(z, row)
         losses = bounded_product(labels, bend(u, option[..., None]))
-        far = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))  # f(u) is u, and infinite alone
-        losses = jnp.where(u == jnp.inf, far, losses).sum(-1)
+        infinite = 2 * bounded_product(
+            labels, gap_to_max(z / 2, row.top[..., None] / 2)
+        )  # f(u) is u, and infinite alone
+        losses = jnp.where(u == jnp.inf, infinite, losses).sum(-1)
         return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, share, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
         x, t, option, mask, share, row = saved
         z = _logits(x, mask, g.dtype)
-        given = mask.fill(t.astype(g.dtype))
-        labels = given if share is None else share * given
+        unshared = mask.fill(t.astype(g.dtype))
+        labels = unshared if share is None else share * unshared
         options = jnp.broadcast_to(option[..., None], z.shape)
 
         def bent(z: Array) -> tuple[Array, Array, Array]:
             losses, pull = jax.vjp(bend, surprisal(z, row), options)
-            slopes, by_option = pull(jnp.ones_like(losses))
-            return losses, labels * slopes, by_option
+            slopes, d_option = pull(jnp.ones_like(losses))
+            return losses, labels * slopes, d_option
 
-        once = recompute_barrier(z, rows=True)
-        _, pulls, _ = bent(once)
-        label_sum, off_max_sum = pulls.sum(-1), off_max_label_mass(once, row.top, pulls)
-        losses, pulls, by_option = bent(z)
+        z_again = recompute_barrier(z, rows=True)
+        _, pulls, _ = bent(z_again)
+        label_sum, off_max_sum = pulls.sum(-1), off_max_label_mass(z_again, row.top, pulls)
+        losses, pulls, d_option = bent(z)
         g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
         gradient, _ = softmax_residual(z, row, pulls, label_sum, off_max_sum)
         gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
         losses = mask.fill(losses)
-        of_t = multiply_no_nan(g if share is None else g * share, losses)
-        of_share = None
+        ct_t = multiply_no_nan(g if share is None else g * share, losses)
+        ct_share = None
         if share is not None:
-            of_share = multiply_no_nan(g * given, losses)
-            of_share = of_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else of_share
-        return gradient, of_t, (g * multiply_no_nan(labels, by_option)).sum(-1), None, of_share
+            ct_share = multiply_no_nan(g * unshared, losses)
+            ct_share = ct_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else ct_share
+        return gradient, ct_t, (g * multiply_no_nan(labels, d_option)).sum(-1), None, ct_share
 
     return custom_derivative(forward, backward, infinite=(1,))
 
@@ -224,28 +112,28 @@ def _power(u: Array, gamma: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     u, gamma = primals
     power = _power(u, gamma)
-    by_u = multiply_no_nan(gamma, jnp.exp(-u) * _power(u, gamma - 1))
-    by_gamma = multiply_no_nan(power, _log_wrong(u))
-    by_u, by_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (by_u, by_gamma))
-    return power, by_u * tangents[0] + by_gamma * tangents[1]
+    d_u = multiply_no_nan(gamma, jnp.exp(-u) * _power(u, gamma - 1))
+    d_gamma = multiply_no_nan(power, _log_wrong(u))
+    d_u, d_gamma = (jnp.where(jnp.isinf(a), 0, a) for a in (d_u, d_gamma))
+    return power, d_u * tangents[0] + d_gamma * tangents[1]
 
 
 @jax.custom_jvp
 def _fading(u: Array) -> Array:
     """u / expm1(u)."""
-    some = jnp.where((u == 0) | (u > 80), 1, u)
-    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, some / jnp.expm1(some)))
+    safe_u = jnp.where((u == 0) | (u > 80), 1, u)
+    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, safe_u / jnp.expm1(safe_u)))
 
 
 @_fading.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """(1 - u / (1 - exp(-u))) / expm1(u), by its series where that cancels, and without squares."""
     (u,) = primals
-    near = u < 0.3
-    v, far = jnp.where(near, u, 0), jnp.where(near | (u > 80), 1, u)
+    is_small = u < 0.3
+    v, large = jnp.where(is_small, u, 0), jnp.where(is_small | (u > 80), 1, u)
     series = -1 / 2 + v / 6 * (1 - jnp.square(v) / 30 * (1 - jnp.square(v) / 28 * (1 - jnp.square(v) / 30)))
-    direct = (1 + far / expm1(-far)) / expm1(far)
-    return _fading(u), jnp.where(near, series, jnp.where(u > 80, 0, direct)) * tangents[0]
+    direct = (1 + large / expm1(-large)) / expm1(large)
+    return _fading(u), jnp.where(is_small, series, jnp.where(u > 80, 0, direct)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -259,9 +147,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     u, gamma = primals
     loss = _focal(u, gamma)
     inside = (u != 0) & (u != jnp.inf)
-    some = jnp.where(inside, u, 1)
-    by_gamma = jnp.where(inside, _focal(some, gamma) * _log_wrong(some), 0)
-    return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + by_gamma * tangents[1]
+    safe_u = jnp.where(inside, u, 1)
+    d_gamma = jnp.where(inside, _focal(safe_u, gamma) * _log_wrong(safe_u), 0)
+    return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + d_gamma * tangents[1]
 
 
 _focal_of_entropy = recompute_in_backward(_focal)
@@ -329,7 +217,7 @@ def softmax_focal_loss(
     dtype = arguments.compute_dtype(x, t)
     gamma, share = per_example_option(name, "gamma", gamma, mask, x.shape[:-1], dtype), None
     if not arguments.is_number(alpha, 1):
-        share = _of_classes(name, alpha, x, dtype)
+        share = _class_alpha(name, alpha, x, dtype)
         share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
     losses = _focal_rows(x, t, gamma, mask.without_weight(), share, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
@@ -391,7 +279,7 @@ def softmax_focal_loss_with_integer_labels(
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x)
     gamma = per_example_option(name, "gamma", gamma, mask, y.shape, dtype)
-    share = _of_classes(name, alpha, x, dtype)
+    share = _class_alpha(name, alpha, x, dtype)
     entropies = indexed_cross_entropy(x, y, mask.without_weight(), Options(), unweighted=mask.unweighted)
     losses = _focal_of_entropy(entropies, gamma, unweighted=mask.unweighted)
     losses = mask.fill_options(losses, 0)

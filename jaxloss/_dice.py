@@ -1,22 +1,16 @@
-"""Losses of the overlap of a predicted and a true mask: Tversky, of which dice and Jaccard are special cases."""
+"""Dice losses of maps of logits or probabilities, for each class of an image."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_fusion_barrier
-from ._core.elementwise import Terms, prepare_summed
+from ._core.compiler import compiled
 from ._core.masks import Mask, weigh
+from ._core.overlap import given_probabilities, overlap_sums, share_of_errors, softmax_probabilities
 from ._core.rows import is_finite_row
-from ._core.softmax import probabilities, summary
-from ._core.special import divide_no_nan, power_of_two, sigmoids
-from ._core.types import Axis, Reduction
+from ._core.special import divide_no_nan, sigmoids
+from ._core.types import Reduction
 
 
 def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
@@ -64,26 +58,26 @@ def _images(
     """The maps, 0 where a pixel is masked, and the mask of images, of which one without a pixel is empty."""
     t = arguments.fill_class_targets(name, "targets", t, x)
     x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
-    kept = weight = None
+    pixels = weight = None
     if where is not None:
-        kept = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape[:-1])
+        pixels = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), x.shape[:-1])
     if weights is not None:
         shape = tuple(n for a, n in enumerate(x.shape[:-1]) if a not in axes)
         weight = arguments.broadcast(
             name, "weights", arguments.real(name, "weights", weights).astype(arguments.compute_dtype(x, t)), shape
         )
         finite = is_finite_row(x) & is_finite_row(t)
-        finite = (finite if kept is None else finite | ~kept).all(axes, keepdims=True)
+        finite = (finite if pixels is None else finite | ~pixels).all(axes, keepdims=True)
         usable = jnp.expand_dims(weight != 0, axes) | finite
-        kept = jnp.broadcast_to(usable, x.shape[:-1]) if kept is None else kept & usable
-    if kept is None:
+        pixels = jnp.broadcast_to(usable, x.shape[:-1]) if pixels is None else pixels & usable
+    if pixels is None:
         return (x, t, None), Mask()
-    kept = kept[..., None]
-    maps = jnp.where(kept, x, jnp.zeros_like(x)), jnp.where(kept, t, jnp.zeros_like(t)), kept
-    return maps, Mask(kept.any(tuple(range(1, x.ndim))), weight=weight)
+    pixels = pixels[..., None]
+    maps = jnp.where(pixels, x, jnp.zeros_like(x)), jnp.where(pixels, t, jnp.zeros_like(t)), pixels
+    return maps, Mask(pixels.any(tuple(range(1, x.ndim))), weight=weight)
 
 
-def _of_classes(
+def _class_losses(
     name: str,
     maps: _Maps,
     logits: bool,
@@ -95,167 +89,15 @@ def _of_classes(
     class_weights: ArrayLike | None = None,
 ) -> Array:
     """The weighted loss of each class of each image."""
-    x, t, kept = maps
+    x, t, pixels = maps
     dtype, shape = arguments.compute_dtype(x, t), tuple(n for a, n in enumerate(x.shape) if a not in axes)
     options = {"alpha": alpha, "beta": beta, "smooth": smooth}
     options["class_weights"] = 1.0 if class_weights is None else class_weights
     arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
     a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
-    probabilities = _given if not logits else sigmoids if x.shape[-1] == 1 else _softmax
-    return w * _loss(_overlap(probabilities, x, t, kept, axes, first), a, b, s)
-
-
-@partial(jax.checkpoint, static_argnums=(0, 4, 5), prevent_cse=False)
-def _overlap(
-    probabilities: Callable[[Array], tuple[Array, ...]],
-    x: Array,
-    t: Array,
-    kept: Array | None,
-    axes: tuple[int, ...],
-    first: int,
-) -> tuple[Array, ...]:
-    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
-    dtype = arguments.compute_dtype(x, t)
-    p, rest = probabilities(x.astype(dtype))
-    p, rest, t = (a[..., first:] for a in (p, rest, t.astype(dtype)))
-    only = t.shape[-1] == 1 and t.ndim - 1 not in axes
-    if only:  # on a CPU, XLA sums slowly over axes that are not the last
-        p, rest, t = (a[..., 0] for a in (p, rest, t))
-        kept = None if kept is None else kept[..., 0]
-    sums = (Terms(kept, axes).total(term) for term in (p * t, p * (1 - t), rest * t))
-    return tuple(s[..., None] if only else s for s in sums)
-
-
-def _loss(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
-    intersection, false_positives, false_negatives = overlap
-    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
-    errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
-    return _fraction(errors, unit * (intersection + smooth))
-
-
-@jax.custom_jvp
-def _fraction(a: Array, b: Array) -> Array:
-    """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
-    return divide_no_nan(a, a + b)
-
-
-@_fraction.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    by_a, by_b = _fraction_slopes(*primals)
-    return _fraction(*primals), by_a * tangents[0] + by_b * tangents[1]
-
-
-def _inverse(a: Array, b: Array) -> Array:
-    """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
-    return divide_no_nan(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
-
-
-@jax.custom_jvp
-def _fraction_slopes(a: Array, b: Array) -> tuple[Array, Array]:
-    return _inverse(a, b) * _fraction(b, a), -_inverse(a, b) * _fraction(a, b)
-
-
-@_fraction_slopes.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
-    a, b = primals
-    of_a, of_b = _fraction(a, b), _fraction(b, a)
-    square = jnp.minimum(jnp.square(_inverse(a, b)), jnp.finfo(a.dtype).max / 1024)  # it may be multiplied by 0
-    by_a = square * (-2 * of_b * tangents[0] + (of_a - of_b) * tangents[1])
-    by_b = square * ((of_a - of_b) * tangents[0] + 2 * of_a * tangents[1])
-    return _fraction_slopes(a, b), (by_a, by_b)
-
-
-# What the predictions are: each function returns p and 1 - p, of which neither is the rounded difference of the other.
-
-
-def _given(p: Array) -> tuple[Array, ...]:
-    return p, 1 - p
-
-
-def _softmax(z: Array) -> tuple[Array, ...]:
-    (z,) = cpu_fusion_barrier(z)
-    return cpu_fusion_barrier(*probabilities(z, summary(z)))
-
-
-@compiled(alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE, smooth=arguments.NOT_NEGATIVE)
-def tversky_loss(
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    *,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
-    smooth: ArrayLike = 0.0,
-    axis: Axis = None,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: Reduction = "none",
-) -> Array:
-    r"""Tversky loss of a mask of probabilities: the share of the errors, false positives and negatives weighed apart.
-
-    .. math::
-        \ell = 1 - \frac{I + s}{I + \alpha F_p + \beta F_n + s}
-             = \frac{\alpha F_p + \beta F_n}{I + \alpha F_p + \beta F_n + s}, \qquad
-        I = \sum_i p_i t_i, \quad F_p = \sum_i p_i (1 - t_i), \quad F_n = \sum_i (1 - p_i)\, t_i
-
-    With :math:`\alpha = \beta = 1/2` it is the dice loss, with :math:`\alpha = \beta = 1` the Jaccard loss, one minus
-    the intersection over the union. It is computed as the share on the right, never as 1 minus a ratio, so that a
-    nearly perfect mask keeps its digits. Nothing predicted where nothing is, without ``smooth`` 0 / 0, is perfect: 0,
-    with zero gradient.
-
-    Args:
-      probabilities: :math:`p` in [0, 1], real: for each pixel, that it is in the mask.
-      targets: :math:`t` in [0, 1], real, of the shape of ``probabilities``.
-      alpha: :math:`\alpha \ge 0`, the weight of false positives.
-      beta: :math:`\beta \ge 0`, the weight of false negatives.
-      smooth: :math:`s \ge 0`, in pixels.
-      axis: the axis of the pixels of one mask, or several, or None for all: one mask.
-      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks pixels; with a lower rank,
-        masks, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
-
-    ``alpha``, ``beta`` and ``smooth`` may be traced, and may differ between masks: they broadcast to the loss.
-
-    Returns:
-      The loss in [0, 1], of the shape of ``targets`` without ``axis``, or a scalar; float64 if an input is, else
-      float32.
-
-    Raises:
-      TypeError: an array is not real, ``where`` is not boolean.
-      ValueError: ``targets`` has another shape than ``probabilities``, ``axis`` is empty, an option does not broadcast.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> probabilities, targets = jnp.array([0.75, 1.0, 0.25, 0.0]), jnp.array([1, 1, 0, 0])
-      >>> print(jaxloss.tversky_loss(probabilities, targets))
-      0.125
-      >>> # one minus the soft IoU of each class, over the whole batch
-      >>> p, t = jnp.array([[[0.5, 0.5], [0.25, 0.75]]]), jnp.array([[[1, 0], [0, 1]]])
-      >>> print(jaxloss.tversky_loss(p, t, alpha=1, beta=1, axis=(0, 1)))
-      [0.6 0.5]
-
-    Keras: ``dice`` and ``tversky``, (targets, probabilities), which add 1e-7 below, so that nothing predicted where
-    nothing is costs 1. The ``alpha`` of its ``tversky`` weighs false negatives, whatever its documentation says: of
-    probabilities [0.9, 0.8, 0.1, 0.7] and targets [1, 1, 0, 0], ``alpha=1, beta=0`` costs 0.15 there and 0.32 here.
-
-    References:
-      Salehi, Erdogmus and Gholipour, https://arxiv.org/abs/1706.05721.
-    """
-    (p, t, *options), (entries, axes, _), mask = prepare_summed(
-        "tversky_loss",
-        {"probabilities": probabilities, "targets": targets},
-        {"alpha": alpha, "beta": beta, "smooth": smooth},
-        axis,
-        where,
-        weights,
-        reduction,
-        kinds=(arguments.real, arguments.real),
-        rule=False,
-    )
-    options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
-    return mask.reduce(_loss(_overlap(_given, p, t, entries, axes, 0), *options), reduction)
+    probabilities = given_probabilities if not logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
+    return w * share_of_errors(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
 
 
 @compiled(smooth=arguments.NOT_NEGATIVE, alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE)
@@ -346,7 +188,7 @@ def dice_loss(
     if class_weights is not None:
         class_weights = arguments.real(name, "class_weights", class_weights)
         arguments.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
-    losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
+    losses = _class_losses(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
     losses = losses if mask.weight is None else weigh(mask.weight[..., None], losses)
     if reduction == "none":
         return losses
@@ -413,7 +255,7 @@ def binary_dice_loss(
     (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
     maps, mask = _images(name, x, t, class_axis, axis, where, weights)
-    losses = _of_classes(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
+    losses = _class_losses(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
     return mask.reduce(losses, reduction)
 
 
@@ -486,5 +328,5 @@ def multiclass_generalized_dice_loss(
     n = t.astype(arguments.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
     of_class = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
     of_class = divide_no_nan(of_class, of_class.sum()) * of_class.size
-    losses = _of_classes(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
+    losses = _class_losses(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
     return mask.reduce(losses, reduction)

@@ -1,0 +1,126 @@
+"""The focal loss of a sigmoid, which weights elements by how hard they are."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ._core import arguments
+from ._core.compiler import compiled
+from ._core.elementwise import elementwise, prepare_elementwise
+from ._core.special import divide_no_nan, expm1, multiply_no_nan
+from ._core.types import Reduction
+
+# With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
+# c = a |x| + log1p(e), and 1 - p_t = q = r / (1 + e) with r = a + b e. By |x| they have the slopes (a - b e) / (1 + e)
+# and q e (a - b) / (r (1 + e)), of the same sign unless the label lies between p and 1/2. By b, where a + b = 1, they
+# have -|x| and q (e - 1) / r. Where e is too small for a number, c / r is |x|, or 1 if a is 0: then log(r) is -|x|.
+
+
+class _Element(NamedTuple):
+    size: Array  # |x|
+    e: Array
+    a: Array
+    b: Array
+    entropy: Array  # c
+    ratio: Array  # c / r
+    focus: Array  # q^gamma
+    log_q: Array
+
+
+def _element(x: Array, t: Array, gamma: Array) -> _Element:
+    size = jnp.abs(x)
+    e = jnp.exp(-size)
+    a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
+    r, tail = a + b * e, jnp.log1p(e)
+    entropy = multiply_no_nan(a, size) + tail
+    r_is_zero, e_is_zero = r == 0, e == 0
+    safe_r = jnp.where(r_is_zero, 1, r)
+    log_q = jnp.where(r_is_zero, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(safe_r)) - tail
+    ratio = jnp.where(r_is_zero, 1, jnp.where(e_is_zero, size, divide_no_nan(jnp.where(e_is_zero, 0, entropy), safe_r)))
+    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
+
+
+def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
+    return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+
+
+def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
+    element = _element(x, t, gamma)
+    return _alpha_of_label(t, alpha) * multiply_no_nan(element.focus, element.entropy)
+
+
+def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
+    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
+    share = _alpha_of_label(t, alpha)
+    d_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
+    d_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
+    d_t = share * jnp.where(x >= 0, d_b, -d_b)
+    loss = multiply_no_nan(focus, entropy)
+    d_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
+    slopes = share * focus * d_size
+    slopes = jnp.where(x >= 0, slopes, -slopes)
+    if alpha is None:
+        return slopes, d_t, d_gamma
+    return slopes, d_t + (2 * alpha - 1) * loss, d_gamma, (2 * t - 1) * loss
+
+
+_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
+
+
+@compiled(alpha=arguments.UNIT, gamma=arguments.NOT_NEGATIVE)
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Focal loss of a sigmoid, for each element: a cross entropy that forgets what is already right.
+
+    .. math::
+        \ell = a\, (1 - p_t)^\gamma \left(-t \log \sigma(x) - (1 - t) \log \sigma(-x)\right), \qquad
+        1 - p_t = t\, \sigma(-x) + (1 - t)\, \sigma(x), \quad a = \alpha t + (1 - \alpha)(1 - t)
+
+    Args:
+      logits: :math:`x`, floating, of any shape. ``-inf`` and ``inf`` are the probabilities 0 and 1.
+      labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
+      alpha: :math:`\alpha` in [0, 1], the weight of yes beside :math:`1 - \alpha` of no. None, the default, weighs both
+        by 1.
+      gamma: :math:`\gamma \ge 0`, 0 for the cross entropy.
+      where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    ``alpha`` and ``gamma`` may be traced, and may differ between elements: they broadcast to the loss.
+
+    Returns:
+      The loss in nats, of the shape of ``logits``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape than ``logits``, or an option does not broadcast to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
+      >>> print(jaxloss.sigmoid_focal_loss(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])))
+      [0.0018 0.7019]
+
+    optax has another gradient by hard labels: -0.0248 of logit 2 and label 1, instead of -0.0515. Keras:
+    ``binary_focal_crossentropy``, (labels, predictions), which clips probabilities also if it is given logits: at a
+    logit of -20 and label 1 its gradient is -7e-8 instead of -1. torchvision: ``alpha=0.25`` is its default.
+
+    References:
+      Lin et al., https://arxiv.org/abs/1708.02002, equation 5.
+    """
+    numbers = {"gamma": gamma} if alpha is None else {"gamma": gamma, "alpha": alpha}
+    arrays, mask = prepare_elementwise(
+        "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
+    )
+    return mask.reduce(_sigmoid_focal(*arrays, unweighted=mask.unweighted), reduction)
