@@ -1,4 +1,4 @@
-"""Contrastive losses: every example of a batch beside every other."""
+"""Contrastive losses: every example of a batch is compared with every other one."""
 
 from functools import partial
 
@@ -56,7 +56,7 @@ def _batch(
 
 @partial(jax.checkpoint, prevent_cse=False)
 def _cosines(x: Array, references: Array) -> Array:
-    """Of each row of x with each of the others."""
+    """The cosine of each row of x with each reference."""
     dtype = arguments.compute_dtype(x, references)
     u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (references, 0)))
     return u @ v.T
@@ -87,7 +87,7 @@ def _pairs(
 
 
 def _logsumexp(x: Array, examples: Array) -> Array:
-    """Over the entries of each row that are kept; of none, 0."""
+    """The logsumexp over the unmasked entries of each row, 0 if there is none."""
     top = lax.stop_gradient(x).max(-1, where=examples, initial=-jnp.inf, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
     total = jnp.where(examples, jnp.exp(jnp.where(examples, x - top, 0)), 0).sum(-1)
@@ -135,10 +135,10 @@ def ntxent(
       labels: :math:`y`, real, of shape (batch,), only compared: for SimCLR the number of the image.
       temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
         Cosines are exact to a few roundings, which are divided by it.
-      where: boolean, broadcast to (batch,): True is kept. What it removes may hold anything and is not there: no
-        example is compared with it.
-      weights: real, broadcast to (batch,): the weight of an example's own :math:`\ell_i`. A weight of 0 excludes the
-        example, as ``where`` does.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No
+        example is compared with a masked one.
+      weights: real, broadcast to (batch,): the weight of an example's own :math:`\ell_i`. An example of
+        weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
 
@@ -212,14 +212,14 @@ def circle_loss(
       labels: :math:`y`, real, of shape (batch,), only compared.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
         the batch.
-      reference_labels: of shape (references,), of the dtype of ``labels``, which they are if left away.
+      reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       remove_diagonal: whether example i and reference i, which without references is itself, are no pair of one label.
         With references of their own, which are not the batch once more, take False.
       gamma: :math:`\gamma`, the scale of the cosines. Like ``margin`` it may be traced, and broadcasts to the loss.
       margin: :math:`m`: cosines are to be above :math:`1 - m` and below :math:`m`.
-      where: boolean, broadcast to (batch,): True is kept. What it removes may hold anything and is not there: without
-        references no example is compared with it.
-      weights: real, broadcast to (batch,). A weight of 0 excludes the example, as ``where`` does.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without
+        references no example is compared with a masked one.
+      weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

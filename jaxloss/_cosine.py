@@ -15,7 +15,7 @@ from ._core.vectors import SavedVectors, clipped_cosine, compare_vectors, distan
 
 
 class _MaskedVectors(NamedTuple):
-    """Of rows that are zeros unless they are kept."""
+    """The saved vectors, with zeros in masked rows."""
 
     saved: SavedVectors
     examples: Array | None
@@ -72,7 +72,7 @@ def cosine_similarity(
       axis: the feature axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the result.
-      weights: real, broadcast to the shape of the result. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the result. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -134,7 +134,7 @@ def cosine_distance(
       axis: the feature axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -213,11 +213,11 @@ def ctc_loss(
         ctc_loss(logits, labels=labels, logit_lengths=frames, label_lengths=counts)
 
     Args:
-      logits: floating array (..., frames, classes). What is padded may hold anything.
+      logits: floating array (..., frames, classes). Padded frames may contain anything.
       logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
       labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
         padded gives NaN.
-      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
+      label_paddings: shape (..., n): 0 or False for a label, else padding. A label after padding gives NaN.
       logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
       label_lengths: integers of exactly the shape (...), in [0, n], likewise.
       blank_id: the class of blanks, from the end if it is negative.
@@ -225,7 +225,7 @@ def ctc_loss(
       zero_infinity: a sequence that no alignment gives, such as one of more labels than frames, has the loss ``inf``
         and gradient 0; with True it has the loss 0, and counts in a mean.
       where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
 
     Returns:

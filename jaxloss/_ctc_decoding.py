@@ -17,7 +17,7 @@ from ._ctc import emitted_log_probs, log_add_with_share, prepare_ctc
 
 
 class CTCDecoded(NamedTuple):
-    """Decoded labels, left-aligned, and -1 behind the last; how many they are; their log-probability, in nats."""
+    """Decoded labels, left-aligned and padded with -1, their number, and their log-probability in nats."""
 
     labels: Array
     lengths: Array
@@ -56,7 +56,7 @@ def _take(x: Array, indices: Array, axis: int = -1) -> Array:
 
 
 class _Beam(NamedTuple):
-    labels: Array  # [..., beam, frames], -1 behind the last
+    labels: Array  # [..., beam, frames], -1 after the last
     lengths: Array  # [..., beam]
     last: Array  # [..., beam], -1 of no labels
     blank: Array  # [..., beam], log-probabilities of what ends in a blank
@@ -184,7 +184,7 @@ def ctc_greedy_decode(
 
     Args:
       logits: floating array (..., frames, classes); log-probabilities are logits, too. A ``-inf`` is a class of
-        probability 0. What is padded may hold anything.
+        probability 0. Padded frames may contain anything.
       logit_paddings: shape (..., frames): 0 for a frame, 1 for one that is skipped, as if it did not exist.
       logit_lengths: integers of shape (...) in [0, frames], instead of paddings.
       blank_id: the class of blanks, from the end if it is negative.
@@ -329,7 +329,7 @@ def ctc_align(
 
     Returns:
       :class:`CTCAlignment`: for each frame the index in [0, n) of the label that it emits, int32 of shape (...,
-      frames), -1 for a blank and a padded frame; for each label its first frame and the one behind its last, int32 of
+      frames), -1 for a blank and a padded frame; for each label its first frame and the one after its last, int32 of
       shape (..., n), -1 for padded labels; and the log-probability, of shape (...), float64 if ``logits`` is, else
       float32, which may be differentiated. Without any alignment it is ``-inf``, and all indices are -1.
 

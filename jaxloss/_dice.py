@@ -145,10 +145,10 @@ def dice_loss(
       axis: the axis of the pixels, or several; None for all but the class axis and the first of the others, the batch.
         So of shape (N, classes) each row is an image of one pixel; ``axis=0`` sums over them.
       class_axis: the axis of the classes: 1 for images of shape (batch, classes, height, width).
-      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any costs 0, and counts in a mean over the
-        batch, unless :func:`jaxloss.reduce` is told to leave it out.
-      weights: real, broadcast to (batch,): each image's loss is multiplied by its weight. A weight of 0 excludes.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: False masks a pixel, which
+        may contain anything. An image without pixels costs 0, and counts in a mean over the batch.
+        To leave it out, use :func:`jaxloss.reduce` with a mask.
+      weights: real, broadcast to (batch,): the weight of each image. An image of weight 0 is masked.
 
     ``smooth``, ``alpha`` and ``beta`` may be traced, and broadcast to the loss of each class.
 
@@ -220,9 +220,9 @@ def binary_dice_loss(
       smooth: :math:`s \ge 0`, in pixels. At 0, a mask neither predicted nor there costs 0.
       apply_sigmoid: False says that ``predictions`` are probabilities, real. They are taken as they are, not checked.
       class_axis: where the axis of 1 is, if there is one.
-      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any costs 0, and does not count in a mean.
-      weights: real, broadcast to (batch,). A weight of 0 excludes.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: False masks a pixel, which
+        may contain anything. An image without pixels costs 0, and does not count in a mean.
+      weights: real, broadcast to (batch,). An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over images, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -290,9 +290,10 @@ def multiclass_generalized_dice_loss(
       ignore_background: leaves class 0, of several, out of the sum of the losses, not out of that of the weights; the
         sum is multiplied by classes / (classes - 1), as in optax.
       class_axis: the axis of the classes: 1 for images of shape (batch, classes, height, width).
-      where: boolean, broadcast to the shape of ``predictions`` without the class axis: True is kept. The pixels that it
-        removes may hold anything. An image without any does not count.
-      weights: real, broadcast to (batch,). A weight of 0 excludes the image, but for the number of pixels of a class.
+      where: boolean, broadcast to the shape of ``predictions`` without the class axis: False masks a pixel, which
+        may contain anything. An image without pixels does not count.
+      weights: real, broadcast to (batch,). An image of weight 0 is masked, but its pixels count for
+        the sizes of the classes.
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` over images, see :func:`jaxloss.reduce`.
 
     Returns:

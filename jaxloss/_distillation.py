@@ -119,7 +119,7 @@ def softmax_kl_divergence(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks the classes of both; with a
         lower rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -192,7 +192,7 @@ def softmax_jensen_shannon_divergence(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks the classes of both; with a
         lower rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -114,7 +114,7 @@ def triplet_margin_loss(
       swap: whether the negative's distance is the lesser one of those to the anchor and to the positive.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``anchors`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -214,7 +214,7 @@ def cosine_embedding_loss(
       axis: the feature axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -277,7 +277,7 @@ def hinge_embedding_loss(
         which cannot hold -1, raise.
       margin: :math:`m`, in the unit of the distances. It may be traced, and broadcasts to the loss.
       where: boolean mask, broadcast to the shape of ``distances``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``distances``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``distances``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

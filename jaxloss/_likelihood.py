@@ -75,7 +75,7 @@ def poisson_nll_loss(
       full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
         counts. The loss is then a likelihood and not below 0, also where the rate is near a large count.
       where: boolean mask, broadcast to the shape of ``rates``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``rates``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``rates``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -144,7 +144,7 @@ def poisson_nll_loss_with_log_rates(
       full: whether to add :math:`\log t!`, the term that Stirling's formula approximates, and which is exact here for
         counts.
       where: boolean mask, broadcast to the shape of ``log_rates``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``log_rates``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``log_rates``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -212,7 +212,7 @@ def gaussian_nll_loss(
         :func:`gaussian_nll_loss_with_log_variance`.
       full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -297,7 +297,7 @@ def gaussian_nll_loss_with_log_variance(
         shape of ``predictions``.
       full: whether to add the constant :math:`\tfrac{1}{2} \log 2\pi`.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -56,7 +56,7 @@ def hinge_loss(
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
       where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``targets``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -104,7 +104,7 @@ def squared_hinge_loss(
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
       where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``targets``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -158,7 +158,7 @@ def perceptron_loss(
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
       where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``targets``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -207,7 +207,7 @@ def soft_margin_loss(
       targets: :math:`t`, -1 or 1, of the shape of ``predictor_outputs``: ``2 * labels - 1`` for labels 0 and 1. A 0 has
         no gradient. Booleans and unsigned integers, which cannot hold -1, raise.
       where: boolean mask, broadcast to the shape of ``targets``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``targets``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``targets``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

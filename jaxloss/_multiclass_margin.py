@@ -65,7 +65,7 @@ def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
     return relu(margin[..., None] + _excess(other_scores, label[..., None]))
 
 
-# Saved are scores and labels; the rest is computed again.
+# Scores and labels are saved; everything else is recomputed.
 
 _best_above = recompute_in_backward(_perceptron_of_row)
 
@@ -101,7 +101,7 @@ def multiclass_hinge_loss(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -153,7 +153,7 @@ def multiclass_perceptron_loss(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -205,7 +205,7 @@ def weston_watkins_hinge_loss(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -313,7 +313,7 @@ def multilabel_hinge_loss(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -379,7 +379,7 @@ def categorical_hinge_loss_with_zero_class(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

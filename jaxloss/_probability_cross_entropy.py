@@ -47,7 +47,7 @@ def categorical_cross_entropy(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
         rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -129,7 +129,7 @@ def categorical_cross_entropy_with_integer_labels(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
         rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -186,7 +186,7 @@ def nll_loss(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``log_probabilities`` it masks classes; with a
         lower rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -271,7 +271,7 @@ def generalized_cross_entropy(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``probabilities`` it masks classes; with a lower
         rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -347,7 +347,7 @@ def binary_cross_entropy(
       labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``probabilities``.
       label_smoothing: :math:`\alpha` in [0, 1]: labels become :math:`(1 - \alpha) t + \alpha / 2`.
       where: boolean mask, broadcast to the shape of ``probabilities``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``probabilities``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``probabilities``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -114,7 +114,7 @@ def margin_ranking_loss(
         Booleans and unsigned integers, which cannot hold -1, raise.
       margin: :math:`m`, in the unit of the scores. It may be traced, and broadcasts to the loss.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

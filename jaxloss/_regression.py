@@ -31,7 +31,7 @@ def squared_error(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -84,7 +84,7 @@ def l2_loss(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -132,7 +132,7 @@ def sum_of_squares_error(
       axis: the axis of the outputs, or several, or None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``predictions`` it masks single outputs; with a
         lower rank, examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -188,7 +188,7 @@ def absolute_error(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -255,7 +255,7 @@ def absolute_percentage_error(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -321,7 +321,7 @@ def squared_logarithmic_error(
       predictions: :math:`x > -1`, floating, of any shape. -1 costs infinity, less gives NaN; nothing is clipped.
       targets: :math:`t > -1`, real, of the shape of ``predictions``.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -384,7 +384,7 @@ def quantile_loss(
       quantile: :math:`\tau` in [0, 1]: 0.9 costs a prediction that is too low nine times one that is too high. Outside,
         the loss is NaN.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``quantile`` may be traced, and may differ between elements, as in the example, where each output of a network is a

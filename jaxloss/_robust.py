@@ -49,7 +49,7 @@ def huber_loss(
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       delta: :math:`\delta \ge 0`, in the unit of the targets. At infinity this is :func:`l2_loss`.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``delta`` may be traced, and may differ between elements: it broadcasts to the loss.
@@ -123,7 +123,7 @@ def smooth_l1_loss(
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       beta: :math:`\beta \ge 0`, in the unit of the targets. At 0 this is :func:`absolute_error`.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``beta`` may be traced, and may differ between elements: it broadcasts to the loss.
@@ -197,7 +197,7 @@ def charbonnier_loss(
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       epsilon: :math:`\epsilon \ge 0`, in the unit of the targets. At 0 this is :func:`absolute_error`.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``epsilon`` may be traced, and may differ between elements: it broadcasts to the loss.
@@ -271,7 +271,7 @@ def log_cosh(
       predictions: :math:`x`, floating, of any shape.
       targets: :math:`t`, real, of the shape of ``predictions``; None is 0.
       where: boolean mask, broadcast to the shape of ``predictions``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``predictions``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``predictions``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -32,7 +32,7 @@ def _formula_with_options(
     return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, pos_weight)
 
 
-# Everything is elementwise, so that a scale or a cap needs no rule: XLA fuses it with the rule of the rest.
+# Everything is elementwise: XLA fuses a scale or a cap with the rule below, so they need no rule of their own.
 _with_options = recompute_in_backward(_formula_with_options)
 
 
@@ -96,8 +96,8 @@ def sigmoid_binary_cross_entropy(
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
       where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes. Weights of shape (classes,) weigh the
-        classes of a multi-label problem.
+      weights: real, broadcast to the shape of ``logits``. An entry of weight 0 is masked. Weights of shape
+        (classes,) weight the classes of a multi-label problem.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     The numbers among the options may be traced, and may differ between elements: they broadcast to the loss.

@@ -93,7 +93,7 @@ def sigmoid_focal_loss(
         by 1.
       gamma: :math:`\gamma \ge 0`, 0 for the cross entropy.
       where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``logits``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``alpha`` and ``gamma`` may be traced, and may differ between elements: they broadcast to the loss.

@@ -68,7 +68,7 @@ def softmax_cross_entropy(
       z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
@@ -148,7 +148,7 @@ def softmax_cross_entropy_with_integer_labels(
       z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
@@ -235,7 +235,7 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
       >>> print(jaxloss.smooth_labels(jnp.array([0.0, 1.0]), 0.1))
       [0.05 0.95]
 
-    optax gives the classes that ``where`` removes the same share, so that its rows sum to more than 1.
+    optax gives masked classes the same share, so that its rows sum to more than 1.
 
     References:
       Szegedy et al., https://arxiv.org/abs/1512.00567, section 7.

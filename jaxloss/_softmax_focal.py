@@ -186,7 +186,7 @@ def softmax_focal_loss(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -253,7 +253,7 @@ def softmax_focal_loss_with_integer_labels(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -310,7 +310,7 @@ def poly_loss_cross_entropy(
       axis: the class axis or axes (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

@@ -63,7 +63,7 @@ def sparsemax_loss(
       logits: :math:`x`, floating, of any shape.
       labels: target probabilities :math:`t` in [0, 1], real, of the shape of ``logits``: 0 and 1, not -1 and 1.
       where: boolean mask, broadcast to the shape of ``logits``, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of ``logits``. A weight of 0 excludes.
+      weights: real, broadcast to the shape of ``logits``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -188,7 +188,7 @@ def multiclass_sparsemax_loss(
       axis: the class axis or axes (flattened together).
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``scores`` it masks classes; with a lower rank,
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     Returns:

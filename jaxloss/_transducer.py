@@ -12,7 +12,7 @@ the posterior of each arc goes back from the last node to the first by products 
 
 All nodes of a diagonal, where t + u is the same, are computed at once, and have made the same number of steps: their
 largest is subtracted after each. Arrays by diagonals have entry (t, u) at (t + u, u). A frame that is not there is a
-blank of probability 1. So is every node behind the last frame: what ends too early never reaches the last label.
+blank of probability 1. So is every node after the last frame: what ends too early never reaches the last label.
 """
 
 import math
@@ -40,7 +40,7 @@ from ._core.types import Reduction
 
 class _Lattice(NamedTuple):
     sequences: Sequences
-    labels: Array  # [..., n + 1], and a blank behind the last one
+    labels: Array  # [..., n + 1], and a blank after the last one
     after: Array | None  # [..., n + 1], whether so many labels may be out
     nodes: Array | None  # [..., frames, n + 1], of those in frames that are there
     fastemit: Array | None
@@ -289,11 +289,11 @@ def rnnt_loss(
 
     Args:
       logits: floating array (..., frames, n + 1, classes), at [t, u] those of frame t once u labels are out. What is
-        padded, in frames or behind the labels, may hold anything.
+        padded, in frames or after the labels, may contain anything.
       logit_paddings: shape (..., frames), of any dtype: 0 or False for a frame, else it is skipped.
       labels: integers of shape (..., n), in [0, classes) without ``blank_id``. Another one among those that are not
         padded gives NaN.
-      label_paddings: shape (..., n): 0 or False for a label, else padding. A label behind padding gives NaN.
+      label_paddings: shape (..., n): 0 or False for a label, else padding. A label after padding gives NaN.
       blank_id: the class of blanks. A negative one counts from the end: -1 is the last class.
       logit_lengths: integers of exactly the shape (...), in [0, frames], instead of paddings. Others give NaN.
       label_lengths: integers of exactly the shape (...), in [0, n], likewise.
@@ -302,7 +302,7 @@ def rnnt_loss(
       zero_infinity: a sequence that no alignment gives, such as labels without a frame, has the loss ``inf`` and
         gradient 0; with True it has the loss 0, and counts in a mean.
       where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences, see :func:`jaxloss.reduce`.
 
     Returns:
@@ -373,8 +373,8 @@ def rnnt_loss_with_joint(
       joint: a pure function of (encoded, predicted), arrays (..., t, features) and (..., n + 1, features) as below but
         for t, which is any number of frames, all of them when its shape is asked for. It returns logits (..., t, n + 1,
         classes), each frame's independent of the other frames: no batch norm.
-      encoded: floating array (..., frames, features). What is padded may hold anything: ``joint`` gets zeros.
-      predicted: floating array (..., n + 1, features), at u once u labels are out. What is behind the labels, likewise.
+      encoded: floating array (..., frames, features). Padded frames may contain anything: ``joint`` gets zeros.
+      predicted: floating array (..., n + 1, features), at u once u labels are out. What follows the labels, likewise.
       labels: integers of shape (..., n). This and all that follows is as in :func:`rnnt_loss`.
       blank_id: the class of blanks, -1 for the last.
       chunk_size: how many frames of each sequence ``joint`` gets at once, for all sequences; by default as many as have
@@ -387,7 +387,7 @@ def rnnt_loss_with_joint(
       fastemit_lambda: real, broadcast to the shape of the loss.
       zero_infinity: whether a sequence that no alignment gives has the loss 0.
       where: boolean mask, broadcast to the shape of the loss, (...), see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"`` over sequences.
 
     Returns:

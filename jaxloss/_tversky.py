@@ -44,7 +44,7 @@ def tversky_loss(
       axis: the axis of the pixels of one mask, or several, or None for all: one mask.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``targets`` it masks pixels; with a lower rank,
         masks, and broadcasts to the shape of the loss.
-      weights: real, broadcast to the shape of the loss. A weight of 0 excludes.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
 
     ``alpha``, ``beta`` and ``smooth`` may be traced, and may differ between masks: they broadcast to the loss.

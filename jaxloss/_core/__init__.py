@@ -1,1 +1,1 @@
-"""What losses share. Nothing in here imports from outside of it, and no loss is in here."""
+"""What losses share. This package contains no loss and imports nothing else of the library."""

@@ -13,7 +13,7 @@ from .types import Axis, AxisName, Reduction
 
 
 class Interval(NamedTuple):
-    """Where a number has to lie."""
+    """The range of a number."""
 
     contains: Callable[[float], bool]
     words: str
@@ -28,13 +28,13 @@ COSINE = Interval(lambda x: -1 <= x <= 1, "in [-1, 1]")
 
 
 def inside(name: str, argument: str, value: Any, interval: Interval) -> None:
-    """A Python or NumPy number outside raises; what is traced cannot be told."""
+    """Raises for a Python or NumPy number outside the interval. Traced numbers are not checked."""
     if isinstance(value, (int, float, np.number)) and not interval.contains(float(value)):
         raise ValueError(f"{name}: expected `{argument}` to be {interval.words}, got {value}.")
 
 
 def fits_in_jax(value: Any) -> bool:
-    """Whether JAX keeps a NumPy array as it is: without `jax_enable_x64` it cuts integers to their low 32 bits."""
+    """Whether JAX keeps the values of a NumPy array. Without `jax_enable_x64` it cuts integers to 32 bits."""
     if not isinstance(value, (np.ndarray, np.generic)) or not _is_real(value.dtype):
         return False
     limits = _limits(value.dtype)
@@ -49,14 +49,14 @@ def _is_real(dtype: Any) -> bool:
 
 
 def _limits(dtype: np.dtype) -> np.iinfo | None:
-    """Those of the integers that JAX has for wider ones of NumPy."""
+    """The limits of the integers to which JAX converts wider ones."""
     if dtype.kind not in "iu" or dtype.itemsize < 8 or jax.config.read("jax_enable_x64"):
         return None
     return np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
 
 
 def unwrapped(value: Any) -> Any:
-    """The array that a parameter of a model says it is."""
+    """The array of an object with `__jax_array__`, such as a parameter of a model."""
     is_wrapper = not isinstance(value, jax.Array) and hasattr(value, "__jax_array__")
     return value.__jax_array__() if is_wrapper else value
 
@@ -75,7 +75,7 @@ def _array(name: str, argument: str, value: ArrayLike) -> Array:
 
 
 def floating(name: str, argument: str, value: ArrayLike) -> Array:
-    """The array; integers and booleans raise."""
+    """The argument as a floating array. Integers and booleans raise."""
     array = _array(name, argument, value)
     if not jnp.issubdtype(array.dtype, np.floating):
         raise TypeError(f"{name}: expected `{argument}` of a floating dtype, got {array.dtype}.")
@@ -83,7 +83,7 @@ def floating(name: str, argument: str, value: ArrayLike) -> Array:
 
 
 def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array:
-    """The array, in 32 bits at least: int8 labels may stand beside more classes than int8 counts.
+    """The argument as an integer array of at least 32 bits, as int8 cannot count more than 127 classes.
 
     An integer wider than those of JAX becomes the nearest one, so that what is out of range stays so.
     """
@@ -99,7 +99,7 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
 
 
 def identities(*labels: ArrayLike | None) -> tuple[Any, ...]:
-    """Labels that are only compared; numbers instead of NumPy's integers that are wider than those of JAX."""
+    """Labels that are only compared with each other. Wider integers than those of JAX are numbered."""
     arrays = [x for x in labels if isinstance(x, np.ndarray)]
     if all(fits_in_jax(x) or x.dtype.kind not in "iu" for x in arrays):
         return labels
@@ -116,17 +116,17 @@ def boolean(name: str, argument: str, value: ArrayLike) -> Array:
 
 
 def real(name: str, argument: str, value: ArrayLike) -> Array:
-    """The array, whatever real dtype it has."""
+    """The argument as an array of any real dtype."""
     return _array(name, argument, value)
 
 
 def optional_target(name: str, argument: str, value: ArrayLike) -> Array:
-    """The array, which may be left away."""
+    """An array that may be omitted."""
     return _array(name, argument, value)
 
 
 def signed(name: str, argument: str, value: ArrayLike) -> Array:
-    """The array, of a dtype that holds -1."""
+    """The argument as an array of a dtype that contains -1."""
     array = _array(name, argument, value)
     if array.dtype == np.bool_ or jnp.issubdtype(array.dtype, np.unsignedinteger):
         raise TypeError(f"{name}: expected `{argument}` of a signed dtype, for -1 and 1, got {array.dtype}.")
@@ -139,7 +139,7 @@ def same_shape(name: str, argument: str, array: Array, shape: Sequence[int], hin
 
 
 def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -> None:
-    """On an explicit mesh, where an array that is replicated may stay so."""
+    """Checks the sharding on an explicit mesh. A replicated array passes."""
     sharding_spec = jax.typeof(array).sharding.spec
     if any(sharding_spec) and tuple(sharding_spec) != tuple(spec):
         expected = jax.sharding.PartitionSpec(*spec)
@@ -148,7 +148,7 @@ def same_sharding(name: str, argument: str, array: Array, spec: Sequence[Any]) -
 
 
 def fill_target(name: str, argument: str, array: Array, predictions: Array) -> Array:
-    """Targets of the shape of the predictions, which a single number fills."""
+    """Targets of the shape of the predictions; a scalar fills the shape."""
     if array.ndim == 0 < predictions.ndim:
         weak = _is_weak(array) and jnp.issubdtype(array.dtype, np.floating)
         return jnp.full_like(predictions, array, compute_dtype(predictions) if weak else array.dtype)
@@ -157,7 +157,7 @@ def fill_target(name: str, argument: str, array: Array, predictions: Array) -> A
 
 
 def fill_row_targets(name: str, argument: str, array: Array, rows: Array) -> Array:
-    """One target for each row, which a single number fills."""
+    """One target per row; a scalar fills the shape."""
     if array.ndim == 0 < rows.ndim - 1:
         return jnp.full_like(rows.sum(-1), array, array.dtype)  # an explicit mesh refuses a slice of sharded features
     same_shape(name, argument, array, rows.shape[:-1])
@@ -165,7 +165,7 @@ def fill_row_targets(name: str, argument: str, array: Array, rows: Array) -> Arr
 
 
 def fill_class_targets(name: str, argument: str, array: Array, predictions: Array) -> Array:
-    """The same, of targets for each class; class indices raise, a single one, as under `vmap`, too."""
+    """The same for targets per class. Class indices raise, also a single one, as under `vmap`."""
     if array.ndim < predictions.ndim and jnp.issubdtype(array.dtype, np.integer):
         other = f"use `{name}_with_integer_labels`" if name in _WITH_INTEGER_LABELS else "apply `jax.nn.one_hot`"
         same_shape(name, argument, array, predictions.shape, f"; for class indices, {other}")
@@ -191,7 +191,7 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
 
 
 def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """Integer labels, one for each example of logits of that shape, or one for all."""
+    """Integer labels, one per example of logits of that shape; a scalar fills the shape."""
     found, expected = getattr(labels, "shape", ()), tuple(n for a, n in enumerate(shape) if a not in axes)
     hint = ""
     if found == shape != expected:
@@ -207,7 +207,7 @@ def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int,
 
 
 def is_number(value: ArrayLike, neutral: float) -> bool:
-    """Whether an option is the Python number that changes nothing."""
+    """Whether an option is the given Python number."""
     return isinstance(value, (int, float)) and value == neutral
 
 
@@ -224,26 +224,26 @@ def hyperparameter(name: str, argument: str, value: ArrayLike, dtype: DTypeLike)
 def option(
     name: str, argument: str, value: ArrayLike | None, neutral: float, shape: Sequence[int], dtype: DTypeLike
 ) -> Array | None:
-    """A hyperparameter for each loss, in the dtype of the losses; None where it is the number that changes nothing."""
+    """A hyperparameter, broadcast to the losses and in their dtype; None if it is the neutral Python number."""
     if value is None or is_number(value, neutral):
         return None
     return broadcast(name, argument, hyperparameter(name, argument, value, dtype), shape)
 
 
 def compute_dtype(*arrays: Array) -> np.dtype:
-    """float64 if one of the arrays is, else float32. Python numbers, which are as wide as they may, do not count."""
+    """float64 if one of the arrays is, else float32. Python numbers do not count."""
     typed = [a for a in arrays if jnp.issubdtype(a.dtype, np.floating) and not _is_weak(a)]
     is_float64 = any(a.dtype == np.float64 for a in typed or arrays)
     return np.dtype(np.float64 if is_float64 else np.float32)
 
 
 def _is_weak(array: Array) -> bool:
-    """Whether its dtype is that of a Python number."""
+    """Whether the array comes from a Python number, whose dtype is weak."""
     return bool(jax.typeof(array).weak_type)
 
 
 def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:
-    """The axes that the argument names, as non-negative numbers, in its order."""
+    """The axes as non-negative numbers, in the order of the argument."""
     ndim = len(shape)
     named = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     if any(not isinstance(a, (int, np.integer)) for a in named):

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OWN_PATH = (0, 1, 2, math.inf)
-"""Python numbers for which some option takes a shorter path, so that they stay static. All others are traced."""
+"""Python numbers that are neutral for some option and stay static. All others are traced."""
 _TRACED = "traced"
 _UNKNOWN = "unknown"
 

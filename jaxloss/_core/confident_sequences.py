@@ -40,7 +40,7 @@ def exactly(value: Array, formula: Array) -> Array:
 
 
 def _where(confident: Array, value: Array, formula: Array) -> Array:
-    """The value of confident sequences, likewise."""
+    """The same, for confident sequences only."""
     confident = confident.reshape(*confident.shape, *[1] * (formula.ndim - confident.ndim))
     return jnp.where(confident, exactly(value, jnp.where(confident, formula, 0)), formula)
 
@@ -141,13 +141,13 @@ def _ctc_loss(
 
 
 def ctc_loss(loss: Array, confident: Array, *inputs: Any) -> Array:
-    """The losses, those of confident sequences exactly."""
+    """The losses, replaced by exact ones for confident sequences."""
     replaced: Array = lax.cond(confident.any(), _ctc_loss, _as_it_is, loss, confident, *lax.stop_gradient(inputs))
     return replaced
 
 
 class Entries(NamedTuple):
-    """What the gradient of CTC is made of: that of the class c in a frame is kept_c p_c - sum_{n: y_n = c} less_n."""
+    """The parts of the gradient of CTC: p_factor_c p_c - sum_{n: y_n = c} subtracted_n for the class c in a frame."""
 
     subtracted: Array  # [..., frames, 1 + n]
     at_likely: Array  # [..., frames], the entry of the class with p > 1/2
@@ -190,7 +190,7 @@ def _ctc_entries(
 
 
 def ctc_entries(entries: Entries, confident: Array, *inputs: Any) -> Entries:
-    """The entries, those of confident sequences exactly."""
+    """The entries, replaced by exact ones for confident sequences."""
     replaced: Entries = lax.cond(confident.any(), _ctc_entries, _as_it_is, entries, confident, *inputs)
     return replaced
 
@@ -220,7 +220,7 @@ def _transducer_loss(
 
 
 def transducer_loss(loss: Array, confident: Array, *inputs: Array) -> Array:
-    """The losses, those of confident sequences exactly."""
+    """The losses, replaced by exact ones for confident sequences."""
     inputs = lax.stop_gradient(inputs)
     replaced: Array = lax.cond(confident.any(), _transducer_loss, _as_it_is, loss, confident, *inputs)
     return replaced

@@ -37,7 +37,7 @@ from .types import AxisName
 
 
 class Options(NamedTuple):
-    """One number a row, or None where there is nothing to do."""
+    """One number per row each, or None for the neutral value."""
 
     label_smoothing: Array | None = None
     z_loss: Array | None = None
@@ -46,12 +46,12 @@ class Options(NamedTuple):
 
     @property
     def computed(self) -> bool:
-        """Whether the logits are not those that are given."""
+        """Whether the logits are computed from those that are given."""
         return self.soft_cap is not None or self.logit_scale is not None
 
 
 def transform_logits(x: Array, mask: Mask, options: Options) -> Array:
-    """The logits z. What a mask removes is replaced before anything can overflow on it: a row by zeros."""
+    """The logits z. Masked entries are replaced first, so that nothing overflows on them."""
     x = mask.fill(x)
     if mask.classes is not None:  # not every dtype of 8 bits has an infinity
         x = x.astype(np.promote_types(x.dtype, np.float32))
@@ -69,7 +69,7 @@ def transform_logits_backward(
     options: Options,
     class_axis_name: AxisName | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
-    """The cotangents of x, soft_cap and logit_scale from the one of z."""
+    """The cotangents of x, soft_cap and logit_scale, from that of z."""
     gradient = mask.fill(gradient)
     x = mask.fill(x.astype(gradient.dtype))
     ct_cap = ct_scale = None
@@ -85,7 +85,7 @@ def transform_logits_backward(
 
 
 def smooth(t: Array, mask: Mask, alpha: Array) -> Array:
-    """(1 - alpha) t + alpha / K over the K classes kept, alpha with the rank of t."""
+    """(1 - alpha) t + alpha / K over the K unmasked classes, alpha with the rank of t."""
     return mask.fill_classes((1 - alpha) * t + alpha * _uniform_label(t, mask))
 
 
@@ -104,7 +104,7 @@ class _Saved(NamedTuple):
     row: Row
 
 
-# With labels as indices: t is 1 at y and 0 elsewhere, and never built.
+# Integer labels: t is 1 at y and 0 elsewhere, and never built.
 
 
 def indexed_cross_entropy_forward(
@@ -166,7 +166,7 @@ def indexed_cross_entropy_backward(
 indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed_cross_entropy_backward)
 
 
-# What else there is to know of a row: its logits, the entropy, where the maximum is.
+# Statistics of a row: its logits, its entropy, whether the label is its maximum.
 
 
 def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
@@ -209,7 +209,7 @@ def _weighted_gaps(z: Array, row: Row) -> Array:
     return multiply_no_nan(exp_below(z, top), gap_to_max(z, top))
 
 
-# With a probability for each class.
+# Soft labels: a probability for each class.
 
 
 def _dense_labels(t: Array, mask: Mask, options: Options, dtype: np.dtype) -> Array:
@@ -241,7 +241,7 @@ def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Ar
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
     row = summary(z, options.computed)
-    (t_again,) = cpu_fusion_barrier(t)  # for each sum anew, lest labels of half precision be widened in memory
+    (t_again,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
     label_sum = _dense_labels(t_again, mask, options, row.top.dtype).sum(-1)
     z, t_again, top = cpu_fusion_barrier(z, t, row.top)
     loss = _label_gaps(z, _dense_labels(t_again, mask, options, top.dtype), top) + multiply_no_nan(

@@ -1,4 +1,4 @@
-"""The one mechanism for hand-written derivatives."""
+"""The mechanism for hand-written derivatives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from .compiler import match_varying_axes, recompute_barrier
 
 
 def drop_symbolic_zeros(tangents: Any) -> Any:
-    """The tangents that a rule with symbolic zeros gets, None for what has none."""
+    """The tangents with None for symbolic zeros."""
 
     def is_zero(t: Any) -> bool:
         return isinstance(t, SymbolicZero)
@@ -110,12 +110,12 @@ def custom_derivative(
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
-    """The arrays, and the None that stand in the place of one."""
+    """The leaves of a pytree, None included."""
     return jax.tree.flatten(tree, is_leaf=lambda x: x is None)
 
 
 def _slot(x: Array, losses: Array) -> Array:
-    """Zeros of the type of the gradient by x, the axes over which it varies and its sharding included."""
+    """Zeros of the type of the gradient by x, with its varying axes and its sharding."""
     x = jnp.asarray(x, losses.dtype)
     return _zeros(x) + _zeros(_over_row(losses, x))
 
@@ -125,7 +125,7 @@ def _zeros(x: Array) -> Array:
 
 
 def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array]:
-    """The function, with the derivative that JAX has for it, of which nothing is kept but the arguments."""
+    """The function with its own derivative, which saves the arguments alone and recomputes the rest."""
 
     def backward(args: tuple[Array | None, ...], g: Array) -> tuple[Array | None, ...]:
         return tuple(jax.vjp(function, *(a if a is None else _widened(a, g, args) for a in args))[1](g))
@@ -134,7 +134,7 @@ def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array
 
 
 def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
-    """x in the precision of the losses, a number for each of them and on each device: so is the derivative by it."""
+    """x in the dtype of the losses, broadcast to them and varying as they do, so that the derivative by it is, too."""
     if not jnp.issubdtype(x.dtype, np.floating):
         return x
     x = match_varying_axes(args, x.astype(losses.dtype))
@@ -142,12 +142,12 @@ def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
 
 
 def _over_row(mask: Array, x: Array) -> Array:
-    """A mask of the losses, for an array that has more axes behind theirs."""
+    """A mask of the losses, broadcast over the further axes of an array."""
     return jnp.expand_dims(mask, range(mask.ndim, x.ndim))
 
 
 def _all_finite(args: Any, losses: Array) -> Array:
-    """Of each loss, whether its arguments are."""
+    """Whether the arguments of each loss are finite."""
     finite = jnp.ones(losses.shape, bool)
     for x in jax.tree.leaves(args):
         if jnp.issubdtype(x.dtype, np.floating):
@@ -156,7 +156,7 @@ def _all_finite(args: Any, losses: Array) -> Array:
 
 
 def _constant_where(mask: Array, arrays: Any) -> Any:
-    """The arrays, without a derivative there. What has no number for each loss, nor one for all, stays as it is."""
+    """The arrays without a derivative where ``mask`` is True. Arrays of other shapes than the losses are unchanged."""
 
     def constant(x: Array) -> Array:
         if not jnp.issubdtype(x.dtype, np.floating) or (x.ndim and x.shape[: mask.ndim] != mask.shape):
@@ -178,14 +178,14 @@ def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array,
 
 
 def multiply_by_tangent(gradient: Array, tangent: Array) -> Array:
-    """gradient * tangent, 0 for a tangent of 0: an infinite gradient is the product of two finite numbers."""
+    """gradient * tangent, 0 for a tangent of 0: infinity is written as a product of two finite numbers."""
     largest = lax.optimization_barrier(jnp.finfo(gradient.dtype).max)  # of constants, XLA would make one again
     return _bounded(gradient) * tangent * jnp.where(jnp.isinf(gradient), largest, 1)
 
 
 @jax.custom_jvp
 def _bounded(x: Array) -> Array:
-    """x, of which the largest number stands for infinity; its derivative is that of x."""
+    """x with the largest finite number for infinity, and the derivative of x."""
     largest = jnp.finfo(x.dtype).max
     return jnp.clip(x, -largest, largest)
 

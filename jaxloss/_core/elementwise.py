@@ -1,4 +1,4 @@
-"""Losses of single elements, and sums of them over an axis: from the arguments of a call to arrays, and derivatives."""
+"""The prologues of elementwise losses, and of their sums over an axis, and how such losses get a derivative."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,18 +15,18 @@ from .types import Axis, Reduction
 
 Kind = Callable[[str, str, Any], Array]
 OPTIONAL = (arguments.floating, arguments.optional_target)
-"""Of predictions, and of targets that may be left away, as optax has them."""
+"""The kinds of predictions and of targets that may be omitted, as in optax."""
 
 
 class Terms(NamedTuple):
-    """Of a loss that is a sum: the mask of single terms, the axes, and where a weight is 0, of the terms' rank."""
+    """A loss that is a sum: the mask of single terms, the axes, and where a weight is 0, in the rank of the terms."""
 
     entries: Array | None
     axes: tuple[int, ...]
     unweighted: Array | None = None
 
     def total(self, terms: Array) -> Array:
-        """The sum of those that the mask keeps."""
+        """The sum of the unmasked terms."""
         return (terms if self.entries is None else jnp.where(self.entries, terms, 0)).sum(self.axes)
 
 
@@ -36,7 +36,7 @@ def elementwise(
     *,
     infinite: tuple[int, ...] = (),
 ) -> Callable[..., Array]:
-    """The formula on arguments widened to the dtype of the loss, which keeps for its derivative no more than them.
+    """The formula on arguments cast to the dtype of the loss, with a derivative that saves the arguments alone.
 
     Without ``slopes``, the partial derivatives by each argument, JAX differentiates the formula. ``infinite`` are the
     positions of the arguments whose slopes may be infinite.
@@ -61,7 +61,7 @@ def elementwise(
 def of_error(
     loss: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]] | None = None
 ) -> Callable[..., Array]:
-    """Of predictions and targets, what ``loss`` is of their difference; ``slopes`` are by it and by each option."""
+    """A loss of predictions and targets from one of their difference, by which ``slopes`` are, and by the options."""
 
     def formula(p: Array, t: Array, *options: Array) -> Array:
         return loss(p - t, *options)
@@ -77,7 +77,7 @@ def of_error(
 
 
 def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind, ...]) -> list[Array]:
-    """The arrays, all of the shape of the first."""
+    """The arrays, checked to have the shape of the first."""
     checked: list[Array] = []
     for (argument, value), kind in zip(arrays.items(), kinds, strict=True):
         if value is None and kind is arguments.optional_target:
@@ -89,13 +89,13 @@ def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind,
 
 
 def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """A hyperparameter: a scalar as it is, anything else broadcast to the loss."""
+    """A hyperparameter: a scalar unchanged, an array broadcast to the loss."""
     array = arguments.hyperparameter(name, argument, value, dtype)
     return array if array.ndim == 0 else arguments.broadcast(name, argument, array, shape)
 
 
 def _harmless(x: Array, mask: Array | None, kind: Kind) -> Array:
-    """x with 1/2, of integers and of signs 1, in what is excluded: there every loss and derivative is finite."""
+    """x with 1/2 in masked entries, 1 for integers and signs: there every loss and derivative is finite."""
     if mask is None or x.ndim == 0 < mask.ndim:
         return x
     half = jnp.issubdtype(x.dtype, np.floating) and kind is not arguments.signed
@@ -132,7 +132,7 @@ def prepare_summed(
     kinds: tuple[Kind, ...] = (arguments.floating, arguments.real),
     rule: bool = True,
 ) -> tuple[list[Array], Terms, Mask]:
-    """The same of a sum over ``axis``; without a ``rule``, what has weight 0 and is not finite is excluded."""
+    """The same of a sum over ``axis``. Without a ``rule``, entries of weight 0 that are not finite are masked."""
     checked = _kinds(name, arrays, kinds)
     arguments.choice(name, "reduction", reduction)
     dtype, full = arguments.compute_dtype(*checked), checked[0].shape

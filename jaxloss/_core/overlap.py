@@ -24,7 +24,7 @@ def overlap_sums(
     axes: tuple[int, ...],
     first: int,
 ) -> tuple[Array, ...]:
-    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. Kept for derivatives are x and t."""
+    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. It saves x and t alone."""
     dtype = arguments.compute_dtype(x, t)
     p, complement = probabilities(x.astype(dtype))
     p, complement, t = (a[..., first:] for a in (p, complement, t.astype(dtype)))
@@ -45,7 +45,7 @@ def share_of_errors(overlap: tuple[Array, ...], alpha: Array, beta: Array, smoot
 
 @jax.custom_jvp
 def _fraction(a: Array, b: Array) -> Array:
-    """a / (a + b), 0 for 0 / 0. With its own rule, as 1 - a / (a + b) is b / (a + b), where b may be far below a."""
+    """a / (a + b), 0 for 0 / 0. Its rule uses 1 - a / (a + b) = b / (a + b), which is exact for b far below a."""
     return divide_no_nan(a, a + b)
 
 
@@ -56,7 +56,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _inverse(a: Array, b: Array) -> Array:
-    """1 / (a + b): of the quotients below XLA would make one, by a square that may underflow."""
+    """1 / (a + b). XLA would merge the quotients below into one, by a square that may underflow."""
     return divide_no_nan(jnp.ones_like(a), jnp.where((a == 0) & (b == 0), 1, a + b))
 
 

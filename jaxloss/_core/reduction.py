@@ -18,21 +18,20 @@ def reduce(
     reduction: Reduction = "mean",
     axis_name: AxisName | None = None,
 ) -> Array:
-    r"""Weighs, masks and reduces losses, as every function of this library does.
+    r"""Weights, masks and reduces losses, as every loss of this library does.
 
     .. math::
         \text{none: } w_i \ell_i, \qquad \text{sum: } \sum_i w_i \ell_i, \qquad
         \text{mean: } \frac{\sum_i w_i \ell_i}{\sum_i w_i},
 
-    each over the entries that ``where`` keeps. Nothing left to average gives 0, with zero gradient, and so do weights
-    that sum to 0: with negative weights, as of advantages, take the sum.
+    each over the unmasked entries. An empty mask gives 0 with zero gradient, and so do weights that sum to 0. With
+    negative weights, such as advantages, use the sum.
 
-    With ``"none"`` what is excluded is 0 and the rest is weighed already: do not take the mean of that, but reduce
-    once, either with ``reduction="mean"`` in the loss or, of losses without mask and weights, here, where it is the
-    default.
+    ``reduction="none"`` returns weighted losses with zeros for masked entries. Do not average that array: use
+    ``reduction="mean"`` in the loss, or call this function, where it is the default, with the mask and the weights.
 
-    It is also what to end your own loss with, and the way to average what is no loss, such as a masked accuracy. Mask
-    what goes *into* your loss too: an infinite derivative times the zero that a mask gives back is NaN.
+    Use it to reduce your own losses, and to average metrics such as a masked accuracy. Mask the *inputs* of your own
+    loss too: an infinite derivative times the zero of the mask is NaN.
 
     Over devices the mean of means is not the mean. With ``axis_name`` both sums run over the mapped axis as well, so
     that every device holds the mean of the whole batch. What ``jax.grad`` then gives, for parameters that every device
@@ -54,11 +53,11 @@ def reduce(
 
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``.
-      where: boolean mask, broadcast to the shape of ``losses``: True is kept. Masked entries may contain anything, even
-        NaN, infinities and labels of -100; they affect neither the value nor the gradient. An empty mask gives 0 with
-        zero gradient.
-      weights: real, broadcast to the shape of ``losses``. A weight of 0 excludes: the entry may hold anything. The
-        derivative by the weight is the loss at 0 too (0 if it is not finite), so that weights may be learned from 0.
+      where: boolean mask, broadcast to the shape of ``losses``: False masks an entry. Masked entries may contain
+        anything, even NaN, infinities and labels of -100; they affect neither the value nor the gradient. An empty mask
+        gives 0 with zero gradient.
+      weights: real, broadcast to the shape of ``losses``. An entry of weight 0 is masked, but for the derivative by the
+        weight: that is the loss, or 0 if the loss is not finite, so that weights may be learned from 0.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``.
       axis_name: a mapped axis, or several, over which ``"sum"`` and ``"mean"`` run as well.
 

@@ -53,7 +53,7 @@ def per_example_option(
 
 
 def is_finite_row(x: Array) -> Array:
-    """Whether a row is finite."""
+    """Whether all entries of a row are finite."""
     return jnp.isfinite(x).all(-1)
 
 
@@ -68,7 +68,7 @@ def prepare_indexed(
     class_weights: ArrayLike | None = None,
     kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
 ) -> tuple[Array, Array, Mask]:
-    """Rows with an integer label each: the rows, the labels, the mask."""
+    """The prologue of losses with integer labels: the rows, the labels, the mask."""
     x, classes, where, axes = prepare_logits(name, argument, logits, axis, where, kind)
     dtype, shape = arguments.compute_dtype(x), x.shape[:-1]
     y = arguments.class_indices(name, labels, argument, jnp.shape(logits), axes)
@@ -94,7 +94,7 @@ def prepare_rows(
     weights: ArrayLike | None,
     kind: Callable[[str, str, ArrayLike], Array] = arguments.floating,
 ) -> tuple[Array, Array, Mask]:
-    """Two rows each: both, and the mask."""
+    """The prologue of losses of two rows: both, and the mask."""
     array, t = kind(name, names[0], predictions), arguments.real(name, names[1], targets)
     x, classes, where, axes = prepare_logits(name, names[0], array, axis, where, kind)
     fill = arguments.fill_class_targets if names[1] == "labels" else arguments.fill_target

@@ -1,4 +1,4 @@
-"""Batches of sequences: which steps are there, and the classes of a few labels in each step."""
+"""Batches of sequences: which steps are not padded, and the classes of a few labels in each step."""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ from .special import log1p_of_ratio
 
 
 class Sequences(NamedTuple):
-    """Labels for frames, without what is padded or excluded."""
+    """Labels and frames, without what is padded or masked."""
 
     blank: int
-    labels: Array  # [..., n], the blank where none is
-    counts: Array  # [...], how many labels are
-    frames: Array | None  # [..., frames], which of them are there
-    label_mask: Array | None  # [..., n], which labels are
+    labels: Array  # [..., n], the blank where padded
+    counts: Array  # [...], the number of labels
+    frames: Array | None  # [..., frames], False where padded
+    label_mask: Array | None  # [..., n], False where padded
     valid: Array  # [...]
     mask: Mask  # [...]
 
@@ -42,7 +42,7 @@ def prepare_sequences(
 ) -> Sequences:
     """For frames [..., frames] of that shape; the paddings and the lengths are those of frames and of labels.
 
-    ``nan`` says which frames hold NaN: with them, a sequence of weight 0 is excluded.
+    ``nan`` says which frames contain NaN: a sequence of weight 0 that contains NaN is masked.
     """
     *batch, _ = shape
     if labels is None:
@@ -89,7 +89,7 @@ def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
 
 
 def _unmasked_steps(examples: Array, steps: Array | None, shape: tuple[int, ...]) -> Array:
-    """Those steps of the sequences that are kept."""
+    """The steps of unmasked sequences."""
     return jnp.broadcast_to(examples[..., None], shape) if steps is None else steps & examples[..., None]
 
 
@@ -102,7 +102,7 @@ def class_of_blank(name: str, blank_id: int, classes: int) -> int:
 def steps(
     name: str, what: str, paddings: ArrayLike | None, lengths: ArrayLike | None, shape: tuple[int, ...]
 ) -> tuple[Array | None, Array]:
-    """Which steps of arrays of that shape are there, None for all; and which sequences have a possible length."""
+    """Which steps are not padded, None for all; and which sequences have a possible length."""
     if paddings is not None and lengths is not None:
         raise ValueError(f"{name}: expected `{what}_paddings` or `{what}_lengths`, got both.")
     valid = jnp.ones(shape[:-1], bool)
@@ -119,14 +119,14 @@ def steps(
 
 
 def select_step(present: Array | None, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The new states of the sequences that have this frame, and the old ones of others."""
+    """The new states of sequences with this frame, the old ones where it is padded."""
     if present is None:
         return new
     return jnp.where(present[..., None], new[0], old[0]), jnp.where(present[..., None], new[1], old[1])
 
 
 def shifted(x: Array, fill: float) -> Array:
-    """Each entry in the place of the next one."""
+    """The entries, moved by one place to the right."""
     return jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
 
 
@@ -135,12 +135,12 @@ def shifted_back(x: Array) -> Array:
 
 
 def repeated_labels(y: Array) -> Array:
-    """Whether the next label is the same; behind the last one there is none."""
+    """Whether the next label is the same; False for the last one."""
     return shifted_back(y + 1) == y + 1
 
 
 def log_add(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """log(exp a + exp b); a - b, 0 if neither is there; and the lesser exponential over the greater.
+    """log(exp a + exp b); a - b, 0 if both are -inf; and the lesser exponential over the greater.
 
     The greater is selected: the derivatives of a maximum and of an absolute value are not those of the sum where a = b.
     """

@@ -201,7 +201,7 @@ def summarize(
     numbers: tuple[Array, ...],
     class_axis_name: AxisName | None = None,
 ) -> Summary:
-    """Of logits, of which those that a mask excludes are replaced already."""
+    """The summary of two rows of logits, whose masked entries are replaced already."""
     tops = _tops(*logits, class_axis_name)
     totals = _totals(logits, tops, temperature, class_axis_name)
     x, y = cpu_fusion_barrier(*logits)

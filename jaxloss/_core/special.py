@@ -1,4 +1,4 @@
-"""Safe primitives, each with its derivative below it."""
+"""Safe arithmetic and special functions, each with its derivative rule below it."""
 
 import math
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from jax import Array, lax
 
 
 def multiply_no_nan(a: Array, b: Array) -> Array:
-    """a * b, where a zero ``a`` wins over an infinite ``b``."""
+    """a * b, 0 where ``a`` is 0 and ``b`` infinite."""
     undefined = (a == 0) & jnp.isinf(b)
     return jnp.where(undefined, 0, a * jnp.where(undefined, 0, b))
 
 
 def bounded_product(a: Array, b: Array) -> Array:
-    """The same for b >= 0, in a form that XLA fuses into a sum: b is bounded by 0 where a is 0, else by infinity."""
+    """The same for b >= 0, in a form that XLA fuses into a sum: min(b, infinity), or min(b, 0) where a is 0."""
     largest = lax.optimization_barrier(jnp.finfo(a.dtype).max)  # XLA would make infinity of the square of a constant
     return a * jnp.minimum(b, jnp.abs(a) * largest * largest)
 
@@ -35,7 +35,7 @@ def divide_no_nan(a: Array, b: Array) -> Array:
 
 
 def _both_zero(a: Array, b: Array) -> Array:
-    """Whether a / b is 0 / 0, also of a denormal b, which XLA may have as 0 in the division alone."""
+    """Whether a / b is 0 / 0, also for a denormal b, which XLA may flush to 0 in the division alone."""
     return (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).tiny)
 
 
@@ -85,7 +85,7 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
 
 
 def horner(v: Array, ratios: Iterable[float]) -> Array:
-    """1 + r_1 v (1 + r_2 v (1 + ...)) for |v| up to 1, as far as the dtype can tell."""
+    """1 + r_1 v (1 + r_2 v (1 + ...)) for |v| up to 1, to the precision of the dtype."""
     needed, term = [], 1.0
     for ratio in ratios:
         if term < jnp.finfo(v.dtype).eps / 8:
@@ -142,7 +142,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def sigmoids(x: Array) -> tuple[Array, Array]:
-    """sigmoid(x) and sigmoid(-x), of which neither is the rounded difference of the other to 1; nor in derivatives."""
+    """sigmoid(x) and sigmoid(-x), each exact where it is small, and so are their derivatives."""
     return jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
 
 
@@ -177,7 +177,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def power_of_two(x: Array) -> Array:
-    """A constant power of two near x > 0, which has a reciprocal; for 0 it is 1."""
+    """A power of two near x > 0, without a derivative and with a finite reciprocal; 1 for 0."""
     finfo = jnp.finfo(x.dtype)
     x = lax.stop_gradient(x)
     x = jnp.where(x == 0, 1, jnp.clip(x, 8 * finfo.tiny, finfo.max / 4))
@@ -220,12 +220,12 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 @jax.custom_jvp
 def sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array]:
-    """a / h and b / h with h = sqrt(a^2 + b^2), for b >= 0: of the vector (b, a). Of (0, 0), 0 and 0."""
+    """a / h and b / h with h = sqrt(a^2 + b^2), for b >= 0; both are 0 for a = b = 0."""
     return _sine_and_cosine(a, b)[:2]
 
 
 def _sine_and_cosine(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """And h, scaled by a power of two, so that no square leaves the range, and the scale."""
+    """The same, and h scaled by a power of two, so that no square overflows or underflows, and the scale."""
     largest = jnp.finfo(a.dtype).max
     a, b = jnp.clip(a, -largest, largest), jnp.minimum(b, largest)
     scale = 1 / power_of_two(jnp.maximum(jnp.abs(a), b))

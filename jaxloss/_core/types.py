@@ -3,7 +3,7 @@
 from typing import Literal
 
 Axis = int | tuple[int, ...] | None
-"""The class axis, or several that together are one, or None for all of them."""
+"""The class axis or axes (flattened together); None for all."""
 
 AxisName = str | tuple[str, ...]
 """The name of a mapped axis, or of several, as `jax.lax.psum` takes it."""

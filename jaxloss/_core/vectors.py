@@ -1,4 +1,4 @@
-"""Vectors as rows: the cosine of two, their distance, and its gradient, at any length."""
+"""Vectors as rows: their cosine, their distance, and its gradient, for vectors of any length."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def largest_power(x: Array) -> Array:
 
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:
-    """What takes the largest entries near 4: one number for both if they are of similar length."""
+    """Powers of two that scale the largest entries to about 4, the same for vectors of similar length."""
     x_power, t_power = largest_power(x), largest_power(t)
     similar = (x_power <= 2 * t_power) & (t_power <= 2 * x_power)
     return 4 / x_power, 4 / jnp.where(similar, x_power, t_power)
@@ -65,7 +65,7 @@ def _scales(x: Array, t: Array) -> tuple[Array, Array]:
 def _sums(
     x: Array, t: Array, scales: tuple[Array, Array], *products: Callable[[Array, Array], Array]
 ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
-    """Of the products of the scaled vectors, and the scales: each sum has its own, lest the vectors be written out."""
+    """The sums of products of the scaled vectors, and the scales: one per sum, or XLA writes the vectors to memory."""
     totals = []
     for product in products:
         x_scale, t_scale = scales
@@ -100,7 +100,7 @@ class SavedVectors(NamedTuple):
 
 
 def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
-    """The cosine, the distance, and what the gradient needs."""
+    """The cosine, the distance, and the residuals of the gradient."""
     vectors = x, t
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
@@ -121,7 +121,7 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
 
 
 def distance_gradients(saved: SavedVectors, g: Array) -> tuple[Array, Array]:
-    """Of the distance."""
+    """The gradients of the distance."""
     x, t = (a.astype(g.dtype) * scale for a, scale in ((saved.x, saved.x_scale), (saved.t, saved.t_scale)))
     g = g[..., None] * saved.factor
     d_x = jnp.where(saved.is_near, x, 0) - t - x * saved.along_x
@@ -130,7 +130,7 @@ def distance_gradients(saved: SavedVectors, g: Array) -> tuple[Array, Array]:
 
 
 def _clipped(x: Array, t: Array, smallest: Array) -> tuple[Array, Array]:
-    """The cosine with norms of at least that, and whether one is below."""
+    """The cosine with norms of at least ``smallest``, and whether one norm is smaller."""
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
     smallest = smallest[..., None]

@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is not traced."""
+    """The static arguments."""
 
     rows: Rows
     chunk: int  # tokens
@@ -71,7 +71,7 @@ def _dot_of_tangents(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int,
 
 
 def _hidden(head: Head, examples: Array | None) -> Array:
-    """Zeros where a mask excludes: 0 NaN is NaN, in sums over tokens too."""
+    """The hidden states with zeros in masked tokens: 0 NaN would be NaN in sums over tokens."""
     return Mask(examples).fill(head.hidden)
 
 
@@ -148,7 +148,7 @@ def _parted(chunk: int, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], Calla
     shape = arrays[0][0].shape[:-1]
     lengths = _lengths(shape, chunk)
     if arrays[2] is None and not _is_cut_evenly(shape, lengths):
-        arrays = *arrays[:2], jnp.ones(shape, bool), *arrays[3:]  # what fills the last chunk is excluded
+        arrays = *arrays[:2], jnp.ones(shape, bool), *arrays[3:]  # the filler of the last chunk is masked
     return (
         jax.tree.map(lambda a: _cut(a, shape, lengths), arrays),
         lambda found: jax.tree.map(lambda a: _join(a, shape, lengths), found),
@@ -185,7 +185,7 @@ def _over_chunks(
 
 
 def _split_heads(heads: tuple[Head, ...]) -> tuple[tuple[Array, ...], tuple[Head, ...]]:
-    """What is of tokens, and what is not."""
+    """The hidden states, and the output matrices and biases."""
     return tuple(h.hidden for h in heads), tuple(h._replace(hidden=None) for h in heads)
 
 
@@ -326,7 +326,7 @@ weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
 def _sum_with_gradients(
     plan: Plan, primals: tuple[Any, ...], moved: tuple[Any, ...]
 ) -> tuple[Array, Any, tuple[Any, ...]]:
-    """The sum, the auxiliary arrays, and the gradient by all that moves."""
+    """The sum, the auxiliary arrays, and the gradients by the arguments that move."""
     heads, tokens, examples, weight = primals
     heads_dot, tokens_dot, _, weight_dot = moved
     hidden, outputs = _split_heads(heads)
@@ -388,7 +388,7 @@ def _tokens_with_logits(plan: Plan, outputs: tuple[Head, ...]) -> int:
 def _head_cotangents(
     plan: Plan, ct_logits: Array, head: Head, examples: Array | None, class_axis: int, head_dot: Head
 ) -> Head:
-    """The part of the gradient of hidden and of the weight that a chunk gives, of what moves."""
+    """A chunk's part of the gradients by hidden and weight, of those that move."""
     hidden, tokens = _hidden(head, examples), tuple(range(head.hidden.ndim - 1))
     ct_hidden = ct_weight = None
     if head_dot.hidden is not None:

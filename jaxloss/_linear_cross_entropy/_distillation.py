@@ -154,7 +154,7 @@ def linear_kl_divergence(
       logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
         that cap at s, and multiply the loss by T squared, as is usual.
       where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the tokens. A weight of 0 excludes.
+      weights: real, broadcast to the tokens. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
         it as well.
@@ -237,7 +237,7 @@ def linear_jensen_shannon_divergence(
       logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
         that cap at s, and multiply the loss by T squared, as is usual.
       where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
-      weights: real, broadcast to the tokens. A weight of 0 excludes.
+      weights: real, broadcast to the tokens. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
         it as well.

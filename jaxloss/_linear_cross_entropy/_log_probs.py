@@ -81,8 +81,8 @@ def linear_log_probs(
         \log p_y, \quad H = -\sum_c p_c \log p_c, \quad p = \mathrm{softmax}(x), \quad x = h W + b, \qquad
         \frac{\partial H}{\partial x_c} = -p_c (\log p_c + H)
 
-    For policy gradients, where each token's log-probability and entropy are weighed later, and for evaluation. Both may
-    be differentiated; the logits are then computed again, once for both. Nothing is reduced: see
+    For policy gradients, where log-probability and entropy are weighted later, and for evaluation. Both may be
+    differentiated; the logits are then computed again, once for both. Nothing is reduced: see
     :func:`jaxloss.reduce`.
 
     Args:
@@ -95,14 +95,14 @@ def linear_log_probs(
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: multiplies the logits, before ``soft_cap``: for a policy that samples at temperature T pass 1 / T,
         and a ``soft_cap`` of s / T if its model caps at s.
-      where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
-        ``hidden`` too.
+      where: boolean, broadcast to the shape of ``labels``: False masks a token, see :func:`jaxloss.reduce`. Masked
+        rows of ``hidden`` may contain anything.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight`` and ``bias`` are
         split; labels count all classes.
       chunk_size: how many tokens' logits exist at a time, see :func:`linear_cross_entropy`.
 
     Returns:
-      :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 where ``where`` removes; float64 if
+      :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 for masked tokens; float64 if
       ``hidden`` or ``weight`` is, else float32.
 
     Raises:

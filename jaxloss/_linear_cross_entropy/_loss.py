@@ -28,7 +28,7 @@ class TokenMetrics(NamedTuple):
     """Statistics of each token's logits, of the shape of the labels and without derivative.
 
     ``lse`` is the logsumexp; ``correct`` whether the label has the largest logit, as ``argmax(logits) == label`` says;
-    ``entropy`` that of the softmax, in nats. 0 and False for a token that is excluded.
+    ``entropy`` that of the softmax, in nats. 0 and False for a masked token.
     """
 
     lse: Array
@@ -155,9 +155,9 @@ def linear_cross_entropy(
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: multiplies the logits, before ``soft_cap``: of a model that caps at s, at temperature T, pass 1 / T
         and a ``soft_cap`` of s / T.
-      where: boolean, broadcast to the shape of ``labels``: True is kept. What it removes may hold anything, in
-        ``hidden`` too.
-      weights: real, broadcast to the shape of ``labels``. A weight of 0 excludes.
+      where: boolean, broadcast to the shape of ``labels``: False masks a token, see :func:`jaxloss.reduce`. Masked
+        rows of ``hidden`` may contain anything.
+      weights: real, broadcast to the shape of ``labels``. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
         it as well.
@@ -228,7 +228,7 @@ def linear_cross_entropy_with_metrics(
     r"""What :func:`linear_cross_entropy` returns, and statistics of each token's logits from the same pass.
 
     They are those of the logits after scale and cap, are not reduced, and have no derivative: for an entropy to
-    differentiate use :func:`linear_log_probs`. What ``where`` or a weight of 0 excludes has 0 and False, so accuracy is
+    differentiate use :func:`linear_log_probs`. Masked tokens have 0 and False, so the accuracy is
     ``jaxloss.reduce(metrics.correct, where=where, weights=weights, reduction="mean")``.
 
     Args:

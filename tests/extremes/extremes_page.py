@@ -35,24 +35,18 @@ to [1e-7, 1 - 1e-7] and adds 1e-7 here and there by design: that counts, as it i
 """
 
 
-def counted(tally, verdicts: Iterable[str], library: str, loss: str | None = None, column: str | None = None) -> int:
+Row = list[str]
+
+
+def counted(tally, verdicts: Iterable[str], library: str, loss: str, column: str | None = None) -> int:
     return sum(
         n
         for (who, of, where, verdict), n in tally.counts.items()
-        if who == library and verdict in verdicts and loss in (None, of) and column in (None, where)
+        if (who, of) == (library, loss) and verdict in verdicts and column in (None, where)
     )
 
 
-def summary(tally, libraries: list[str]) -> list[list]:
-    found = []
-    for library in libraries:
-        losses = len({of for who, of, *_ in tally.counts if who == library})
-        columns = [TRIED, ("wrong",), ("NaN",), ("refused",), ("undefined",)]
-        found.append([NAMES[library], losses, *(counted(tally, verdicts, library) for verdicts in columns)])
-    return found
-
-
-def by_loss(tally, libraries: list[str], columns: Iterable[str]) -> list[list]:
+def by_loss(tally, libraries: list[str], columns: Iterable[str]) -> list[Row]:
     def cell(library, loss, column):
         wrong, missing = (counted(tally, [v], library, loss, column) for v in FAILED)
         if counted(tally, TRIED, library, loss, column):
@@ -61,12 +55,23 @@ def by_loss(tally, libraries: list[str], columns: Iterable[str]) -> list[list]:
 
     order = dict.fromkeys(loss for _, loss, *_ in tally.counts)
     return [
-        [f"`{loss}`", NAMES[library], counted(tally, TRIED, library, loss)]
+        [f"`{loss}`", NAMES[library], str(counted(tally, TRIED, library, loss))]
         + [cell(library, loss, column) for column in columns]
         for loss in order
         for library in libraries
         if any(key[:2] == (library, loss) for key in tally.counts)
     ]
+
+
+def summary(rows: list[Row]) -> list[Row]:
+    """Of each library: its losses, and how many results were tried, wrong, and NaN."""
+    found = []
+    for library in dict.fromkeys(row[1] for row in rows):
+        own = [row for row in rows if row[1] == library]
+        failed = [tuple(map(int, cell.split("/"))) for row in own for cell in row[3:] if "/" in cell]
+        numbers = len(own), sum(int(row[2]) for row in own), *(sum(each[i] for each in failed) for i in (0, 1))
+        found.append([library, *map(str, numbers)])
+    return found
 
 
 def shown(a: np.ndarray) -> str:
@@ -82,7 +87,7 @@ def plainness(example, columns: list[str]) -> tuple:
     return *strange, columns.index(example.column), np.size(example.x) != 2, sizes
 
 
-def examples(tally, libraries: list[str], columns: list[str]) -> list[list]:
+def examples(tally, libraries: list[str], columns: list[str]) -> list[Row]:
     first = {}
     for e in sorted(tally.examples, key=lambda e: plainness(e, columns)):
         first.setdefault((e.loss, e.library), e)
@@ -95,27 +100,51 @@ def examples(tally, libraries: list[str], columns: list[str]) -> list[list]:
     ]
 
 
-def tables(tally, libraries: list[str], columns: list[str]) -> list[str]:
+def tables(rows: list[Row], shown_examples: list[Row], columns: list[str]) -> list[str]:
     from tabulate import tabulate
 
     def table(rows, *headers):
         return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
     return [
-        table(summary(tally, libraries), "library", "losses", "tried", "wrong", "NaN", "refused", "without a truth"),
+        table(summary(rows), "library", "losses", "tried", "wrong", "NaN"),
         "Of each loss, 0 where nothing is wrong, else wrong / NaN:",
-        table(by_loss(tally, libraries, columns), "loss", "library", "tried", *columns),
+        table(rows, "loss", "library", "tried", *columns),
         "Of each loss that is wrong somewhere, one input:",
-        table(
-            examples(tally, libraries, columns), "loss", "library", "result", "predictions", "targets", "gives", "truth"
-        ),
+        table(shown_examples, "loss", "library", "result", "predictions", "targets", "gives", "truth"),
     ]
 
 
-def page(tally, libraries: list[str], columns: list[str]) -> str:
+def page(rows: list[Row], shown_examples: list[Row], libraries: list[str], columns: list[str]) -> str:
     found = [*(f"{NAMES[each]} {importlib.metadata.version(each)}" for each in libraries)]
     versions = ", ".join([*found, f"JAX {importlib.metadata.version('jax')}", f"Python {platform.python_version()}"])
-    return (
-        "\n\n".join(part.strip() for part in [HEAD.format(versions=versions), *tables(tally, libraries, columns)])
-        + "\n"
-    )
+    return _joined(HEAD.format(versions=versions), *tables(rows, shown_examples, columns))
+
+
+def rewritten(text: str, rows: list[Row], shown_examples: list[Row], order: list[str], columns: list[str]) -> str:
+    """The page with these rows in the place of those of the same losses and libraries; losses in that order."""
+    replaced = {tuple(row[:2]) for row in rows}
+
+    def merged(old: list[Row], new: list[Row]) -> list[Row]:
+        kept = [row for row in old if tuple(row[:2]) not in replaced]
+        places = {f"`{loss}`": i for i, loss in enumerate(order)}
+        return sorted(kept + new, key=lambda row: (places[row[0]], list(NAMES.values()).index(row[1])))
+
+    _, old_rows, old_examples = _tables_of(text)
+    head = text[: text.index("\n| library")]
+    return _joined(head, *tables(merged(old_rows, rows), merged(old_examples, shown_examples), columns))
+
+
+def _tables_of(text: str) -> list[list[Row]]:
+    """The rows of each table of a page, without the headers."""
+    found: list[list[Row]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.split("|")[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table[2:] for table in found if table]
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -2,6 +2,7 @@
 
 import extremes
 import extremes_others
+import extremes_page
 import numpy as np
 import pytest
 from cases import CASES
@@ -39,10 +40,20 @@ def test_the_page_has_every_loss_without_a_loss_and_peers_that_lose():
     ours = {row[0].strip("`"): set(row[3:]) for row in ROWS if row[1:2] == ["jaxloss"] and len(row) == 9}
     assert ours.keys() == {extremes.name(case) for case in extremes.ALL}
     assert set.union(*ours.values()) <= {"0", ""}
-    lost = {row[0]: int(row[3]) + int(row[4]) for row in ROWS if len(row) == 7 and row[1].isdigit()}
+    lost = {row[0]: int(row[3]) + int(row[4]) for row in ROWS if len(row) == 5 and row[1].isdigit()}
     assert lost.pop("jaxloss") == 0
     assert lost.keys() == {"optax", "Keras", "PyTorch"}
     assert all(lost.values())
+
+
+def test_a_loss_alone_rewrites_its_rows():
+    text, order = extremes.PAGE.read_text(), list(map(extremes.name, extremes.ALL))
+    ours = ["`huber_loss-delta`", "jaxloss", "11196", *["0"] * 6]
+    assert extremes_page.rewritten(text, [ours], [], order, extremes.COLUMNS) == text
+    example = ["`huber_loss-delta`", "jaxloss", "value, float32", *"1234"]
+    changed = extremes_page.rewritten(text, [[*ours[:4], "1 / 2", *ours[5:]]], [example], order, extremes.COLUMNS)
+    new = {line.split("|")[1].strip() for line in set(changed.splitlines()) - set(text.splitlines())}
+    assert new == {"jaxloss", "`huber_loss-delta`"}
 
 
 def test_what_is_lost_is_wrong(monkeypatch):
