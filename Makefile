@@ -1,8 +1,8 @@
 # `make demo`, `make test`, `make sweep` (more tests of the same) and `make bench`: each makes its own environment below
 # .venv with $(PYTHON), 3.11 or newer; `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS:
 # make bench ARGS='--only huber'. SEED is that of the random calls in the tests: the same ones each time in `make test`,
-# others in each `make sweep`, which prints it. What stands beside the truth at many digits is compiled as users compile it,
-# the rest without LLVM's optimizations, in half the time; `make sweep` compiles all of it as users do.
+# others in each `make sweep`, which prints it. Tests marked `exact`, which compare with many digits, are compiled as users
+# compile them, the others without LLVM's optimizations, in half the time; `make sweep` compiles everything as users do.
 PYTHON ?= python3
 WORKERS ?= 2
 SEED ?= 0

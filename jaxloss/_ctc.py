@@ -163,9 +163,9 @@ def _backward(saved: Any, g: Array) -> tuple[Array, None, None, None]:
     posteriors = jnp.moveaxis(emitted, 0, -2)
     # Of the class that has most of a frame, p and the posterior are near 1: what they lack is the sum of the others.
     other_posteriors = jnp.where(y[..., None, :] == likely[..., None], 0, posteriors).sum(-1)
-    _, lacking = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
+    _, minus_complement = label_probability(take_label(x, jnp.maximum(likely, 0)), jnp.maximum(likely, 0), x, row)
     every_class = jnp.broadcast_to(jnp.ones_like(confident, row.top.dtype)[..., None], (*confident.shape, x.shape[-1]))
-    entries = confident_sequences.Entries(posteriors, other_posteriors + lacking, every_class)
+    entries = confident_sequences.Entries(posteriors, other_posteriors + minus_complement, every_class)
     entries = confident_sequences.ctc_entries(entries, confident, likely, x, y, frames, counts, row)
     p, _ = probabilities(x, row)
     p = jnp.where(present[..., None], entries.p_factor[..., None, :] * p, 0)

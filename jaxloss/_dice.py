@@ -13,8 +13,8 @@ from ._core.special import divide_no_nan, sigmoids
 from ._core.types import Reduction
 
 
-def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, logits: bool) -> tuple[Array, Array]:
-    kind = arguments.floating if logits else arguments.real
+def _maps(name: str, predictions: ArrayLike, targets: ArrayLike, are_logits: bool) -> tuple[Array, Array]:
+    kind = arguments.floating if are_logits else arguments.real
     return kind(name, "predictions", predictions), arguments.real(name, "targets", targets)
 
 
@@ -23,7 +23,7 @@ def _has_one_class(x: Array, class_axis: int) -> bool:
 
 
 def _same_rank(x: Array, t: Array, class_axis: int) -> tuple[Array, Array]:
-    """Both, of which the one with an axis less has got a class axis."""
+    """Adds the class axis to the array without one."""
     if t.ndim == x.ndim - 1 and _has_one_class(x, class_axis):
         return x, jnp.expand_dims(t, class_axis)
     return (jnp.expand_dims(x, class_axis), t) if x.ndim == t.ndim - 1 and _has_one_class(t, class_axis) else (x, t)
@@ -35,7 +35,7 @@ def _pixel_axes(name: str, axis: int | tuple[int, ...] | None, class_axis: int, 
         return ()
     if axis is None:
         return tuple(range(1, ndim - 1))
-    axes = arguments.class_axes(name, axis, (1,) * ndim)  # there may be no pixel along one
+    axes = arguments.class_axes(name, axis, (1,) * ndim)  # of any shape: there may be no pixel along an axis
     if class_axis in axes:
         hint = f"which is axis {class_axis}, got {axis!r}; for classes elsewhere, pass `class_axis`"
         raise ValueError(f"{name}: expected `axis` without the class axis, {hint}.")
@@ -55,7 +55,7 @@ def _images(
     where: ArrayLike | None,
     weights: ArrayLike | None,
 ) -> tuple[_Maps, Mask]:
-    """The maps, 0 where a pixel is masked, and the mask of images, of which one without a pixel is empty."""
+    """The maps with 0 in masked pixels, and the mask of images: one without an unmasked pixel is masked."""
     t = arguments.fill_class_targets(name, "targets", t, x)
     x, t = jnp.moveaxis(x, class_axis, -1), jnp.moveaxis(t, class_axis, -1)
     pixels = weight = None
@@ -74,13 +74,13 @@ def _images(
         return (x, t, None), Mask()
     pixels = pixels[..., None]
     maps = jnp.where(pixels, x, jnp.zeros_like(x)), jnp.where(pixels, t, jnp.zeros_like(t)), pixels
-    return maps, Mask(pixels.any(tuple(range(1, x.ndim))), weight=weight)
+    return maps, Mask(pixels.any(tuple(range(1, x.ndim))), weight=weight).exclude()
 
 
 def _class_losses(
     name: str,
     maps: _Maps,
-    logits: bool,
+    are_logits: bool,
     axes: tuple[int, ...],
     ignore_background: bool = False,
     smooth: ArrayLike = 1.0,
@@ -96,7 +96,7 @@ def _class_losses(
     arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
     a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
-    probabilities = given_probabilities if not logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
+    probabilities = given_probabilities if not are_logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
     return w * share_of_errors(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
 
 
@@ -143,7 +143,7 @@ def dice_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, over the classes.
       ignore_background: leaves class 0, of several, out of the loss.
       axis: the axis of the pixels, or several; None for all but the class axis and the first of the others, the batch.
-        So of shape (N, classes) each row is an image of one pixel; ``axis=0`` sums over them.
+        For predictions of shape (N, classes) each row is an image of one pixel; ``axis=0`` sums over them.
       class_axis: the axis of the classes: 1 for images of shape (batch, classes, height, width).
       where: boolean, broadcast to the shape of ``predictions`` without the class axis: False masks a pixel, which
         may contain anything. An image without pixels costs 0, and counts in a mean over the batch.
@@ -211,7 +211,8 @@ def binary_dice_loss(
 
     .. math::
         \ell = \frac{F}{I + F + s}, \qquad
-        I = \sum_i p_i t_i, \quad F = \tfrac{1}{2} \sum_i p_i (1 - t_i) + (1 - p_i)\, t_i, \quad p_i = \sigma(x_i)
+        I = \sum_i p_i t_i, \quad F = \tfrac{1}{2} \sum_i \bigl(p_i (1 - t_i) + (1 - p_i)\, t_i\bigr), \quad
+        p_i = \sigma(x_i)
 
     Args:
       predictions: the logits :math:`x`, floating, of shape (batch, ...) or (batch, ..., 1): an axis of 1 at the end is
@@ -313,8 +314,8 @@ def multiclass_generalized_dice_loss(
       0.6667
 
     optax: ``multiclass_generalized_dice_loss``, where a class that is nowhere takes all the weight: the example,
-    every pixel of which is wrong, costs 7.4e-8, hardly more than a perfect one. The paper takes the ratio of the
-    weighted sums instead of the mean of the ratios, as optax and this function do.
+    every pixel of which is wrong, costs 7.4e-8, hardly more than a perfect one. optax and this function take
+    the mean of the ratios, the paper takes the ratio of the weighted sums.
 
     References:
       Sudre et al., https://arxiv.org/abs/1707.03237.
@@ -326,8 +327,10 @@ def multiclass_generalized_dice_loss(
     axis = _pixel_axes(name, None, class_axis, x.ndim)
     maps, mask = _images(name, x, t, class_axis, axis, where, weights)
     x, t, _ = maps
-    n = t.astype(arguments.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
-    of_class = jnp.where(n == 0, 0, 1 / (jnp.square(n) + 1e-7))
-    of_class = divide_no_nan(of_class, of_class.sum()) * of_class.size
-    losses = _class_losses(name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=of_class).mean(-1)
+    class_sizes = t.astype(arguments.compute_dtype(x, t)).sum(tuple(range(x.ndim - 1)))
+    class_weights = jnp.where(class_sizes == 0, 0, 1 / (jnp.square(class_sizes) + 1e-7))
+    class_weights = divide_no_nan(class_weights, class_weights.sum()) * class_weights.size
+    losses = _class_losses(
+        name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=class_weights
+    ).mean(-1)
     return mask.reduce(losses, reduction)

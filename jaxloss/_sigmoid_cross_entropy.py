@@ -32,7 +32,8 @@ def _formula_with_options(
     return sigmoid_elements(x.astype(dtype) if dtype == np.float64 else x, t, pos_weight)
 
 
-# Everything is elementwise: XLA fuses a scale or a cap with the rule below, so they need no rule of their own.
+# JAX differentiates the smoothing, the scale and the cap through the rules of `soft_cap` and of `sigmoid_elements`.
+# Everything is elementwise, so XLA fuses it into one pass.
 _with_options = recompute_in_backward(_formula_with_options)
 
 
@@ -61,9 +62,9 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     q = jnp.exp(-size)
     a, b = _parts(x, t, pos_weight)
     slope = (a - b * q) / (1 + q)
-    yes, no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
-    d_t = (yes if pos_weight is None else multiply_no_nan(pos_weight, yes)) - no
-    return g * jnp.where(x >= 0, slope, -slope), g * d_t, g * multiply_no_nan(t, yes)
+    surprisal_yes, surprisal_no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
+    d_t = (surprisal_yes if pos_weight is None else multiply_no_nan(pos_weight, surprisal_yes)) - surprisal_no
+    return g * jnp.where(x >= 0, slope, -slope), g * d_t, g * multiply_no_nan(t, surprisal_yes)
 
 
 sigmoid_elements = custom_derivative(_forward, _backward)

@@ -1,4 +1,4 @@
-"""The only numbers of the tests.
+"""The tolerances of comparisons with the textbook and with other forms of a computation.
 
 An error is allowed of a few eps times what the formula itself is exposed to: the sum of the absolute values of its
 terms, times one for each e-fold that an exponential of it spans (the argument of an exponential is rounded, and a

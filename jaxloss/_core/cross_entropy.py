@@ -7,8 +7,8 @@ maximum, logsumexp(z) = m + log1p(tail). So for labels t the loss
 
 is a sum of non-negative terms: nothing cancels, neither in confident rows nor in confidently wrong ones.
 
-``class_axis_name`` names the mapped axis over which the classes are split, if they are: each device has some columns,
-and what a row sums to, or a maximum, is that of all devices.
+``class_axis_name`` names the mapped axis over which the classes are split, if they are. Then each device has some
+columns, and sums and maxima over a row run over all devices.
 """
 
 from typing import NamedTuple
@@ -118,12 +118,11 @@ def indexed_cross_entropy_forward(
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
     row = summary(z, options.computed, class_axis_name)
-    label = take_label_of_shards(z, y, class_axis_name).astype(row.top.dtype)
+    label_logit = take_label_of_shards(z, y, class_axis_name).astype(row.top.dtype)
     valid = in_range(y, num_classes(x, class_axis_name))
-    label = jnp.where(
-        valid if mask.examples is None else valid | ~mask.examples, label, jnp.nan
-    )  # and so the loss and the gradient
-    loss = gap_to_max(label, row.top)
+    valid = valid if mask.examples is None else valid | ~mask.examples
+    label_logit = jnp.where(valid, label_logit, jnp.nan)  # makes the loss and the gradient of an invalid label NaN
+    loss = gap_to_max(label_logit, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
         gaps = gap_to_max(z, row.top[..., None])
@@ -132,33 +131,37 @@ def indexed_cross_entropy_forward(
     loss += row.log_total
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
-    loss = jnp.where(row.empty & ~jnp.isnan(label), jnp.inf, loss)
-    return loss, (_Saved(x, y, mask, options, row), label, mean_gap)
+    loss = jnp.where(row.empty & ~jnp.isnan(label_logit), jnp.inf, loss)
+    return loss, (_Saved(x, y, mask, options, row), label_logit, mean_gap)
 
 
 def indexed_cross_entropy_backward(
     saved: tuple[_Saved, Array, Array | None], g: Array, class_axis_name: AxisName | None = None
 ) -> tuple[Array, Array | None, None, Options]:
-    (x, y, mask, options, row), label, mean_gap = saved
+    (x, y, mask, options, row), label_logit, mean_gap = saved
     z = transform_logits(x.astype(g.dtype), mask, options)
-    g = jnp.where(jnp.isnan(label), jnp.nan, jnp.where(row.empty, 0, g))
+    g = jnp.where(jnp.isnan(label_logit), jnp.nan, jnp.where(row.empty, 0, g))
     g = mask.fill_options(g, 0)
-    p_y, at_label = label_probability(label, y, z, row, class_axis_name)
+    p_y, ct_label_logit = label_probability(label_logit, y, z, row, class_axis_name)
     gradient = g[..., None] * probabilities(z, row, class_axis_name)[0]
     ct_smoothing = ct_z_loss = None
     if options.z_loss is not None:
         ct_z_loss = multiply_no_nan(g, jnp.square(finite_logsumexp(row)))
-        push = 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))
-        gradient *= 1 + push[..., None]
+        d_z_loss = 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))
+        gradient *= 1 + d_z_loss[..., None]
     if options.label_smoothing is not None and mean_gap is not None:
-        ct_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label, row.top))
+        ct_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label_logit, row.top))
         share = options.label_smoothing[..., None] * _uniform_label(z, mask, class_axis_name)
-        at_label = (1 - options.label_smoothing) * at_label + (options.label_smoothing * p_y - share[..., 0])
+        ct_label_logit = (1 - options.label_smoothing) * ct_label_logit + (
+            options.label_smoothing * p_y - share[..., 0]
+        )
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
     if options.z_loss is not None:
-        at_label += push * p_y
-    at_label = jnp.where(label == -jnp.inf, 0, at_label)
-    gradient = jnp.where(one_hot_mask(local_labels(y, z, class_axis_name), z), (g * at_label)[..., None], gradient)
+        ct_label_logit += d_z_loss * p_y
+    ct_label_logit = jnp.where(label_logit == -jnp.inf, 0, ct_label_logit)
+    gradient = jnp.where(
+        one_hot_mask(local_labels(y, z, class_axis_name), z), (g * ct_label_logit)[..., None], gradient
+    )
     gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
     return gradient, None, None, Options(ct_smoothing, ct_z_loss, ct_cap, ct_scale)
 
@@ -182,8 +185,8 @@ def entropy_backward(
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
     g = jnp.where(row.empty, 0, g) / (1 + row.tail)
-    excess = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
-    gradient = g[..., None] * (_weighted_gaps(z, row) + excess)
+    correction = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
+    gradient = g[..., None] * (_weighted_gaps(z, row) + correction)
     return transform_logits_backward(gradient, saved.x, saved.mask, saved.options, class_axis_name)
 
 
@@ -223,17 +226,17 @@ def _finite(top: Array) -> Array:
 
 
 def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
-    """The sum of t_c (m - z_c), of halves, which are finite."""
+    """The sum of t_c (m - z_c), computed from z / 2 and m / 2, whose difference does not overflow."""
     (half,) = cpu_fusion_barrier(_finite(top) / 2)
     half = half[..., None]
     gaps = bounded_product(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
-    return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # below an infinite maximum they were finite
+    return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # an infinite maximum was clipped
 
 
 class _Dense(NamedTuple):
     saved: _Saved
     label_sum: Array  # of all labels
-    off_max_sum: Array  # of all labels but that of the maximum
+    off_max_sum: Array  # of the labels off the maximum, exact in confident rows only
 
 
 def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Array, _Dense]:
@@ -241,14 +244,14 @@ def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Ar
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
     row = summary(z, options.computed)
-    (t_again,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
-    label_sum = _dense_labels(t_again, mask, options, row.top.dtype).sum(-1)
-    z, t_again, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, _dense_labels(t_again, mask, options, top.dtype), top) + multiply_no_nan(
+    (t_copy,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
+    label_sum = _dense_labels(t_copy, mask, options, row.top.dtype).sum(-1)
+    z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
+    loss = _label_gaps(z, _dense_labels(t_copy, mask, options, top.dtype), top) + multiply_no_nan(
         label_sum, row.log_total
     )
-    z, t_again, top = cpu_fusion_barrier(z, t, row.top)
-    off_max_sum = off_max_label_mass(z, top, _dense_labels(t_again, mask, options, top.dtype))
+    z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
+    off_max_sum = off_max_label_mass(z, top, _dense_labels(t_copy, mask, options, top.dtype))
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
@@ -256,9 +259,10 @@ def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Ar
 
 
 def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
-    """In a row where one class has most of p, the sum of the labels of all others, whose logits are log(2) below.
+    """The sum of the labels off the maximum in confident rows, where their logits are more than log(2) below it.
 
-    The factor of a label is 1 from 1/2 below the maximum on, and 0 up to 1/4: arithmetic for z < m - 1/2.
+    A label counts fully if its logit is at least 1/2 below the maximum, and not at all if it is less than 1/4 below,
+    linearly between. This replaces the comparison z < m - 1/2, which is slow on CPUs.
     """
     (bound,) = cpu_fusion_barrier(_finite(top) - 0.25)
     bound = bound[..., None]
@@ -272,11 +276,11 @@ def softmax_residual(z: Array, row: Row, labels: Array, label_sum: Array, off_ma
     ``off_max_sum``, from `off_max_label_mass`, is s - t at the maximum, where rounding would lose it. The residual is
     exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
-    p, wrong = probabilities(z, row)
+    p, complement = probabilities(z, row)
     is_confident = row.tail < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
-    s_less_t = jnp.where(is_confident, off_max_sum, label_sum)[..., None]
-    subtracted = jnp.where(is_confident, 0, 1)[..., None].astype(p.dtype) * labels
-    at_top = (s_less_t - subtracted) * p - labels * wrong
+    top_factor = jnp.where(is_confident, off_max_sum, label_sum)[..., None]
+    top_labels = jnp.where(is_confident, 0, 1)[..., None].astype(p.dtype) * labels
+    at_top = (top_factor - top_labels) * p - labels * complement
     return jnp.where(z == row.top[..., None], at_top, label_sum[..., None] * p - labels), p
 
 

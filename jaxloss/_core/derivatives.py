@@ -32,8 +32,8 @@ def custom_derivative(
 
     The pair is that of `jax.custom_vjp`: ``forward(*args)`` returns the losses and the residuals;
     ``backward(residuals, cotangent)`` returns a cotangent for each argument, or None for an argument without a
-    derivative. Arguments are pytrees of arrays and None. An array has the shape of the losses, with more axes if it
-    holds rows; a cotangent may be more precise than its argument.
+    derivative. Arguments are pytrees of arrays and None. An array is a scalar or has the shape of the losses, with more
+    axes if it holds rows. A cotangent may be more precise than its argument.
 
     By itself `jax.custom_vjp` refuses forward mode. But a loss is one number per example, so its tangent is the inner
     product <gradient, tangent>, and the same pair serves both modes. The rule of an outer `jax.custom_jvp` takes the
@@ -45,8 +45,8 @@ def custom_derivative(
     be right for second derivatives. ``infinite`` are the positions of the arguments by which a gradient may be infinite
     where the loss is finite: there a tangent of 0 contributes 0.
 
-    The function takes a mask of the losses as well, ``unweighted``: these losses are multiplied by a weight of 0, and
-    have no derivative that is not finite, of any order.
+    The function also takes ``unweighted``, a mask of the losses that will be multiplied by a weight of 0. All their
+    derivatives, of every order, are finite. docs/derivatives.md explains the steps of the rule.
     """
 
     @jax.custom_jvp
@@ -59,11 +59,11 @@ def custom_derivative(
         losses = function(*primals)
         lost = constant = None
         if unweighted is not None:
-            lost = unweighted & ~jnp.isfinite(losses)
-            constant = lost | (unweighted & ~_all_finite(args, losses))
+            lost = unweighted & ~jnp.isfinite(losses)  # no finite loss
+            constant = lost | (unweighted & ~_all_finite(args, losses))  # or no finite argument
         arrays, structure = _flatten(args if loop or constant is None else _constant_where(constant, args))
         moved = {i: t for i, t in enumerate(_flatten(drop_symbolic_zeros(tangents[1:]))[0]) if t is not None}
-        owners = [k for k, arg in enumerate(args) for _ in _flatten(arg)[0]]
+        owners = [k for k, arg in enumerate(args) for _ in _flatten(arg)[0]]  # the argument of each leaf
         rows = any(x is not None and jnp.ndim(x) > losses.ndim for x in arrays)
 
         @jax.custom_vjp
@@ -134,7 +134,7 @@ def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array
 
 
 def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
-    """x in the dtype of the losses, broadcast to them and varying as they do, so that the derivative by it is, too."""
+    """x with the dtype, the shape and the varying axes of the losses, which its derivative then has as well."""
     if not jnp.issubdtype(x.dtype, np.floating):
         return x
     x = match_varying_axes(args, x.astype(losses.dtype))
@@ -179,7 +179,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array,
 
 def multiply_by_tangent(gradient: Array, tangent: Array) -> Array:
     """gradient * tangent, 0 for a tangent of 0: infinity is written as a product of two finite numbers."""
-    largest = lax.optimization_barrier(jnp.finfo(gradient.dtype).max)  # of constants, XLA would make one again
+    largest = lax.optimization_barrier(jnp.finfo(gradient.dtype).max)  # or XLA folds both factors into infinity again
     return _bounded(gradient) * tangent * jnp.where(jnp.isinf(gradient), largest, 1)
 
 

@@ -40,8 +40,8 @@ class Mask(NamedTuple):
     def exclude(self, usable: Array | None = None) -> "Mask":
         """The mask with weight 0 in masked examples.
 
-        A loss of weight 0 has a derivative by its weight: the loss itself. Examples of weight 0 without a finite loss,
-        such as those with a label out of range, are masked. ``usable`` is True for the others.
+        ``usable`` is True where the loss is finite. An example of weight 0 that is not usable is masked. Others keep
+        their derivative by the weight, which is the loss.
         """
         if self.weight is None:
             return self
@@ -78,7 +78,7 @@ class Mask(NamedTuple):
         return filled
 
     def reduce(self, losses: Array, reduction: Reduction, axis_name: AxisName | None = None) -> Array:
-        """The weighted losses, their sum or their mean: the last step of every loss."""
+        """The weighted losses, their sum or their mean. It expects a weight of 0 in masked examples, see `exclude`."""
         examples, _, weight = self
         if examples is not None:
             losses = jnp.where(examples, losses, 0)
@@ -97,7 +97,7 @@ class Mask(NamedTuple):
     def shares(
         self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
     ) -> Array:
-        """The weights whose weighted sum of losses is this device's part of what `reduce` returns."""
+        """Weights w such that sum(w * losses), added over all devices, is what `reduce` returns."""
         examples, _, weight = self
         if weight is None:
             weight = jnp.ones(shape, dtype) if examples is None else examples.astype(dtype)
@@ -138,4 +138,5 @@ def weigh(weight: Array, x: Array) -> Array:
 
 
 def finite_where_unweighted(weight: Array, x: Array) -> Array:
+    """x with 0 for infinity and NaN where the weight is 0."""
     return jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)

@@ -1,4 +1,4 @@
-"""The epilogue of every loss: where, weights and the three reductions, defined once."""
+"""The public `reduce`. Its arithmetic is that of all losses, `Mask.reduce`."""
 
 from jax import Array
 from jax.typing import ArrayLike

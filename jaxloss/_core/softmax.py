@@ -81,7 +81,9 @@ def _tail_by_bound(z: Array, top: Array, class_axis_name: AxisName | None) -> Ar
     exp = exp_below(z, top[..., None])
     total, below = class_sum(exp, class_axis_name), class_sum(jnp.minimum(exp, 1 - exp), class_axis_name)
     constant = lax.stop_gradient
-    return constant(jnp.where(total < 1.5, below, total - 1)) + (total - constant(total))  # the derivative of `every`
+    return constant(jnp.where(total < 1.5, below, total - 1)) + (
+        total - constant(total)
+    )  # the value of the exact branch, the derivative of `total`
 
 
 def _tail(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
@@ -92,13 +94,15 @@ def _tail(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
 
 # Probabilities and their logarithms have their own rules. Where one class has most of the probability, its derivative
 # is a difference of large terms that loses the other classes, so tangents are taken relative to that class. Each rule
-# is true by itself, not only together with that of m: in a scan JAX inlines some of these functions and others not.
+# is the total derivative by z and ignores the tangent of the row: in a scan JAX inlines some of these functions.
 
 
 def _relative_tangent(z: Array, row: Row, v: Array, class_axis_name: AxisName | None) -> Array:
     """The tangent v minus that of a class with most of the probability. Only differences of tangents matter."""
     v = v.astype(row.top.dtype)
-    is_confident = (row.tail < 0.5)[..., None] & (gap_to_max(z, row.top[..., None]) < 0.5)  # others are log(2) below
+    is_confident = (row.tail < 0.5)[..., None] & (
+        gap_to_max(z, row.top[..., None]) < 0.5
+    )  # the others are more than log(2) below
     return jnp.where(is_confident, 0, v - class_sum(jnp.where(is_confident, v, 0), class_axis_name)[..., None])
 
 
@@ -107,23 +111,25 @@ def probabilities(z: Array, row: Row, class_axis_name: AxisName | None = None) -
     """p and 1 - p = (1 - exp + tail) / (1 + tail), where 1 - exp is 0 or tail contains exp: nothing cancels."""
     slope = (1 / (1 + row.tail))[..., None]
     exp = exp_below(z, row.top[..., None])
-    return slope * exp, slope * (row.tail[..., None] - (exp - 1))  # as 1 - exp, which `_tail` has, it would be kept
+    return slope * exp, slope * (
+        row.tail[..., None] - (exp - 1)
+    )  # as 1 - exp, XLA would share it with `_tail_by_bound` and save it
 
 
 @probabilities.defjvp
 def _(class_axis_name: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> Any:
-    p, wrong = probabilities(*primals, class_axis_name)
+    p, complement = probabilities(*primals, class_axis_name)
     v = _relative_tangent(*primals, tangents[0], class_axis_name)
     tangent = p * (v - class_sum(p * v, class_axis_name)[..., None])
-    return (p, wrong), (tangent, -tangent)
+    return (p, complement), (tangent, -tangent)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def label_probability(
-    label: Array, y: Array, z: Array, row: Row, class_axis_name: AxisName | None = None
+    label_logit: Array, y: Array, z: Array, row: Row, class_axis_name: AxisName | None = None
 ) -> tuple[Array, Array]:
     """p of the label y, whose z is known, and p - 1 = (exp - 1 - tail) / (1 + tail), where exp - 1 is exact."""
-    distance = gap_to_max(label, row.top)
+    distance = gap_to_max(label_logit, row.top)
     slope = 1 / (1 + row.tail)
     return slope * jnp.exp(-distance), slope * (jnp.expm1(-distance) - row.tail)
 
@@ -131,11 +137,11 @@ def label_probability(
 @label_probability.defjvp
 def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
     _, y, z, row = primals
-    p, miss = label_probability(*primals, class_axis_name)
+    p, minus_complement = label_probability(*primals, class_axis_name)
     v = _relative_tangent(z, row, tangents[2], class_axis_name)
     mean = class_sum(probabilities(z, row, class_axis_name)[0] * v, class_axis_name)
     tangent = p * (take_label_of_shards(v, y, class_axis_name) - mean)
-    return (p, miss), (tangent, tangent)
+    return (p, minus_complement), (tangent, tangent)
 
 
 @jax.custom_jvp

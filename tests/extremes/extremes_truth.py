@@ -33,7 +33,7 @@ ELEMENTS = {
     cases.COUNT: (0.0, 1.0, 2.0, 17.0, 100.0, 1e4, 1e6, 1e30, 3e38),
     cases.ABOVE_MINUS_ONE: (-1.0, -0.99, -1e-8, -1e-40, 0.0, *_SIZES, inf),
     cases.SIGN: (-1.0, 1.0),
-    cases.BIT: (0.0, 1e-8, 0.25, 1.0),
+    cases.UNIT_INTERVAL: (0.0, 1e-8, 0.25, 1.0),
     cases.PROBABILITY: (0.0, 1e-40, 1e-30, 1e-8, 0.25, 0.5, 1 - 2.0**-11, 1 - 2.0**-24, 1.0),
     cases.LOG_RATE: _LOGS,
 }
@@ -138,7 +138,7 @@ def _hard(classes: int) -> list[np.ndarray]:
 ROWS = {  # predictions and targets
     (cases.REAL, cases.REAL): (_vectors, _vectors),
     (cases.REAL, cases.SHARES): (logits, targets),
-    (cases.REAL, cases.LOGITS): (logits, lambda classes: logits(classes)[::3]),
+    (cases.REAL, cases.TEACHER_LOGITS): (logits, lambda classes: logits(classes)[::3]),
     (cases.LOG_SHARES, cases.SHARES): (_log_shares, targets),
     (cases.LOG_SHARES, cases.LOG_SHARES): (_log_shares, lambda classes: _log_shares(classes)[::3]),
     (cases.SHARES, cases.SHARES): (shares, targets),
@@ -146,7 +146,7 @@ ROWS = {  # predictions and targets
     (cases.SHARES, INDEX): (shares, _labels),
     (cases.LOG_SHARES, INDEX): (_log_shares, _labels),
     (cases.REAL, cases.BITS): (logits, _bits),
-    (cases.PROBABILITY, cases.BIT): (_probabilities, _bits),
+    (cases.PROBABILITY, cases.UNIT_INTERVAL): (_probabilities, _bits),
 }
 ONE_HOT = ("categorical_hinge_loss_with_zero_class",)
 OF_LIKE_SIZE = ("triplet_margin_loss",)  # the difference of two distances is lost beside a distance

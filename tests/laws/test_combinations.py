@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
-from cases import BIT, CASES, INDEX
+from cases import CASES, INDEX, UNIT_INTERVAL
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracles import exact, exact_gradient
@@ -49,7 +49,7 @@ class Drawn:
 
 def numbers_of(case, rng, shape, domain):
     array = np.asarray(domain.draw(rng, shape, 2.0))
-    if domain is BIT:
+    if domain is UNIT_INTERVAL:
         array = np.round(array * 4) / 4
     return array
 

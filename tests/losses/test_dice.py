@@ -314,3 +314,12 @@ def test_images_have_weights(rng):
     losses = GENERALIZED(x, t, reduction="none")
     same(GENERALIZED(x, t, weights=weights), (losses * weights).sum() / 3)
     same(BINARY(x[..., 0], t[..., 0], reduction="mean"), BINARY(x[..., 0], t[..., 0]).mean())
+
+
+def test_a_masked_image_does_not_count_in_a_weighted_mean(rng):
+    x, t = jnp.asarray(rng.normal(size=(2, 6, 1)), np.float32), jnp.asarray(rng.random((2, 6, 1)), np.float32)
+    where, weights = jnp.asarray([[True] * 6, [False] * 6]), jnp.array([1.0, 3.0])
+    same(BINARY(x, t, where=where, weights=weights, reduction="mean"), BINARY(x[:1], t[:1])[0])
+    three = [jnp.concatenate([a, a / 2, a / 3], -1) for a in (x, t)]
+    ours, alone = GENERALIZED(*three, where=where, weights=weights), GENERALIZED(*(a[:1] for a in three))
+    same(ours, alone)
