@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.masks import Mask, weigh
-from ._core.overlap import given_probabilities, overlap_sums, share_of_errors, softmax_probabilities
+from ._core.overlap import error_ratio, given_probabilities, overlap_sums, softmax_probabilities
 from ._core.rows import is_finite_row
 from ._core.special import divide_no_nan, sigmoids
 from ._core.types import Reduction
@@ -97,7 +97,7 @@ def _class_losses(
     first = int(ignore_background and x.shape[-1] > 1)
     a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
     probabilities = given_probabilities if not are_logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
-    return w * share_of_errors(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
+    return w * error_ratio(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
 
 
 @compiled(smooth=arguments.NOT_NEGATIVE, alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE)

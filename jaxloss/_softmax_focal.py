@@ -21,8 +21,8 @@ from ._core.special import bounded_product, expm1, multiply_no_nan
 from ._core.types import Axis, Reduction
 
 
-def _class_alpha(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
-    """A number for all classes, or a table of one for each."""
+def _prepare_alpha(name: str, alpha: ArrayLike, x: Array, dtype: np.dtype) -> Array:
+    """One number for all classes, or one per class."""
     array = arguments.hyperparameter(name, "alpha", alpha, dtype)
     return broadcast_class_weights(name, "alpha", array, x, dtype) if array.ndim else array
 
@@ -36,7 +36,7 @@ class _Saved(NamedTuple):
     t: Array
     option: Array
     mask: Mask
-    share: Array | None  # alpha_c, or one for all
+    alpha: Array | None  # alpha_c, or one for all
     row: Row
 
 
@@ -45,27 +45,26 @@ def _logits(x: Array, mask: Mask, dtype: np.dtype) -> Array:
 
 
 def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    """The sum of share_c t_c f(u_c), of f(u, option)."""
+    """The sum of alpha_c t_c f(u_c), of f(u, option)."""
 
-    def forward(x: Array, t: Array, option: Array, mask: Mask, share: Array | None) -> tuple[Array, _Saved]:
+    def forward(x: Array, t: Array, option: Array, mask: Mask, alpha: Array | None) -> tuple[Array, _Saved]:
         (x,) = cpu_fusion_barrier(x)
         z = _logits(x, mask, option.dtype)
         row = summary(z)
         labels = mask.fill(t.astype(option.dtype))
-        labels = labels if share is None else share * labels
+        labels = labels if alpha is None else alpha * labels
         u = surprisal(z, row)
         losses = bounded_product(labels, bend(u, option[..., None]))
-        infinite = 2 * bounded_product(
-            labels, gap_to_max(z / 2, row.top[..., None] / 2)
-        )  # f(u) is u, and infinite alone
+        # Where u is infinite, f(u) is u.
+        infinite = 2 * bounded_product(labels, gap_to_max(z / 2, row.top[..., None] / 2))
         losses = jnp.where(u == jnp.inf, infinite, losses).sum(-1)
-        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, share, row)
+        return jnp.where(row.empty, jnp.inf, losses), _Saved(x, t, option, mask, alpha, row)
 
     def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, t, option, mask, share, row = saved
+        x, t, option, mask, alpha, row = saved
         z = _logits(x, mask, g.dtype)
-        unshared = mask.fill(t.astype(g.dtype))
-        labels = unshared if share is None else share * unshared
+        unweighted_labels = mask.fill(t.astype(g.dtype))
+        labels = unweighted_labels if alpha is None else alpha * unweighted_labels
         options = jnp.broadcast_to(option[..., None], z.shape)
 
         def bent(z: Array) -> tuple[Array, Array, Array]:
@@ -81,12 +80,12 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
         gradient, _ = softmax_residual(z, row, pulls, label_sum, off_max_sum)
         gradient = mask.fill(jnp.where(z == -np.inf, 0, g * gradient))
         losses = mask.fill(losses)
-        ct_t = multiply_no_nan(g if share is None else g * share, losses)
-        ct_share = None
-        if share is not None:
-            ct_share = multiply_no_nan(g * unshared, losses)
-            ct_share = ct_share.sum(-1, keepdims=True) if share.shape[-1] == 1 else ct_share
-        return gradient, ct_t, (g * multiply_no_nan(labels, d_option)).sum(-1), None, ct_share
+        ct_t = multiply_no_nan(g if alpha is None else g * alpha, losses)
+        ct_alpha = None
+        if alpha is not None:
+            ct_alpha = multiply_no_nan(g * unweighted_labels, losses)
+            ct_alpha = ct_alpha.sum(-1, keepdims=True) if alpha.shape[-1] == 1 else ct_alpha
+        return gradient, ct_t, (g * multiply_no_nan(labels, d_option)).sum(-1), None, ct_alpha
 
     return custom_derivative(forward, backward, infinite=(1,))
 
@@ -215,11 +214,12 @@ def softmax_focal_loss(
     x, t, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x, t)
-    gamma, share = per_example_option(name, "gamma", gamma, mask, x.shape[:-1], dtype), None
+    gamma = per_example_option(name, "gamma", gamma, mask, x.shape[:-1], dtype)
+    class_alpha = None
     if not arguments.is_number(alpha, 1):
-        share = _class_alpha(name, alpha, x, dtype)
-        share = share if share.ndim else jnp.broadcast_to(share, (*x.shape[:-1], 1))
-    losses = _focal_rows(x, t, gamma, mask.without_weight(), share, unweighted=mask.unweighted)
+        class_alpha = _prepare_alpha(name, alpha, x, dtype)
+        class_alpha = class_alpha if class_alpha.ndim else jnp.broadcast_to(class_alpha, (*x.shape[:-1], 1))
+    losses = _focal_rows(x, t, gamma, mask.without_weight(), class_alpha, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
 
 
@@ -279,11 +279,11 @@ def softmax_focal_loss_with_integer_labels(
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x)
     gamma = per_example_option(name, "gamma", gamma, mask, y.shape, dtype)
-    share = _class_alpha(name, alpha, x, dtype)
+    alpha = _prepare_alpha(name, alpha, x, dtype)
     entropies = indexed_cross_entropy(x, y, mask.without_weight(), Options(), unweighted=mask.unweighted)
     losses = _focal_of_entropy(entropies, gamma, unweighted=mask.unweighted)
     losses = mask.fill_options(losses, 0)
-    return mask.reduce(multiply_no_nan(take_label(share, y) if share.ndim else share, losses), reduction)
+    return mask.reduce(multiply_no_nan(take_label(alpha, y) if alpha.ndim else alpha, losses), reduction)
 
 
 @compiled(epsilon=arguments.AT_LEAST_MINUS_ONE)

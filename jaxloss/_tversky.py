@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import prepare_summed
-from ._core.overlap import given_probabilities, overlap_sums, share_of_errors
+from ._core.overlap import error_ratio, given_probabilities, overlap_sums
 from ._core.types import Axis, Reduction
 
 
@@ -87,4 +87,4 @@ def tversky_loss(
         rule=False,
     )
     options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
-    return mask.reduce(share_of_errors(overlap_sums(given_probabilities, p, t, entries, axes, 0), *options), reduction)
+    return mask.reduce(error_ratio(overlap_sums(given_probabilities, p, t, entries, axes, 0), *options), reduction)

@@ -151,11 +151,11 @@ def indexed_cross_entropy_backward(
         gradient *= 1 + d_z_loss[..., None]
     if options.label_smoothing is not None and mean_gap is not None:
         ct_smoothing = multiply_no_nan(g, mean_gap - gap_to_max(label_logit, row.top))
-        share = options.label_smoothing[..., None] * _uniform_label(z, mask, class_axis_name)
+        uniform_label = options.label_smoothing[..., None] * _uniform_label(z, mask, class_axis_name)
         ct_label_logit = (1 - options.label_smoothing) * ct_label_logit + (
-            options.label_smoothing * p_y - share[..., 0]
+            options.label_smoothing * p_y - uniform_label[..., 0]
         )
-        gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * share)
+        gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * uniform_label)
     if options.z_loss is not None:
         ct_label_logit += d_z_loss * p_y
     ct_label_logit = jnp.where(label_logit == -jnp.inf, 0, ct_label_logit)

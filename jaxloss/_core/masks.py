@@ -94,7 +94,7 @@ class Mask(NamedTuple):
         count = self._count(losses.shape, losses.dtype, axis_name)
         return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
 
-    def shares(
+    def example_weights(
         self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
     ) -> Array:
         """Weights w such that sum(w * losses), added over all devices, is what `reduce` returns."""

@@ -36,7 +36,7 @@ def overlap_sums(
     return tuple(s[..., None] if one_class else s for s in sums)
 
 
-def share_of_errors(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
+def error_ratio(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
     intersection, false_positives, false_negatives = overlap
     unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
     errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives

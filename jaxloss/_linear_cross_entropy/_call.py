@@ -74,6 +74,6 @@ def reduced(
         (losses,), aux = loss_of_each(plan, heads, tokens, mask.examples)
         return mask.reduce(losses, reduction), aux
     first = heads[0]
-    share = mask.shares(first.hidden.shape[:-1], dtype_of(first), reduction, axis_name)
-    total, aux = sum_of_all(plan, heads, tokens, mask.examples, share)
+    weight = mask.example_weights(first.hidden.shape[:-1], dtype_of(first), reduction, axis_name)
+    total, aux = sum_of_all(plan, heads, tokens, mask.examples, weight)
     return total if axis_name is None else lax.psum(total, axis_name), aux
