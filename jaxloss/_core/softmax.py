@@ -37,7 +37,7 @@ def finite_logsumexp(row: Row) -> Array:
 
 
 def exp_below(z: Array, top: Array) -> Array:
-    """exp(z - m), 1 at an infinite maximum too."""
+    """exp(z - m), 1 at an infinite maximum too; m with an axis of size 1 for the classes."""
     largest = jnp.finfo(top.dtype).max
     return jnp.exp(jnp.minimum(z.astype(top.dtype), largest) - jnp.clip(top, -largest, largest))
 
@@ -58,6 +58,7 @@ def gap_to_max(z: Array, top: Array) -> Array:
 
 
 def summary(z: Array, computed: bool = False, class_axis_name: AxisName | None = None) -> Row:
+    """The summary of each row. ``computed`` logits may not be in memory, which `_tail_by_bound` needs."""
     top = class_max(z, class_axis_name).astype(np.promote_types(z.dtype, np.float32))
     tail = _tail_by_select(z, top, class_axis_name) if computed else _tail(z, top, class_axis_name)
     return Row(top, tail, jnp.log1p(tail))
@@ -100,9 +101,8 @@ def _tail(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
 def _relative_tangent(z: Array, row: Row, v: Array, class_axis_name: AxisName | None) -> Array:
     """The tangent v minus that of a class with most of the probability. Only differences of tangents matter."""
     v = v.astype(row.top.dtype)
-    is_confident = (row.tail < 0.5)[..., None] & (
-        gap_to_max(z, row.top[..., None]) < 0.5
-    )  # the others are more than log(2) below
+    # The other classes of a confident row are more than log(2) below.
+    is_confident = (row.tail < 0.5)[..., None] & (gap_to_max(z, row.top[..., None]) < 0.5)
     return jnp.where(is_confident, 0, v - class_sum(jnp.where(is_confident, v, 0), class_axis_name)[..., None])
 
 
@@ -111,9 +111,8 @@ def probabilities(z: Array, row: Row, class_axis_name: AxisName | None = None) -
     """p and 1 - p = (1 - exp + tail) / (1 + tail), where 1 - exp is 0 or tail contains exp: nothing cancels."""
     slope = (1 / (1 + row.tail))[..., None]
     exp = exp_below(z, row.top[..., None])
-    return slope * exp, slope * (
-        row.tail[..., None] - (exp - 1)
-    )  # as 1 - exp, XLA would share it with `_tail_by_bound` and save it
+    # Not as 1 - exp, which XLA would share with `_tail_by_bound` and save.
+    return slope * exp, slope * (row.tail[..., None] - (exp - 1))
 
 
 @probabilities.defjvp
