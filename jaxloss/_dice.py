@@ -74,12 +74,13 @@ def _images(
         return (x, t, None), Mask()
     pixels = pixels[..., None]
     maps = jnp.where(pixels, x, jnp.zeros_like(x)), jnp.where(pixels, t, jnp.zeros_like(t)), pixels
-    return maps, Mask(pixels.any(tuple(range(1, x.ndim))), weight=weight).exclude()
+    return maps, Mask(pixels[..., 0].any(axes), weight=weight).exclude()
 
 
 def _class_losses(
     name: str,
     maps: _Maps,
+    mask: Mask,
     are_logits: bool,
     axes: tuple[int, ...],
     ignore_background: bool = False,
@@ -95,9 +96,15 @@ def _class_losses(
     options["class_weights"] = 1.0 if class_weights is None else class_weights
     arrays = {argument: arguments.hyperparameter(name, argument, value, dtype) for argument, value in options.items()}
     first = int(ignore_background and x.shape[-1] > 1)
-    a, b, s, w = (arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
+    full = tuple(arguments.broadcast(name, argument, array, shape)[..., first:] for argument, array in arrays.items())
+    a, b, s, w = (mask.fill_examples(array, 1) for array in full)
+    undefined = None
+    if mask.unweighted is not None:  # an option of an image of weight 0 that is not finite makes its loss NaN, no more
+        undefined = mask.unweighted[..., None] & ~jnp.isfinite(a + b + s + w)
+        a, b, s, w = (jnp.where(undefined, 1, array) for array in (a, b, s, w))
     probabilities = given_probabilities if not are_logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
-    return w * error_ratio(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
+    losses = w * error_ratio(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
+    return losses if undefined is None else jnp.where(undefined, jnp.nan, losses)
 
 
 @compiled(smooth=arguments.NOT_NEGATIVE, alpha=arguments.NOT_NEGATIVE, beta=arguments.NOT_NEGATIVE)
@@ -188,7 +195,7 @@ def dice_loss(
     if class_weights is not None:
         class_weights = arguments.real(name, "class_weights", class_weights)
         arguments.same_shape(name, "class_weights", class_weights, maps[0].shape[-1:])
-    losses = _class_losses(name, maps, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
+    losses = _class_losses(name, maps, mask, apply_softmax, axis, ignore_background, smooth, alpha, beta, class_weights)
     losses = losses if mask.weight is None else weigh(mask.weight[..., None], losses)
     if reduction == "none":
         return losses
@@ -256,7 +263,7 @@ def binary_dice_loss(
     (class_axis,) = arguments.class_axes(name, class_axis, x.shape, "class_axis")
     axis = _pixel_axes(name, None, class_axis, x.ndim)
     maps, mask = _images(name, x, t, class_axis, axis, where, weights)
-    losses = _class_losses(name, maps, apply_sigmoid, axis, smooth=smooth).mean(-1)
+    losses = _class_losses(name, maps, mask, apply_sigmoid, axis, smooth=smooth).mean(-1)
     return mask.reduce(losses, reduction)
 
 
@@ -331,6 +338,6 @@ def multiclass_generalized_dice_loss(
     class_weights = jnp.where(class_sizes == 0, 0, 1 / (jnp.square(class_sizes) + 1e-7))
     class_weights = divide_no_nan(class_weights, class_weights.sum()) * class_weights.size
     losses = _class_losses(
-        name, maps, apply_softmax, axis, ignore_background, smooth, class_weights=class_weights
+        name, maps, mask, apply_softmax, axis, ignore_background, smooth, class_weights=class_weights
     ).mean(-1)
     return mask.reduce(losses, reduction)

@@ -11,7 +11,7 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.compiler import compiled, cpu_fusion_barrier, shard_like
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask
@@ -147,10 +147,11 @@ def triplet_margin_loss(
     checked = [arguments.floating(name, argument, value) for argument, value in others.items()]
     for argument, value in zip(others, checked, strict=True):
         arguments.same_shape(name, argument, value, jnp.shape(anchors))
-    a, p, n = (Mask(classes=features).fill(x) for x in (a, *(as_rows(value, axes) for value in checked)))
+    rows = shard_like(a, [as_rows(value, axes) for value in checked])
+    a, p, n = (Mask(classes=features).fill(x) for x in (a, *rows))
     dtype, shape = arguments.compute_dtype(a, p, n), a.shape[:-1]
     mask = prepare_mask(name, where, weights, shape, dtype)._replace(classes=features).without_empty_rows()
-    mask = mask.exclude(is_finite_row(a) & is_finite_row(p) & is_finite_row(n))
+    mask = shard_like(a, mask.exclude(is_finite_row(a) & is_finite_row(p) & is_finite_row(n)))
     a, p, n = (defer_upcast(mask.fill_examples(x), dtype) for x in (a, p, n))
 
     options = {"norm_degree": norm_degree, "margin": margin, "eps": eps}

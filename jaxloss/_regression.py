@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementwise, prepare_summed
-from ._core.special import divide_no_nan, log_ratio, multiply_no_nan
+from ._core.special import divide_no_nan, log_ratio, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
 _squared = of_error(jnp.square)
@@ -351,14 +351,23 @@ def squared_logarithmic_error(
     return mask.reduce(_squared_logarithmic(*arrays, unweighted=mask.unweighted), reduction)
 
 
-def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
-    quantile = jnp.where((quantile >= 0) & (quantile <= 1), quantile, jnp.nan)
+def _quantile_slope(p: Array, t: Array, quantile: Array) -> Array:
     error = p - t
+    valid = (quantile >= 0) & (quantile <= 1)
     slope = (error > 0).astype(p.dtype) - quantile * (error != 0).astype(p.dtype)
-    return 2 * multiply_no_nan(slope, p / 2 - t / 2)  # of halves, whose difference is finite
+    return slope + jnp.where(valid, 0, jnp.nan)
 
 
-_quantile = elementwise(_quantile_element)
+def _quantile_element(p: Array, t: Array, quantile: Array) -> Array:
+    return 2 * multiply_no_nan(_quantile_slope(p, t, quantile), p / 2 - t / 2)  # of halves, whose difference is finite
+
+
+def _quantile_slopes(p: Array, t: Array, quantile: Array) -> tuple[Array, Array, Array]:
+    slope = _quantile_slope(p, t, quantile)
+    return slope, -slope, subtract_no_nan(t, p)
+
+
+_quantile = elementwise(_quantile_element, _quantile_slopes, infinite=(2,))
 
 
 @compiled(quantile=arguments.UNIT)

@@ -1,4 +1,4 @@
-"""Compiling a public function once, so that eager calls are fast as well."""
+"""What exists for XLA and for meshes only: a compiled public function, barriers, shardings, varying axes."""
 
 import functools
 import inspect
@@ -16,6 +16,7 @@ from . import arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _OWN_PATH = (0, 1, 2, math.inf)
 """Python numbers that are neutral for some option and stay static. All others are traced."""
@@ -108,6 +109,26 @@ def replicate_from_axis(x: Array, axis: int = 0) -> Array:
         return x
     gathered: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
     return gathered
+
+
+def shard_like(like: Array, arrays: T) -> T:
+    """Returns the arrays, sharded as ``like`` on an explicit mesh if they are replicated.
+
+    There a select takes arrays of one sharding only, and its transpose does not reshard (JAX 0.10 to 0.12). Arrays have
+    the leading axes of ``like``, and scalars are unchanged.
+    """
+    spec = jax.typeof(like).sharding.spec
+    if not any(spec):
+        return arrays
+
+    def sharded(x: Array) -> Array:
+        if x.ndim == 0 or any(jax.typeof(x).sharding.spec) or x.shape != like.shape[: x.ndim]:
+            return x
+        split: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[: x.ndim]))
+        return split
+
+    resharded: T = jax.tree.map(sharded, arrays)
+    return resharded
 
 
 def cpu_fusion_barrier(*arrays: Array) -> tuple[Array, ...]:

@@ -138,7 +138,9 @@ def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
     if not jnp.issubdtype(x.dtype, np.floating):
         return x
     x = match_varying_axes(args, x.astype(losses.dtype))
-    return x if x.ndim else jnp.broadcast_to(x, losses.shape)
+    x = x if x.ndim else jnp.broadcast_to(x, losses.shape)
+    # On an explicit mesh the derivative is sharded as the losses are.
+    return x + _zeros(_over_row(losses, x)) if any(jax.typeof(losses).sharding.spec) else x
 
 
 def _over_row(mask: Array, x: Array) -> Array:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from . import arguments
+from .compiler import shard_like
 from .derivatives import custom_derivative, recompute_in_backward
 from .masks import Mask, prepare_mask
 from .types import Axis, Reduction
@@ -88,6 +90,11 @@ def _kinds(name: str, arrays: Mapping[str, ArrayLike | None], kinds: tuple[Kind,
     return checked
 
 
+def _first_sharded(arrays: list[Array]) -> Array:
+    """The first array that an explicit mesh splits, or the first one."""
+    return next((x for x in arrays if any(jax.typeof(x).sharding.spec)), arrays[0])
+
+
 def _option(name: str, argument: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """A hyperparameter: a scalar unchanged, an array broadcast to the loss."""
     array = arguments.hyperparameter(name, argument, value, dtype)
@@ -117,6 +124,7 @@ def prepare_elementwise(
     dtype, shape = arguments.compute_dtype(*checked), checked[0].shape
     mask = prepare_mask(name, where, weights, shape, dtype).exclude()
     checked += [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
+    checked, mask = shard_like(_first_sharded(checked), (checked, mask))
     kinds += (arguments.real,) * len(options)
     return [_harmless(x, mask.examples, kind) for x, kind in zip(checked, kinds, strict=True)], mask
 
@@ -145,12 +153,17 @@ def prepare_summed(
     if entries is not None:
         left = entries.any(axes)
         mask = mask._replace(examples=left if mask.examples is None else mask.examples & left)
+    numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
     usable = None
     if not rule:
         finite = jnp.isfinite(checked[0]) & jnp.isfinite(checked[1])
         usable = (finite if entries is None else finite | ~entries).all(axes)
+        for number in numbers:
+            usable &= jnp.isfinite(number)
     mask = mask.exclude(usable)
-    numbers = [_option(name, argument, value, shape, dtype) for argument, value in options.items()]
+    like = _first_sharded(checked)
+    checked, entries = shard_like(like, (checked, entries))
+    mask, numbers = shard_like(like.sum(axes), (mask, numbers))
     checked += [n if n.ndim == 0 else jnp.expand_dims(n, axes) for n in numbers]
     rows = None if mask.examples is None else jnp.expand_dims(mask.examples, axes)
     inside = rows if entries is None or rows is None else entries & rows

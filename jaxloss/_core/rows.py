@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .classes import broadcast_class_weights, in_range, take_label
+from .compiler import shard_like
 from .masks import Mask, prepare_mask
 from .types import Axis
 
@@ -81,7 +82,8 @@ def prepare_indexed(
             usable, take_label(broadcast_class_weights(name, "class_weights", class_weights, x, dtype), y), jnp.nan
         )
         mask = mask.weigh(mask.fill_options(factor))
-    return defer_upcast(x, dtype), y, mask.without_empty_rows().exclude(usable)
+    y, mask = shard_like(x, (y, mask.without_empty_rows().exclude(usable)))
+    return defer_upcast(x, dtype), y, mask
 
 
 def prepare_rows(
@@ -102,4 +104,5 @@ def prepare_rows(
     arguments.same_sharding(name, names[1], t, jax.typeof(x).sharding.spec)
     dtype = arguments.compute_dtype(x, t)
     mask = prepare_mask(name, where, weights, x.shape[:-1], dtype)._replace(classes=classes)
-    return defer_upcast(x, dtype), t, mask.without_empty_rows().exclude()
+    t, mask = shard_like(x, (t, mask.without_empty_rows().exclude()))
+    return defer_upcast(x, dtype), t, mask

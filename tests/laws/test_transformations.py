@@ -70,6 +70,27 @@ def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec):
     assert "all-to-all" not in text
 
 
+@every_loss
+def test_replicated_arguments_on_an_explicit_mesh(case):
+    """The derivatives by targets, weights and options that all devices hold, of predictions that are split."""
+    x, t = case.draw(np.random.default_rng(0), 8, classes=6)
+    weights = jnp.linspace(0.5, 1.5, 8 if case.rows else 8 * 6).reshape(jax.eval_shape(case, x, t).shape)
+    options = {name: jnp.float32(value) for name, value in case.options.items()}
+    replicated = weights, options, *([] if case.targets == "index" else [t])
+
+    def mean(replicated, x, t):
+        weights, options, *targets = replicated
+        return case(x, *(targets or [t]), weights=weights, reduction="mean", **options)
+
+    gradient = jax.jit(jax.grad(mean))
+    expected = gradient(replicated, x, t)
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))):
+        split = jax.device_put(x, P("data", None))
+        ours = jax.device_get(gradient(replicated, split, jax.device_put(t, P("data")) if t.ndim == 1 else t))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        same(a, b, span=20)
+
+
 def scaled_mean(case, x, t, scale):
     """The weighed mean, with an option or, without any, the predictions stretched; a single row serves all targets."""
     x = jnp.broadcast_to(x, (t.shape[0], x.shape[-1]))

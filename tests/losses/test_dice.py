@@ -323,3 +323,24 @@ def test_a_masked_image_does_not_count_in_a_weighted_mean(rng):
     three = [jnp.concatenate([a, a / 2, a / 3], -1) for a in (x, t)]
     ours, alone = GENERALIZED(*three, where=where, weights=weights), GENERALIZED(*(a[:1] for a in three))
     same(ours, alone)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 1), ()])
+def test_weights_have_the_shape_of_the_loss_without_classes(axis, rng):
+    x, t = (jnp.asarray(rng.random((2, 3, 4)), np.float32) for _ in range(2))
+    where = jnp.asarray(rng.random((2, 3)) < 0.7)
+    same(DICE(x, t, axis=axis, where=where, weights=2.0), 2 * DICE(x, t, axis=axis, where=where))
+
+
+def test_options_of_a_masked_image_may_hold_anything(rng):
+    x, t = (jnp.asarray(rng.random((2, 6, 3)), np.float32) for _ in range(2))
+    smooth, alone = jnp.array([[1.0], [nan]]), [a[:1] for a in (x, t)]
+    weights, where = jnp.array([1.0, 0.0]), jnp.array([[True], [False]])
+    for loss in (DICE, functools.partial(GENERALIZED, reduction="none")):
+        expected, expected_gradient = jax.value_and_grad(lambda x, f=loss: f(x, alone[1]).sum())(alone[0])
+        for masks in ({"weights": weights}, {"where": where}):
+            if loss is not DICE:
+                masks["where"] = where  # the sizes of the classes count images of weight 0
+            value, gradient = jax.value_and_grad(lambda x, f=loss, m=masks: f(x, t, smooth=smooth, **m).sum())(x)
+            same(value, expected)
+            same(gradient, jnp.concatenate([expected_gradient, 0 * x[:1]]))

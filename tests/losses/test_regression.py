@@ -1,8 +1,12 @@
 """Regression losses: their edges."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from edges import at_edges, check_edge, check_option, inf, nan
+
+import jaxloss
 
 pytestmark = pytest.mark.exact
 
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.exact
         ("quantile_loss", -inf, 2.0, {"quantile": 1.0}, inf, -1),
         ("quantile_loss", 3e38, -3e38, {"quantile": 0.75}, 1.5e38, 0.25),
         ("quantile_loss", 1.0, 2.0, {"quantile": jnp.float32(1.5)}, nan, nan),
+        ("quantile_loss", 2.0, 2.0, {"quantile": jnp.float32(1.5)}, nan, nan),
     ]
 )
 def test_edges(name, x, t, options, value, gradient):
@@ -35,3 +40,10 @@ def test_edges(name, x, t, options, value, gradient):
 
 def test_the_quantile_has_its_derivatives():
     check_option("quantile_loss", lambda e, q: (1 - q) * e, 2.0, "quantile", 0.8)
+
+
+def test_an_infinite_derivative_by_the_quantile_does_not_reach_the_others():
+    loss = lambda p, t, q: jaxloss.quantile_loss(p, t, quantile=q)  # noqa: E731
+    point = jnp.float32(3e38), jnp.float32(-3e38), jnp.float32(0.75)
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(mode(loss, (0, 1, 2))(*point), [0.25, -0.25, -inf])

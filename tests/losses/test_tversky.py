@@ -53,3 +53,11 @@ def test_an_axis_of_one_may_be_summed_over_or_left(rng):
     same(jaxloss.tversky_loss(*one, axis=1), rows[:, None])
     same(jaxloss.tversky_loss(*one), jaxloss.tversky_loss(p, t))
     same(jaxloss.tversky_loss(*one, axis=1, where=jnp.ones((2, 5, 1), bool)), rows[:, None])
+
+
+def test_an_option_of_a_masked_image_may_hold_anything(rng):
+    p, t = (jnp.asarray(rng.random((2, 5)), np.float32) for _ in range(2))
+    for masks in ({"weights": jnp.array([1.0, 0.0])}, {"where": jnp.array([True, False])}):
+        gradient = jax.grad(lambda p, m=masks: TVERSKY(p, t, axis=1, smooth=jnp.array([1.0, nan]), **m).sum())(p)
+        same(gradient[0], jax.grad(lambda p: TVERSKY(p, t[0], axis=0, smooth=1.0))(p[0]))
+        np.testing.assert_array_equal(gradient[1], 0)
