@@ -6,7 +6,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 SEED ?= 0
-PYTEST = .venv/test/bin/python -m pytest -n $(WORKERS) --hypothesis-seed=$(SEED)
+PYTEST = .venv/test/bin/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-seed=$(SEED)
 
 .PHONY: demo test sweep lint bench bench-compile clean
 
