@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
-from ._core.compiler import compiled, match_varying_axes
+from ._core.compiler import compiled, match_varying_axes, shard_like
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
@@ -255,7 +255,7 @@ def _multilabel_forward(s: Array, t: Array, margin: Array, classes: Array | None
     yes, no = _yes_and_no(t, classes, margin.dtype)
 
     def step(j: int, losses: Array) -> Array:
-        is_label = one_hot_mask(jnp.full_like(margin, j, np.int32), scores)
+        is_label = shard_like(scores, one_hot_mask(jnp.full_like(margin, j, np.int32), scores))
         above = relu(margin[..., None] + _excess(scores, _take_entry(scores, is_label)))
         return losses + multiply_no_nan(_take_entry(yes, is_label)[..., 0], multiply_no_nan(no, above).sum(-1))
 
@@ -270,7 +270,7 @@ def _multilabel_backward(saved: tuple[Any, ...], g: Array) -> tuple[Array | None
 
     def step(j: int, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         d_s, d_t, d_margin = sums
-        is_label = one_hot_mask(jnp.full_like(margin, j, np.int32), s)
+        is_label = shard_like(s, one_hot_mask(jnp.full_like(margin, j, np.int32), s))
         above = margin[..., None] + _excess(s, _take_entry(s, is_label))
         label = _take_entry(yes, is_label)
         broken = label * jnp.where(above > 0, no, 0)

@@ -61,11 +61,11 @@ def _log_softmax(m, x):
 
 
 def sigmoid_focal_loss(m, x, t, alpha=None, gamma=2):
-    entropy = t * m.log(1 + m.exp(-x)) + (1 - t) * m.log(1 + m.exp(x))
+    entropies = t * m.log(1 + m.exp(-x)), (1 - t) * m.log(1 + m.exp(x))
     share = 1 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
     wrong = t / (1 + m.exp(x)) + (1 - t) / (1 + m.exp(-x))
     wrong = m.where(wrong < 0, 1 - wrong, wrong)  # a label nudged beyond 0 and 1 has no power: make that a kink
-    return [share * wrong**gamma * entropy]
+    return [share * wrong**gamma * entropy for entropy in entropies]
 
 
 def softmax_focal_loss(m, x, t, alpha=1, gamma=2):
