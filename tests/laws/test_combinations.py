@@ -151,7 +151,7 @@ def truth_of(case, call, kept, classes):
             gradients[where], slopes[where], smooth[where] = (
                 np.asarray(slope, float),
                 np.asarray(size, float),
-                np.asarray(differentiable, bool),
+                np.asarray(differentiable, bool) & (len(columns) > 1 or not case.name.startswith(HAS_FEATURES)),
             )
     if call.weights is not None:
         weights = weights * call.weights
