@@ -6,10 +6,8 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1"
-)
+FLAGS = "--xla_force_host_platform_device_count=8", "--xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +17,18 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-TORN_DOWN, TESTS_BETWEEN_CLEARINGS = (
-    itertools.count(1),
-    40,
-)  # the more programs are alive, the longer XLA takes to add and to free one
+# The more programs are alive, the longer XLA takes to add and to free one.
+FINISHED_TESTS, TESTS_BETWEEN_CLEARINGS = itertools.count(1), 40
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--quick-compile", action="store_true", help="compile without LLVM's optimizations: in half the time"
-    )
+    text = "compile without LLVM's optimizations, in half the time"
+    parser.addoption("--quick-compile", action="store_true", help=text)
 
 
 def pytest_configure(config):
     if config.option.quick_compile:
-        # Before any program is compiled. The flag of the fusions is gone in JAX 0.11.
+        # Before any program is compiled. JAX 0.10 has the flag of the fusions, JAX 0.12 has not.
         emitters = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0" + emitters
     gc.freeze()
@@ -41,7 +36,7 @@ def pytest_configure(config):
 
 
 def pytest_runtest_teardown():
-    if next(TORN_DOWN) % TESTS_BETWEEN_CLEARINGS == 0:
+    if next(FINISHED_TESTS) % TESTS_BETWEEN_CLEARINGS == 0:
         jax.clear_caches()
 
 
