@@ -35,9 +35,10 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, help="the folder to write to, instead of this checkout")
     parser.add_argument(
         "--cases",
-        choices=("all", "headline", "eager"),
+        choices=("all", "headline", "eager", "layouts"),
         default="all",
-        help="headline: the short list, the most important first; eager: calls without jit",
+        help="headline: the short list, the most important first; eager: calls without jit; "
+        "layouts: how an output matrix lies on sixteen devices, with --compile-only",
     )
     parser.add_argument("--seconds", type=float, default=math.inf, help="no record is started after that many")
     parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="only the results, one file, and no page")
@@ -45,6 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.out and (options.output or options.compile_only or options.report is not None):
         parser.error("--out: expected a run that measures, without --output")
+    if options.cases == "layouts" and not options.compile_only:
+        parser.error("--cases: layouts are compiled only, add --compile-only")
     if sys.platform == "linux" and not KEEP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | KEEP)
     if options.device or options.compile_only:
@@ -70,7 +73,7 @@ def main() -> None:
     if options.compile_only:
         from .compile_only import compile_all
 
-        compile_all(options.only, options.quick, output, session)
+        compile_all(options.cases, options.only, options.quick, output, session)
     elif options.report is None:
         from .run import measure_all
 

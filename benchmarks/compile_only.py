@@ -5,6 +5,7 @@ These are the compilers' own statements. No time is among them: none has been me
 
 import functools
 import importlib.util
+import itertools
 import math
 import pathlib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from . import records
+from . import layouts, records
 from .candidates import MODULES, library_of, ours, plain, with_gradients
 from .cases import Case, Shape
 from .compiled_text import collectives, in_loops
@@ -118,20 +119,23 @@ def fits(program: Any, target: str) -> bool:
     return program is not None and _memory(program)["peak_bytes"] <= MEMORY.get(target, math.inf)
 
 
-def compile_all(only: list[str], quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
+def compile_all(cases: str, only: list[str], quick: bool, output: pathlib.Path, session: dict[str, Any]) -> None:
     file = output / "benchmarks" / "results" / FILE
     old, new = records.load(file), []
     found = {target: importlib.util.find_spec(needs(target).partition(".")[0]) is not None for target in ABSENT}
     for target in (target for target, here in found.items() if not here):
         print(f"skipped {ABSENT[target]}: {needs(target)} is not installed")
-    runs = chosen(only, accelerator=True, quick=quick)
+    runs = [] if cases == "layouts" else chosen(only, accelerator=True, quick=quick)
     todo = [(case.loss, functools.partial(record, case, *run)) for case, *run in runs]
     for case in {case.loss: case for case, *_ in runs if case.products and not quick}.values():
         todo.append((case.loss, functools.partial(record, case, LONG, "bfloat16")))
         todo.append((case.loss, functools.partial(batches, case, *LARGE, "bfloat16")))
-    for (loss, facts), target in (
-        bar := tqdm([(one, target) for one in todo for target, here in found.items() if here])
-    ):
-        bar.set_description(f"{loss} {target}")
-        new.append(facts(target))
+    jobs = [(loss, target, facts) for loss, facts in todo for target, here in found.items() if here]
+    if cases == "layouts" or (only == [""] and not quick):
+        for layout, target, classes in itertools.product(layouts.LAYOUTS, layouts.TOPOLOGIES, layouts.CLASSES):
+            if found[target]:
+                jobs.append((layout.name, target, functools.partial(layouts.record, layout, classes=classes)))
+    for name, target, facts in (bar := tqdm(jobs)):
+        bar.set_description(f"{name} {target}")
+        new.append(facts(target=target))
         records.save(file, records.merge(old, session, new))

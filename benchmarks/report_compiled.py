@@ -32,6 +32,7 @@ def write(result: Record, output: pathlib.Path) -> Iterator[str]:
     yield f"{HEAD}\n{provenance}"
     yield tables.picture(file, "Temporaries over the size of the predictions, for each target")
     yield from _without_logits(result["records"])
+    yield from _layouts([r for r in result["records"] if r.get("kind") == "layout"])
     for target, device in ABSENT.items():
         group = [r for r in compiled if r["target"] == target and r["loss"] not in OF_PRODUCTS]
         if not group:
@@ -76,7 +77,7 @@ def _exchange(collectives: list[str]) -> str:
 
 def _without_logits(records: list[Record]) -> Iterator[str]:
     """Temporaries and peak; what of them grows with tokens; and the largest batch that fits."""
-    of_products = [r for r in records if r["loss"] in OF_PRODUCTS]
+    of_products = [r for r in records if r["loss"] in OF_PRODUCTS and r.get("kind") != "layout"]
     compiled = [r for r in of_products if "candidates" in r]
     if not compiled:
         return
@@ -142,3 +143,39 @@ def _batches(records: list[Record], names: list[str]) -> str:
         f"(features {features}, classes {classes}, bfloat16). A compiler for a TPU says itself what does not; for "
         f"GPUs its peak is compared with the memory, {gpus}:\n\n" + tables.table(rows, ["device", *names])
     )
+
+
+def _layouts(records: list[Record]) -> Iterator[str]:
+    if not records:
+        return
+    tokens, features, _ = records[0]["shape"]
+    yield (
+        f"### Sixteen devices: {TITLE}\n\n"
+        f"`linear_cross_entropy`, its mean and both gradients, of {tokens} tokens with {features} features, bfloat16, "
+        "on a mesh of 16 or of 4×4. For each device, in MiB: what it *sends* in a step (in rings, the steps of loops "
+        "counted), and its temporaries. *Dense* is the product and a loss of its logits, on an automatic mesh. A "
+        "compiler for TPUs makes a reduce-scatter over all 16 devices an all-reduce, which sends twice as much."
+    )
+    for target in dict.fromkeys(r["target"] for r in records):
+        yield f"{ABSENT[target]}:"
+        yield layouts_table([r for r in records if r["target"] == target])
+
+
+def layouts_table(records: list[Record]) -> str:
+    """What each layout costs on each kind of mesh."""
+    columns = {"automatic mesh": "jaxloss Auto", "explicit mesh": "jaxloss Explicit", "dense": "dense Auto"}
+    headers = ["layout", "hidden [batch, length, features]", "weight [features, classes]", "classes"]
+    headers += [f"{name}: sent, temporaries" for name in columns]
+    rows = []
+    for record in records:
+        layout = record["layout"]
+        facts = [record["variant"], f"`{layout['hidden']}`", f"`{layout['weight']}`", str(record["shape"][2])]
+        rows.append(facts + [_sent(record["programs"][program]) for program in columns.values()])
+    return tables.table(rows, headers)
+
+
+def _sent(program: Record | None) -> str:
+    if program is None:
+        return TOO_LARGE
+    sent = "?" if program["sent_bytes"] is None else tables.mib(program["sent_bytes"])
+    return f"{sent}, {tables.mib(program['temp_bytes'])}"

@@ -46,12 +46,15 @@ def needs(target: str) -> str:
     return "libtpu" if target.startswith("v") else "jax_plugins.xla_cuda13"
 
 
-def devices_of(target: str) -> list[Any]:
-    """Four devices of a kind in ABSENT, that can be compiled for but not run on."""
+def devices_of(target: str, topology: str | None = None) -> list[Any]:
+    """Devices of a kind in ABSENT, four or as many as a topology has, that can be compiled for but not run on."""
     os.environ |= {name: value for name, value in _TPU.items() if name not in os.environ}
     from jax.experimental import topologies
 
     if needs(target) == "libtpu":
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=f"{target}:2x2").devices)
-    config = (pathlib.Path(__file__).parent / "devices" / f"{target}.txtpb").read_text()
-    return list(topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x4").devices)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=f"{target}:{topology or '2x2'}")
+    else:
+        config = (pathlib.Path(__file__).parent / "devices" / f"{target}.txtpb").read_text()
+        facts = {"target_config": config, "topology": topology or "1x1x4"}
+        description = topologies.get_topology_desc(platform="cuda", **facts)
+    return list(description.devices)

@@ -310,3 +310,15 @@ def positive_integer(name: str, argument: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}: expected `{argument}` to be a positive integer, got {value!r}.")
     return int(value)
+
+
+def floating_dtype(name: str, argument: str, value: DTypeLike | None) -> np.dtype | None:
+    if value is None:
+        return None
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected `{argument}` to be a floating dtype, got {value!r}.")
+    return dtype

@@ -6,13 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
 from .._core.masks import Mask
 from .._core.types import AxisName, Reduction
-from ._chunks import Head, Plan, Rows, Tokens
-from ._mesh import loss_of_each, sum_of_all
+from ._each import loss_of_each
+from ._head import Head, Plan, Rows, Tokens
+from ._mesh import automatic_mesh
+from ._sum import sum_of_all
 
 
 def head(
@@ -41,19 +43,37 @@ def plan(
     class_axes: tuple[int, ...],
     class_axis_name: AxisName | None,
     chunk_size: int | None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> Plan:
-    """By default a chunk has as many tokens as there are features, from 256 to 1024, or half of them above 2048.
-
-    Then its logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
-    reads and writes that, and adds a product to it: chunk / 4 operations a byte. Accelerators balance at 200 to 600.
-    """
     arguments.mapped(name, "class_axis_name", class_axis_name)
-    if chunk_size is None:
-        features = max(head.hidden.shape[-1] for head in heads)
-        chunk = int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
-    else:
-        chunk = arguments.positive_integer(name, "chunk_size", chunk_size)
-    return Plan(rows, chunk, class_axes, class_axis_name)
+    dtype = arguments.floating_dtype(name, "accumulation_dtype", accumulation_dtype)
+    given = None if chunk_size is None else arguments.positive_integer(name, "chunk_size", chunk_size)
+    devices = automatic_mesh(heads)[1]
+    return Plan(
+        rows,
+        chunk=_tokens_in_a_chunk(heads, given, devices),
+        strided=devices > 1,
+        class_axes=class_axes,
+        class_axis_name=class_axis_name,
+        accumulation_dtype=dtype,
+    )
+
+
+def _tokens_in_a_chunk(heads: tuple[Head, ...], chunk_size: int | None, devices: int) -> int:
+    """By default a device has as many tokens as there are features, from 256 to 1024, or half of them above 2048.
+
+    Then their logits are no larger than the gradient of the weight, which has to be there in float32 anyway. Each chunk
+    reads and writes that, and adds a product to it: chunk / 4 operations a byte. Accelerators balance at 200 to 600.
+
+    A chunk on an automatic mesh has the tokens of all its devices. Where some of them split the classes instead, each
+    has more tokens and fewer classes, so no more logits. By default there are four chunks, if those would be smaller.
+    """
+    if chunk_size is not None:
+        return devices * chunk_size
+    features = max(head.hidden.shape[-1] for head in heads)
+    chunk = int(np.clip(2 ** round(math.log2(features)), 256, max(1024, features // 2)))
+    tokens = math.prod(size for size in heads[0].hidden.shape[:-1] if isinstance(size, int))
+    return min(devices * chunk, max(chunk, -(-tokens // 4)))
 
 
 def dtype_of(head: Head) -> np.dtype:

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
 from .._core.compiler import compiled
@@ -15,7 +15,7 @@ from .._core.rows import is_finite_row
 from .._core.softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
 from .._core.types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
-from ._chunks import Rows, Tokens
+from ._head import Rows, Tokens
 
 
 def _divergence(
@@ -31,6 +31,7 @@ def _divergence(
     axis_name: AxisName | None,
     class_axis_name: AxisName | None,
     chunk_size: int | None,
+    accumulation_dtype: DTypeLike | None,
 ) -> Array:
     (learner, axis), (guide, guide_axis) = head(name, "", *student[:-1]), head(name, "teacher_", *teacher[:-1])
     dtype, shape = np.promote_types(dtype_of(learner), dtype_of(guide)), learner.hidden.shape[:-1]
@@ -47,7 +48,7 @@ def _divergence(
         *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
     )
     arguments.choice(name, "reduction", reduction, axis_name)
-    chunk_plan = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size)
+    chunk_plan = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size, accumulation_dtype)
     return reduced(chunk_plan, (learner, guide), tokens, mask, reduction, axis_name)[0]
 
 
@@ -126,6 +127,7 @@ def linear_kl_divergence(
     axis_name: AxisName | None = None,
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> Array:
     r"""Kullback-Leibler divergence of a student from a teacher, both from hidden states, without the logits.
 
@@ -159,7 +161,8 @@ def linear_kl_divergence(
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
         it as well.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of both are split.
-      chunk_size: tokens whose logits exist at a time, see :func:`linear_cross_entropy`.
+      chunk_size: of how many tokens a device has the logits at a time, see :func:`linear_cross_entropy`.
+      accumulation_dtype: in which the gradients of weights and biases are added up, as there.
 
     Returns:
       The loss in nats, of the shape of ``hidden`` without its last axis, or a scalar; float64 if an input is, else
@@ -184,7 +187,7 @@ def linear_kl_divergence(
     """
     student = hidden, weight, bias, class_axis, soft_cap
     teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
-    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size
+    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
     return _divergence("linear_kl_divergence", _KL, {}, student, teacher, *rest)
 
 
@@ -209,6 +212,7 @@ def linear_jensen_shannon_divergence(
     axis_name: AxisName | None = None,
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> Array:
     r"""Jensen-Shannon divergence between a student and a teacher, both from hidden states, without the logits.
 
@@ -242,7 +246,8 @@ def linear_jensen_shannon_divergence(
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split: ``"sum"`` and ``"mean"`` run over
         it as well.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of both are split.
-      chunk_size: tokens whose logits exist at a time, see :func:`linear_cross_entropy`.
+      chunk_size: of how many tokens a device has the logits at a time, see :func:`linear_cross_entropy`.
+      accumulation_dtype: in which the gradients of weights and biases are added up, as there.
 
     Returns:
       The loss in nats, of the shape of ``hidden`` without its last axis, or a scalar; float64 if an input is, else
@@ -267,5 +272,5 @@ def linear_jensen_shannon_divergence(
     """
     student = hidden, weight, bias, class_axis, soft_cap
     teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
-    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size
+    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
     return _divergence("linear_jensen_shannon_divergence", _JS, {"beta": beta}, student, teacher, *rest)

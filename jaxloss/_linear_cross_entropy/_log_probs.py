@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
 from .._core.compiler import compiled
@@ -18,8 +18,8 @@ from .._core.cross_entropy import (
 from .._core.masks import Mask, prepare_mask
 from .._core.types import AxisName
 from ._call import dtype_of, head, plan
-from ._chunks import Rows, Tokens
-from ._mesh import loss_of_each
+from ._each import loss_of_each
+from ._head import Rows, Tokens
 
 
 class LogProbs(NamedTuple):
@@ -74,6 +74,7 @@ def linear_log_probs(
     where: ArrayLike | None = None,
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> LogProbs:
     r"""Log-probability of each label, and the entropy, under ``softmax(hidden @ weight + bias)``, without the logits.
 
@@ -99,7 +100,8 @@ def linear_log_probs(
         rows of ``hidden`` may contain anything.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight`` and ``bias`` are
         split; labels count all classes.
-      chunk_size: how many tokens' logits exist at a time, see :func:`linear_cross_entropy`.
+      chunk_size: of how many tokens a device has the logits at a time, see :func:`linear_cross_entropy`.
+      accumulation_dtype: in which the gradients of ``weight`` and ``bias`` are added up, as there.
 
     Returns:
       :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 for masked tokens; float64 if
@@ -132,6 +134,6 @@ def linear_log_probs(
         arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),
         arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
     )
-    chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size)
+    chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
     found, _ = loss_of_each(chunk_plan, (linear_head,), tokens, mask.examples)
     return mask.fill_options(LogProbs(*found), 0)

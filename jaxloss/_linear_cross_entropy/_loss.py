@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
 from .._core.classes import class_weight, in_range
@@ -21,7 +21,7 @@ from .._core.rows import is_finite_row
 from .._core.softmax import logsumexp
 from .._core.types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
-from ._chunks import Rows, Tokens
+from ._head import Rows, Tokens
 
 
 class TokenMetrics(NamedTuple):
@@ -48,12 +48,13 @@ def _linear(
     axis_name: AxisName | None,
     class_axis_name: AxisName | None,
     chunk_size: int | None,
+    accumulation_dtype: DTypeLike | None,
 ) -> tuple[Array, Any]:
     label_smoothing, class_weights, z_loss, soft_cap, logit_scale = options
     linear_head, axis = head(name, "", *head_arguments)
     dtype, shape = dtype_of(linear_head), linear_head.hidden.shape[:-1]
     y = arguments.fill_row_targets(name, "labels", arguments.integer(name, "labels", labels), linear_head.hidden)
-    chunk_plan = plan(name, rows, (linear_head,), (axis,), class_axis_name, chunk_size)
+    chunk_plan = plan(name, rows, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
     mask = prepare_mask(name, where, weights, shape, dtype)
     if class_weights is not None:
         factor = class_weight(name, class_weights, y, linear_head.weight.shape[axis], dtype, class_axis_name)
@@ -122,6 +123,7 @@ def linear_cross_entropy(
     axis_name: AxisName | None = None,
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> Array:
     r"""Cross entropy of ``softmax(hidden @ weight + bias)`` with the index of the right class, without the logits.
 
@@ -163,15 +165,25 @@ def linear_cross_entropy(
         it as well.
       class_axis_name: inside of ``shard_map``, the mapped axis over which the classes of ``weight``, ``bias`` and
         ``class_weights`` are split; labels count all classes.
-      chunk_size: how many tokens' logits, or their gradients, exist at a time. The default is about the number of
-        features, at least 256 and at most 1024, and half their number if there are more than 2048. Less is less
-        memory. On an automatic mesh it counts the tokens of all devices.
+      chunk_size: of how many tokens a device has the logits, or their gradients, at a time. The default is about the
+        number of features, at least 256 and at most 1024, and half their number if there are more than 2048. Less is
+        less memory. An automatic mesh of n devices takes n times as many tokens at a time, by default a quarter of
+        all tokens if that is less.
+      accumulation_dtype: in which the gradients of ``weight`` and ``bias`` are added up over the chunks; by default
+        float32, or float64 if the loss is. ``"bfloat16"`` needs 2 to 4 bytes less for each entry of ``weight``, and
+        rounds after each chunk: the gradient of a bfloat16 weight has an error of 0.005 after 16 chunks, not of 0.002.
 
     The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
     a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
 
     On an automatic mesh the compiler splits the chunks as it finds ``hidden`` and ``weight``; on an explicit one each
-    device does so with its own tokens and classes. docs/large_vocabularies.md says which sharding costs what.
+    device does so with its own tokens and classes. A weight that is split along its features, as fully sharded
+    parameters are, is gathered once. That takes a mesh that JAX can see: of ``jax.set_mesh``, or of committed arrays.
+    Where there is none, as with NumPy arrays and ``in_shardings``, gather it first, or each chunk does::
+
+        weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P(None, "model")))  # or P()
+
+    docs/large_vocabularies.md says which sharding costs what.
 
     Returns:
       The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``hidden`` or ``weight`` is, else float32.
@@ -180,7 +192,8 @@ def linear_cross_entropy(
       first. ``jax.default_matmul_precision`` applies. Gradients have their argument's dtype.
 
     Raises:
-      TypeError: ``hidden`` or ``weight`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      TypeError: ``hidden``, ``weight`` or ``accumulation_dtype`` is not floating, ``labels`` is not integer, ``where``
+        is not boolean.
       ValueError: features or shapes do not agree, an option does not broadcast, ``chunk_size`` is not positive.
 
     Example:
@@ -201,7 +214,7 @@ def linear_cross_entropy(
     """
     head_arguments = hidden, weight, bias, class_axis
     options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
-    others = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    others = where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
     return _linear("linear_cross_entropy", _PLAIN, labels, head_arguments, options, *others)[0]
 
 
@@ -224,6 +237,7 @@ def linear_cross_entropy_with_metrics(
     axis_name: AxisName | None = None,
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
+    accumulation_dtype: DTypeLike | None = None,
 ) -> tuple[Array, TokenMetrics]:
     r"""What :func:`linear_cross_entropy` returns, and statistics of each token's logits from the same pass.
 
@@ -247,7 +261,8 @@ def linear_cross_entropy_with_metrics(
       reduction: of the loss alone, ``"none"``, ``"sum"`` or ``"mean"``.
       axis_name: inside of ``shard_map``, the mapped axis over which tokens are split.
       class_axis_name: inside of ``shard_map``, the mapped axis over which classes are split.
-      chunk_size: how many tokens' logits exist at a time.
+      chunk_size: of how many tokens a device has the logits at a time.
+      accumulation_dtype: in which the gradients of ``weight`` and ``bias`` are added up.
 
     Returns:
       The loss, and a :class:`TokenMetrics` of arrays of the shape of ``labels``.
@@ -267,7 +282,7 @@ def linear_cross_entropy_with_metrics(
     """
     head_arguments = hidden, weight, bias, class_axis
     options = label_smoothing, class_weights, z_loss, soft_cap, logit_scale
-    others = where, weights, reduction, axis_name, class_axis_name, chunk_size
+    others = where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
     loss, metrics = _linear(
         "linear_cross_entropy_with_metrics", _WITH_METRICS, labels, head_arguments, options, *others
     )

@@ -1,77 +1,186 @@
-"""On a mesh whose axes are part of the types: tokens and classes stay where they are, and each device has its own."""
+"""On a mesh: which tokens and classes are a device's own, what it gathers before the loop, what it adds up after it.
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+Where the axes of the mesh are part of the types, `split` says so. Tokens stay split as hidden is, and classes as the
+weight is. What else splits a weight is gathered, once, and its gradient is added up and split again in one step. An
+axis that splits both tokens and classes can stay with one of them: the smaller of hidden and weight is gathered.
+
+On an automatic mesh only the compiler knows. It follows one hint, see `whole_features`.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
 
-from ._chunks import Head, Plan, Tokens, each, weighted_sum
+from ._head import Head, Plan
 
-# The axes of an explicit mesh that split tokens are those of hidden; those that split the classes of the weight, and no
-# tokens, stay; a weight or a hidden that is split along its features, or over the axes of tokens, is gathered, once.
+Axes = tuple[str, ...]
 
 
-def loss_of_each(
-    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None
-) -> tuple[tuple[Array, ...], Any]:
-    found: tuple[tuple[Array, ...], Any] = _spread(_each, plan, heads, (tokens, examples), lambda token: token)
-    return found
+class Part(NamedTuple):
+    """A device's part of an array, and the mesh axes over which the device then gathers each dimension."""
+
+    spec: P
+    gathered: tuple[Axes, ...]
 
 
-def sum_of_all(
-    plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None, weight: Array
-) -> tuple[Array, Any]:
-    found: tuple[Array, Any] = _spread(_sum, plan, heads, (tokens, examples, weight), lambda token: (P(), token))
-    return found
+class Split(NamedTuple):
+    """What each device has of the tokens and the classes."""
+
+    mesh: Any
+    token: P  # of the tokens' dimensions
+    token_axes: Axes
+    class_axes: Axes
+    heads: tuple[Head, ...]  # of Part
 
 
-def _each(plan: Plan, token_axes: tuple[str, ...], heads: Any, arrays: Any) -> Any:
-    return each(plan, heads, *arrays)
+def split(plan: Plan, heads: tuple[Head, ...]) -> Split | None:
+    """None where no axis of a mesh is part of the types."""
+    if not any(axes for x in jax.tree.leaves(heads) for axes in _axes(x)):
+        return None
+    first = heads[0]
+    tokens, classes = list(_axes(first.hidden)[:-1]), _axes(first.weight)[plan.class_axes[0]]
+    shared = {a for a in classes if any(a in axes for axes in tokens)}
+    sizes = dict(jax.typeof(first.hidden).sharding.mesh.shape)
+    token_split = {a for axes in tokens for a in axes} - shared
+    token_bytes = _bytes(head.hidden for head in heads) / math.prod(sizes[a] for a in token_split)
+    class_bytes = _bytes(head.weight for head in heads) / math.prod(sizes[a] for a in {*classes} - shared)
+    if token_bytes < class_bytes:
+        tokens = [tuple(a for a in axes if a not in shared) for axes in tokens]
+    else:
+        classes = tuple(a for a in classes if a not in shared)
+    token_axes = tuple(a for axes in tokens for a in axes)
 
+    def of_head(head: Head, class_axis: int) -> Head:
+        weight = ((), classes) if class_axis == 1 else (classes, ())
+        bias = None if head.bias is None else Part(P(classes or None), ((),))
+        return Head(_part(head.hidden, (*tokens, ()), classes), _part(head.weight, weight, token_axes), bias)  # type: ignore[arg-type]
 
-def _sum(plan: Plan, token_axes: tuple[str, ...], heads: Any, arrays: Any) -> Any:
-    total, aux = weighted_sum(plan, heads, *arrays)
-    return lax.psum(total, token_axes) if token_axes else total, aux
-
-
-def _spread(
-    function: Callable[..., Any], plan: Plan, heads: tuple[Head, ...], arrays: Any, out: Callable[[P], Any]
-) -> Any:
-    """The function on each device's part, if the types say that there are several."""
-    if not any(_axes(x) for x in jax.tree.leaves((heads, arrays))):
-        return function(plan, (), heads, arrays)
-    first, class_axis = heads[0], plan.class_axes[0]
-    token_axes = _axes(first.hidden, slice(-1))
-    class_axes = tuple(a for a in _axes(first.weight, class_axis) if a not in token_axes)
-    token, classes = P(*jax.typeof(first.hidden).sharding.spec[:-1]), class_axes or None
-    rows, matrices = P(*token, None), (P(classes, None), P(None, classes))
-    specs: Any = (
-        tuple(
-            Head(rows, *(matrices[axis], None if head.bias is None else P(classes)))  # type: ignore[arg-type]
-            for head, axis in zip(heads, plan.class_axes, strict=True)
-        ),
-        jax.tree.map(lambda _: token, arrays),
-    )
-    class_axis_name = (*_names(plan.class_axis_name), *class_axes)
-    mapped = jax.shard_map(
-        partial(function, plan._replace(class_axis_name=class_axis_name or None), token_axes),
+    return Split(
         mesh=jax.typeof(first.hidden).sharding.mesh,
-        in_specs=specs,
-        out_specs=out(token),
-        axis_names={*token_axes, *class_axes},
+        token=_spec(tokens),
+        token_axes=token_axes,
+        class_axes=classes,
+        heads=tuple(map(of_head, heads, plan.class_axes)),
     )
-    return mapped(*jax.tree.map(reshard, (heads, arrays), specs))
 
 
-def _names(entry: Any) -> tuple[str, ...]:
+def _part(x: Array, left: tuple[Axes, ...], may_gather: Axes) -> Part:
+    """The part of x that a device has, if ``left`` is how dimensions have to be split after it has gathered.
+
+    It gathers what splits a block of its own further. What else is split otherwise is moved before.
+    """
+    gathered = tuple(
+        axes[len(kept) :] if axes[: len(kept)] == kept and {*axes[len(kept) :]} <= {*may_gather} else ()
+        for axes, kept in zip(_axes(x), left, strict=True)
+    )
+    return Part(_spec([(*kept, *more) for kept, more in zip(left, gathered, strict=True)]), gathered)
+
+
+def _spec(dimensions: Any) -> P:
+    return P(*(axes or None for axes in dimensions))
+
+
+def _bytes(arrays: Iterable[Array]) -> int:
+    return sum(a.size * a.dtype.itemsize for a in arrays)
+
+
+def _axes(x: Array) -> tuple[Axes, ...]:
+    """The mesh axes in the type that split each dimension."""
+    return tuple(axis_names(entry) for entry in jax.typeof(x).sharding.spec)
+
+
+def axis_names(entry: Any) -> Axes:
     return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
 
 
-def _axes(x: Array, dimensions: slice | int = slice(None)) -> tuple[str, ...]:
-    """The mesh axes in the type that split these dimensions."""
-    spec = tuple(jax.typeof(x).sharding.spec)[dimensions]
-    return tuple(name for entry in (spec if isinstance(dimensions, slice) else (spec,)) for name in _names(entry))
+def on_devices(
+    plan: Plan, split: Split, function: Callable[..., Any], heads: tuple[Head, ...], arrays: Any, out_specs: Any
+) -> Any:
+    """The function of the plan, the heads and arrays of tokens, on each device with its part and what it gathers."""
+    class_axes = (*axis_names(plan.class_axis_name), *split.class_axes)
+    local_plan = plan._replace(class_axis_name=class_axes or None)
+
+    def local(heads: tuple[Head, ...], arrays: Any) -> Any:
+        return function(local_plan, _gather(split, heads), *arrays)
+
+    specs = head_specs(split), jax.tree.map(lambda _: split.token, arrays)
+    axes = {*split.token_axes, *split.class_axes}
+    mapped = jax.shard_map(local, mesh=split.mesh, in_specs=specs, out_specs=out_specs, axis_names=axes)
+    return mapped(*jax.tree.map(reshard, (heads, arrays), specs))
+
+
+def head_specs(split: Split) -> Any:
+    return jax.tree.map(lambda part: part.spec, split.heads, is_leaf=_is_part)
+
+
+def _is_part(x: Any) -> bool:
+    return isinstance(x, Part)
+
+
+def _gather(split: Split, heads: tuple[Head, ...]) -> tuple[Head, ...]:
+    """On a device: the tokens and classes with which it computes."""
+
+    def gathered(part: Part, x: Array) -> Array:
+        for dimension, axes in enumerate(part.gathered):
+            x = lax.all_gather(x, axes, axis=dimension, tiled=True) if axes else x
+        return x
+
+    found: tuple[Head, ...] = jax.tree.map(gathered, split.heads, heads, is_leaf=_is_part)
+    return found
+
+
+def add_up(plan: Plan, split: Split | None, ct_heads: tuple[Head, ...]) -> tuple[Head, ...]:
+    """On a device: its part of the gradients, added up over the devices that have other classes or other tokens."""
+    class_axes = axis_names(plan.class_axis_name)
+    token_axes = () if split is None else split.token_axes
+    parts = tuple(Head(None, None, None) for _ in ct_heads) if split is None else split.heads  # type: ignore[arg-type]
+
+    def added(gradient: Array | None, part: Part | None, axes: Axes) -> Array | None:
+        if gradient is None:
+            return None
+        for dimension, gathered in enumerate(() if part is None else part.gathered):
+            for axis in gathered:  # in turn: over several at once, compilers for TPUs add up all and then take a part
+                gradient = lax.psum_scatter(gradient, axis, scatter_dimension=dimension, tiled=True)
+            axes = tuple(a for a in axes if a not in gathered)
+        return lax.psum(gradient, axes) if axes else gradient
+
+    return tuple(
+        Head(*map(added, ct_head, part, (class_axes, token_axes, token_axes)))  # type: ignore[arg-type]
+        for ct_head, part in zip(ct_heads, parts, strict=True)
+    )
+
+
+def shard_tokens(arrays: Any, heads: tuple[Head, ...]) -> Any:
+    """Arrays of tokens, split as hidden is."""
+    return jax.tree.map(lambda a: reshard(a, P(*jax.typeof(heads[0].hidden).sharding.spec[:-1])), arrays)
+
+
+def automatic_mesh(heads: tuple[Head, ...]) -> tuple[Any, int]:
+    """The mesh, and over how many devices its automatic axes go: only the compiler knows what they split."""
+    meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves(heads)] + [jax.sharding.get_abstract_mesh()]
+    mesh = next((m for m in meshes if not m.empty), meshes[-1])
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return mesh, math.prod(size for size, kind in kinds if kind == AxisType.Auto)
+
+
+def whole_features(heads: tuple[Head, ...], class_axes: tuple[int, ...]) -> tuple[Head, ...]:
+    """The heads, with the features of each weight on all devices of an automatic mesh, wherever its classes are.
+
+    A loop would gather a weight that is split along its features, as fully sharded parameters are, in each step, and
+    add up its gradient in each step.
+    """
+    mesh, devices = automatic_mesh(heads)
+
+    def whole(head: Head, class_axis: int) -> Head:
+        spec = P(None, P.UNCONSTRAINED) if class_axis == 1 else P(P.UNCONSTRAINED, None)
+        return head._replace(weight=lax.with_sharding_constraint(head.weight, NamedSharding(mesh, spec)))
+
+    return tuple(
+        head if head.weight is None or devices == 1 else whole(head, axis)
+        for head, axis in zip(heads, class_axes, strict=True)
+    )

@@ -10,9 +10,9 @@ from jax.sharding import PartitionSpec as P
 import jaxloss
 
 pytest.importorskip("tqdm")
-from benchmarks import compile_only
+from benchmarks import compile_only, layouts
 from benchmarks.cases import CASES
-from benchmarks.compiled_text import collectives, in_loops, largest
+from benchmarks.compiled_text import arrays, collectives, in_loops, largest, transfers
 from benchmarks.targets import needs
 
 SHAPE = 2048, 4096
@@ -83,7 +83,7 @@ def test_logits_never_exist_and_devices_exchange_the_gradient_of_the_weight_once
     weight = 4 * features * classes  # bytes in float32, of a chunk's logits too; of all logits it is a 128th
     assert found["candidates"]["jaxloss"]["temp_bytes"] < 4.1 * weight
     split = found["split"]
-    assert split["temp_bytes"] < 4 * weight / 2
+    assert split["temp_bytes"] < 4.1 * weight / 2
     assert all(line.startswith("all-reduce") for line in split["collectives"])
     assert largest(split["in_loops"]) <= 4 * features * features
     assert largest(split["collectives"]) <= weight / 2
@@ -95,13 +95,55 @@ def test_a_weight_split_over_the_tokens_is_exchanged_once_if_it_is_gathered_befo
     pytest.importorskip(needs(target))
     mesh, over = compile_only.mesh_of(target, split=True), ("data", "model")
     shapes = ((8192, 1024), jnp.bfloat16), ((1024, 16_384), jnp.bfloat16), ((8192,), np.int32)
-    arrays = [jax.ShapeDtypeStruct(*shape, sharding=NamedSharding(mesh, P(over))) for shape in shapes]
+    args = [jax.ShapeDtypeStruct(*shape, sharding=NamedSharding(mesh, P(over))) for shape in shapes]
 
     def mean(hidden, weight, labels):
         weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P()))
         return jaxloss.linear_cross_entropy(hidden, weight, labels, reduction="mean")
 
-    text = jax.jit(jax.value_and_grad(mean, (0, 1))).lower(*arrays).compile().as_text()
+    text = jax.jit(jax.value_and_grad(mean, (0, 1))).lower(*args).compile().as_text()
     assert largest(collectives(in_loops(text))) == 0
     of_arrays = [line.split()[0] for line in collectives(text) if largest([line]) > 4]
     assert of_arrays == ["all-gather", "all-reduce"]
+
+
+# GiB, on an automatic and on an explicit mesh of 16 TPUs v5e: what a device sends in a step, and its temporaries.
+AT_MOST = {
+    "data parallel": ((1.9, 3), (1.9, 4)),
+    "fully sharded (FSDP)": ((3, 4), (3, 4.5)),
+    "fully sharded by classes": ((3.3, 1.3), (1.5, 1.3)),
+    "data × tensor parallel": ((0.6, 1.6), (0.6, 1.2)),
+    "fully sharded × tensor parallel": ((0.8, 1.9), (0.6, 1.3)),
+    "tensor parallel, sequence split": ((0.75, 1.7), (0.6, 1.3)),
+    "the same, fully sharded": ((0.9, 1.9), (0.6, 1.3)),
+}
+
+
+@pytest.mark.parametrize("target", layouts.TOPOLOGIES)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("layout", layouts.LAYOUTS, ids=lambda layout: layout.name)
+def test_no_layout_exchanges_a_weight_in_each_chunk_on_an_accelerator(layout, kind, target):
+    pytest.importorskip(needs(target))
+    classes = layouts.CLASSES[0]
+    program = layouts.compiled(layout, "jaxloss", kind, target, classes)
+    text = program.as_text()
+    repeated = arrays(collectives(in_loops(text)))
+    assert not any(shape[-1:] in ((classes,), (classes // 4,), (classes // 16,)) for _, shape in repeated)
+    if target == "v5e":
+        sent, temporaries = AT_MOST[layout.name][kind == "Explicit"]
+        assert sum(transfer.sent for transfer in transfers(text)) <= sent * 2**30
+        assert program.memory_analysis().temp_size_in_bytes <= temporaries * 2**30
+
+
+@pytest.mark.parametrize(("target", "gibibytes"), [("h200", 0.8), ("v6e", 1.0)])
+def test_a_gradient_added_up_in_bfloat16_needs_no_second_array_of_its_size(target, gibibytes):
+    pytest.importorskip(needs(target))
+    tokens, features, classes = 16_384, 4096, 128_256
+    case = next(case for case in CASES if case.loss == "linear_cross_entropy")
+
+    def mean(*arrays):
+        return jaxloss.linear_cross_entropy(*arrays, reduction="mean", accumulation_dtype="bfloat16")
+
+    mesh = compile_only.mesh_of(target, split=False)
+    program = compile_only.compiled(mean, case, (tokens, features, classes), "bfloat16", mesh)
+    assert program.memory_analysis().temp_size_in_bytes < gibibytes * 2**30

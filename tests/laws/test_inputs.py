@@ -91,6 +91,8 @@ BAD = [
     (LINEAR, (X, W, Y), {"where": Y}, TypeError, "expected `where` of dtype bool, got int32; pass `where != 0`, or numbers as `weights`."),
     (LINEAR, (X, W, Y), {"weights": jnp.ones((6, 1))}, ValueError, "expected `weights` of a shape that broadcasts to (6,), got (6, 1)."),
     (LINEAR, (X, W, Y), {"chunk_size": 0}, ValueError, "expected `chunk_size` to be a positive integer, got 0."),
+    (LINEAR, (X, W, Y), {"accumulation_dtype": "int32"}, TypeError, "expected `accumulation_dtype` to be a floating dtype, got 'int32'."),
+    (LINEAR, (X, W, Y), {"accumulation_dtype": "half-ish"}, TypeError, "expected `accumulation_dtype` to be a floating dtype, got 'half-ish'."),
     (LINEAR, (X, W, Y), {"chunk_size": 2.0}, ValueError, "expected `chunk_size` to be a positive integer, got 2.0."),
     (LINEAR, (X, W, Y), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
     (LINEAR, (X, W, Y), {"axis_name": "data"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
