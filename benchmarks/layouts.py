@@ -80,9 +80,13 @@ def record(layout: Layout, target: str, classes: int) -> dict[str, Any]:
         "variant": layout.name,
         "shape": [BATCH * LENGTH, FEATURES, classes],
         "dtype": "bfloat16",
-        "layout": {"mesh": layout.mesh, "hidden": str(layout.hidden), "weight": str(layout.weight)},
+        "layout": {"hidden": _axes(layout.hidden, 3), "weight": _axes(layout.weight, 2)},
         "programs": {name: _facts(program) for name, program in found.items()},
     }
+
+
+def _axes(spec: P, rank: int) -> str:
+    return ", ".join(axis or "·" for axis in (*spec, *[None] * (rank - len(spec))))
 
 
 def _facts(program: Any) -> dict[str, Any] | None:

@@ -129,6 +129,7 @@ def write(output: pathlib.Path) -> pathlib.Path:
     compiled = _in_order(records.load(output / "benchmarks" / "results" / FILE))
     if compiled["records"]:
         text += report_compiled.write(compiled, output)
+        report_compiled.write_guide(compiled, output / "docs" / "large_vocabularies.md")
     output.mkdir(parents=True, exist_ok=True)
     page = output / "BENCHMARKS.md"
     page.write_text("\n".join(part.rstrip() + "\n" for part in text))

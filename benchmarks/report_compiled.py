@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from . import charts, tables
 from .compile_only import LARGE, LONG
 from .compiled_text import largest
+from .layouts import CLASSES, LAYOUTS, TOPOLOGIES
 from .records import shape_and_dtype
 from .tables import OF_PRODUCTS, SMALL, TOO_LARGE, Record
 from .targets import ABSENT, MEMORY
 
+BEGIN, END = "<!-- layouts: from python -m benchmarks -->", "<!-- layouts: end -->"
 TITLE = "compiler estimate, no device"
 HEAD = f"""## TPUs and GPUs: {TITLE}
 
@@ -156,22 +158,35 @@ def _layouts(records: list[Record]) -> Iterator[str]:
         "counted), and its temporaries. *Dense* is the product and a loss of its logits, on an automatic mesh. A "
         "compiler for TPUs makes a reduce-scatter over all 16 devices an all-reduce, which sends twice as much."
     )
-    for target in dict.fromkeys(r["target"] for r in records):
-        yield f"{ABSENT[target]}:"
-        yield layouts_table([r for r in records if r["target"] == target])
+    for target in TOPOLOGIES:
+        if group := [r for r in records if r["target"] == target]:
+            yield f"{ABSENT[target]}:"
+            yield layouts_table(group)
 
 
-def layouts_table(records: list[Record]) -> str:
-    """What each layout costs on each kind of mesh."""
-    columns = {"automatic mesh": "jaxloss Auto", "explicit mesh": "jaxloss Explicit", "dense": "dense Auto"}
-    headers = ["layout", "hidden [batch, length, features]", "weight [features, classes]", "classes"]
-    headers += [f"{name}: sent, temporaries" for name in columns]
+def layouts_table(records: list[Record], classes: tuple[int, ...] = CLASSES) -> str:
+    """What each layout costs on each kind of mesh, for these numbers of classes."""
+    programs = {"automatic mesh": "jaxloss Auto", "explicit mesh": "jaxloss Explicit", "dense": "dense Auto"}
+    several = len(classes) > 1
+    headers = ["classes"] * several + ["split", "hidden [batch, length, features]", "weight [features, classes]"]
+    headers += [f"{name}: sent, temporaries" for name in programs]
+    names = [layout.name for layout in LAYOUTS]
+    chosen = [r for r in records if r["shape"][2] in classes and r["variant"] in names]
     rows = []
-    for record in records:
+    for record in sorted(chosen, key=lambda r: (r["shape"][2], names.index(r["variant"]))):
         layout = record["layout"]
-        facts = [record["variant"], f"`{layout['hidden']}`", f"`{layout['weight']}`", str(record["shape"][2])]
-        rows.append(facts + [_sent(record["programs"][program]) for program in columns.values()])
+        facts = [str(record["shape"][2])] * several + [record["variant"], layout["hidden"], layout["weight"]]
+        rows.append(facts + [_sent(record["programs"][program]) for program in programs.values()])
     return tables.table(rows, headers)
+
+
+def write_guide(result: Record, guide: pathlib.Path) -> None:
+    """The table of layouts in the guide to large vocabularies, if there are both."""
+    records = [r for r in result["records"] if r.get("kind") == "layout" and r["target"] == "v5e"]
+    if records and guide.exists():
+        before, rest = guide.read_text().split(BEGIN)
+        table = layouts_table(records, CLASSES[:1])
+        guide.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
 
 
 def _sent(program: Record | None) -> str:

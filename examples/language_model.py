@@ -2,8 +2,9 @@
 
 Reads the source of Python's own standard library as text of 32,768 different tokens, and trains the same transformer
 from the same seed twice: with the loss fused with the output matrix, and with the loss of logits. Prints and draws that
-the losses coincide, and what each costs. With `--mesh` devices work in pairs: batches are split over the pairs, the
-vocabulary within each; a CPU makes eight devices.
+the losses coincide, and what each costs. `--mesh` trains on all devices, of which a CPU makes eight: `fsdp` splits
+batches and parameters over them, `tensor` splits batches over pairs of them and the vocabulary within each pair, and
+`both` splits parameters over the pairs, too.
 """
 
 import argparse
@@ -32,6 +33,7 @@ VOCABULARY, WIDTH, LENGTH, BATCH = 32_768, 128, 128, 16
 HELD_OUT = 30_000  # tokens
 PIECES = re.compile(rb"\n *| ?\w+| ?[^\s\w]+|\s")  # each byte of a text is in one
 SKIPPED = {"site-packages", "test", "tests", "idle_test", "encodings"}
+MESHES = ("fsdp", "tensor", "both")
 PICTURE = pathlib.Path("pictures/language_model.png")
 INK, ACCENT, MUTED = "#1b1f24", "#c2410c", "#8b949e"
 
@@ -123,15 +125,29 @@ def evaluate(graph: nnx.GraphDef, state: nnx.State, tokens: jax.Array, where: ja
     return loss, metrics.correct.sum()
 
 
-def train(loss: Callable, mesh: Mesh, batches: np.ndarray, held_out: list[tuple[np.ndarray, np.ndarray]]) -> Run:
-    def put(x: jax.Array | np.ndarray, *axes: str) -> jax.Array:
+def make_mesh(name: str | None) -> Mesh:
+    devices = jax.devices() if name else jax.devices()[:1]
+    pairs = name in ("tensor", "both") and len(devices) % 2 == 0
+    shape = (len(devices) // 2, 2) if pairs else (len(devices), 1)
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def train(
+    loss: Callable, mesh: Mesh, sharded: bool, batches: np.ndarray, held_out: list[tuple[np.ndarray, np.ndarray]]
+) -> Run:
+    def put(x: jax.Array | np.ndarray, *axes: str | None) -> jax.Array:
         return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    def put_parameter(x: jax.Array) -> jax.Array:
+        """The vocabulary's rows over "model"; if ``sharded``, the last axis of all matrices over "data"."""
+        rows = "model" if VOCABULARY in x.shape else None
+        columns = "data" if sharded and x.ndim > 1 and x.shape[-1] % mesh.shape["data"] == 0 else None
+        return put(x, rows, *[None] * (x.ndim - 2), columns) if x.ndim > 1 else put(x)
 
     model = LanguageModel(nnx.Rngs(0))
     schedule = optax.warmup_cosine_decay_schedule(1e-3, 8e-3, len(batches) // 10, len(batches))
     graph, state = nnx.split((model, nnx.Optimizer(model, optax.adamw(schedule), wrt=nnx.Param)))
-    # The embedding and the optimizer's moments of it are what has a row for each token of the vocabulary.
-    state = jax.tree.map(lambda x: put(x, "model") if VOCABULARY in x.shape else put(x), state)
+    state = jax.tree.map(put_parameter, state)  # the optimizer's moments, too
     shardings = jax.tree.map(lambda x: x.sharding, state), None
     jitted = jax.jit(step, static_argnums=(0, 1), donate_argnums=2, out_shardings=shardings)
     compiled = jitted.lower(loss, graph, state, put(batches[0], "data")).compile()
@@ -185,7 +201,7 @@ def draw(path: pathlib.Path, runs: dict[str, Run], logits: float) -> None:
     plt.close(figure)
 
 
-def main(steps: int = 120, mesh: bool = False, picture: pathlib.Path = PICTURE) -> dict[str, Run]:
+def main(steps: int = 120, mesh: str | None = None, picture: pathlib.Path = PICTURE) -> dict[str, Run]:
     files = read_files()
     held_out_files, files = files[::50], [file for i, file in enumerate(files) if i % 50]
     vocabulary = build_vocabulary(files)
@@ -199,15 +215,16 @@ def main(steps: int = 120, mesh: bool = False, picture: pathlib.Path = PICTURE) 
     windows = LENGTH * np.arange(BATCH * math.ceil(tokens / (BATCH * LENGTH))).reshape(-1, BATCH, 1) + window
     parts = [(rest[np.minimum(each, tokens)], each[..., 1:] <= tokens) for each in windows]  # masked beyond the end
 
-    devices = jax.devices() if mesh else jax.devices()[:1]
-    n, m = (len(devices), 1) if len(devices) % 2 else (len(devices) // 2, 2)
-    on = jax.make_mesh((n, m), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
-    logits = BATCH * LENGTH * VOCABULARY * 4 / len(devices) / 2**20
+    on, sharded = make_mesh(mesh), mesh in ("fsdp", "both")
+    n, m = on.devices.shape
+    logits = BATCH * LENGTH * VOCABULARY * 4 / (n * m) / 2**20
     print(f"{len(text):,} tokens to train on, {BATCH * LENGTH:,} a step; a device's logits are {logits:,.0f} MiB")
     if mesh:
         print(f"each of {n} × {m} devices has {BATCH // n} of a batch's {BATCH} windows, {VOCABULARY // m:,} of the")
-        print(f"{VOCABULARY:,} rows of the embedding and of its moments, and all other parameters")
-    runs = {loss.__name__: train(loss, on, batches, parts) for loss in LOSSES}
+        print(
+            f"{VOCABULARY:,} rows of the embedding, and {f'1 / {n} of' if sharded else 'all'} columns of all matrices"
+        )
+    runs = {loss.__name__: train(loss, on, sharded, batches, parts) for loss in LOSSES}
     table = {
         "": runs,
         "held-out loss, nats per token": [f"{run.nats / tokens:.5f}" for run in runs.values()],
@@ -228,7 +245,7 @@ def main(steps: int = 120, mesh: bool = False, picture: pathlib.Path = PICTURE) 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--mesh", action="store_true")
+    parser.add_argument("--mesh", choices=MESHES)
     parser.add_argument("--picture", type=pathlib.Path, default=PICTURE)
     arguments = parser.parse_args()
     if arguments.mesh:

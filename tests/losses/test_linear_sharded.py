@@ -25,6 +25,9 @@ SPLITS = {
     "weight-gathered": (P("data", None, None), P("data", "model")),
     "classes-gathered": (P("data", None, None), P(None, ("model", "data"))),
     "features": (P("data", None, "model"), P("model", None)),
+    "batch-and-classes-gathered": (P("data", None, None), P(None, "data")),
+    "length-and-classes-gathered": (P("data", "model", None), P(None, "model")),
+    "length-and-weight-gathered": (P("data", "model", None), P("data", "model")),
 }
 FORMS = ("none", "mean")
 
@@ -125,6 +128,28 @@ def test_devices_exchange_numbers_of_tokens_and_gradients(kind, split, reduction
     gathers = [line for line in found if line.startswith("all-gather")]
     assert bool(gathers) == split.endswith("gathered") or split == "features"
     assert not any(line.startswith("all-to-all") for line in found)
+
+
+@pytest.mark.parametrize("split", ["batch-and-classes-gathered", "length-and-classes-gathered"])
+@pytest.mark.parametrize("reduction", FORMS)
+def test_the_smaller_of_hidden_and_weight_is_gathered(split, reduction):
+    """Where an axis of an explicit mesh splits the tokens of one and the classes of the other."""
+    case, mesh = LINEAR_CASES[0], mesh_of("Explicit")
+    for classes, gathered in ((CLASSES, "weight"), (64 * CLASSES, "hidden")):
+        given = case.draw(np.random.default_rng(0), BATCH, LENGTH, features=FEATURES, classes=classes)
+
+        def f(arrays, labels):
+            return (cotangents(labels.shape) * case(arrays, labels, reduction=reduction, chunk_size=CHUNK)).sum()
+
+        step = jax.jit(jax.value_and_grad(f))
+        with jax.set_mesh(mesh):
+            args = placed(mesh, *SPLITS[split], case, *given, (None, None, None))[:2]
+            compiled = step.lower(*args).compile()
+            found = compiled(*args)
+        gathers = [line for line in collectives(compiled.as_text()) if line.startswith("all-gather f32")]
+        last = {shape[-1] for _, shape in arrays(gathers)}  # tokens, too, of the losses' cotangents
+        assert last & {FEATURES, classes} == {FEATURES if gathered == "hidden" else classes}
+        compare(jax.device_get(found), step(*given))
 
 
 @pytest.mark.parametrize("split", ["weight-gathered", "features"])

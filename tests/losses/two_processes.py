@@ -12,6 +12,16 @@ from tolerances import same
 import jaxloss
 
 TOKENS, FEATURES, CLASSES = 24, 8, 32
+SPLITS = (  # of tokens, and of features and classes
+    ("data", (None, None)),
+    (("data", "model"), (("data", "model"), None)),
+    (("data", "model"), (None, ("data", "model"))),
+    ("data", (None, "model")),
+    ("data", ("data", "model")),
+    (("data", "model"), (None, "model")),
+    (("data", "model"), ("data", "model")),
+    (None, (None, "model")),
+)
 
 
 def mean(hidden, weight, labels, kept, **kwargs):
@@ -35,9 +45,9 @@ def main(rank: int, port: int) -> None:
     gradient = jax.value_and_grad(mean, (0, 1))
     expected = jax.tree.map(np.asarray, jax.jit(gradient)(*map(jnp.asarray, arrays)))
     for kind in (AxisType.Auto, AxisType.Explicit):
-        for tokens, classes in [("data", None), ("data", "model"), (None, "model")]:
+        for tokens, weight in SPLITS:
             mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(kind,) * 2)
-            specs = P(tokens, None), P(None, classes), P(tokens), P(tokens)
+            specs = P(tokens, None), P(*weight), P(tokens), P(tokens)
             with jax.set_mesh(mesh):
                 sharded = [
                     jax.make_array_from_callback(a.shape, NamedSharding(mesh, spec), a.__getitem__)
