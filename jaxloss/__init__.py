@@ -2,6 +2,7 @@
 
 from ._contrastive import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
+from ._core.cross_entropy import TokenMetrics as TokenMetrics
 from ._core.reduction import reduce as reduce
 from ._cosine import cosine_distance as cosine_distance
 from ._cosine import cosine_similarity as cosine_similarity
@@ -30,7 +31,6 @@ from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_los
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
 from ._likelihood import poisson_nll_loss_with_log_rates as poisson_nll_loss_with_log_rates
 from ._linear_cross_entropy import LogProbs as LogProbs
-from ._linear_cross_entropy import TokenMetrics as TokenMetrics
 from ._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from ._linear_cross_entropy import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics
 from ._linear_cross_entropy import linear_jensen_shannon_divergence as linear_jensen_shannon_divergence
@@ -73,6 +73,7 @@ from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entro
 from ._softmax_cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from ._softmax_cross_entropy import token_metrics as token_metrics
 from ._softmax_focal import poly_loss_cross_entropy as poly_loss_cross_entropy
 from ._softmax_focal import softmax_focal_loss as softmax_focal_loss
 from ._softmax_focal import softmax_focal_loss_with_integer_labels as softmax_focal_loss_with_integer_labels
@@ -159,6 +160,7 @@ __all__ = [
     "squared_hinge_loss",
     "squared_logarithmic_error",
     "sum_of_squares_error",
+    "token_metrics",
     "TokenMetrics",
     "total_variation_distance",
     "triplet_margin_loss",

@@ -1,13 +1,22 @@
 """Cross entropies of a softmax, from logits."""
 
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import broadcast_class_weights
 from ._core.compiler import compiled
-from ._core.cross_entropy import Options, dense_cross_entropy, indexed_cross_entropy, smooth
+from ._core.cross_entropy import (
+    Options,
+    TokenMetrics,
+    as_metrics,
+    dense_cross_entropy,
+    indexed_cross_entropy,
+    indexed_cross_entropy_forward,
+    measure,
+    smooth,
+)
 from ._core.masks import Mask
 from ._core.rows import as_rows, prepare_indexed, prepare_rows
 from ._core.types import Axis, Reduction
@@ -185,6 +194,56 @@ def softmax_cross_entropy_with_integer_labels(
     arguments.choice(name, "reduction", reduction)
     losses = indexed_cross_entropy(x, y, mask.without_weight(), options, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
+
+
+@compiled(soft_cap=arguments.POSITIVE)
+def token_metrics(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+) -> TokenMetrics:
+    r"""Accuracy, top-k accuracy, logsumexp and entropy of each row of logits, to log beside a cross entropy.
+
+    .. math::
+        \mathrm{lse} = \log \sum_c e^{x_c}, \quad \mathrm{entropy} = -\sum_c p_c \log p_c, \quad
+        \mathrm{rank} = \#\{c : x_c > x_y\} + \#\{c < y : x_c = x_y\}, \quad \mathrm{correct} = [\mathrm{rank} = 0]
+
+    In one program with :func:`softmax_cross_entropy_with_integer_labels` the compiler shares what both compute.
+    Without the logits: :func:`linear_cross_entropy_with_metrics`.
+
+    Args:
+      logits: floating array, the classes along ``axis``.
+      labels: integers in [0, classes), of the shape of ``logits`` without ``axis``. Any other integer is not correct,
+        and its rank is the number of classes.
+      axis: the class axis, or several, flattened together.
+      where: boolean, of the shape of the labels or of the rank of the logits: False masks a row, or a class.
+      soft_cap: :math:`s > 0`: the statistics are those of :math:`s \tanh(x / s)`.
+      logit_scale: multiplies the logits, before ``soft_cap``.
+
+    Returns:
+      A :class:`TokenMetrics` of arrays of the shape of ``labels``, without derivative.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> metrics = jaxloss.token_metrics(logits, jnp.array([0, 1]))
+      >>> print(metrics.correct, metrics.rank, jaxloss.reduce(metrics.rank < 2))
+      [ True False] [0 2] 0.5
+    """
+    name = "token_metrics"
+    x, y, mask = prepare_indexed(name, "logits", logits, labels, axis, where, None)
+    options = _options(name, y.shape, arguments.compute_dtype(x), 0.0, 0.0, soft_cap, logit_scale)
+    _, saved = indexed_cross_entropy_forward(lax.stop_gradient(x), y, mask, options)
+    return as_metrics(*measure(saved))
 
 
 def safe_softmax_cross_entropy(

@@ -91,6 +91,7 @@ def _fenchel_young(scores, targets):
 FRAMES, LABELS = _reals(7, CLASSES), _integers(CLASSES, 3, low=1)
 OTHERS = [
     _call("reduce", jaxloss.reduce, _reals()),
+    _call("token_metrics", jaxloss.token_metrics, _reals(CLASSES), _integers(CLASSES), differentiable=False),
     _call("smooth_labels", lambda t: jaxloss.smooth_labels(t, 0.1), _bits(CLASSES)),
     _call("make_fenchel_young_loss", _fenchel_young, _reals(CLASSES), _bits(CLASSES)),
     _call("ranking_softmax_loss", jaxloss.ranking_softmax_loss, _reals(CLASSES), _bits(CLASSES)),

@@ -27,7 +27,7 @@ from benchmarks.compiled_text import collectives, in_loops, largest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_MEASURED = {
-    *("reduce", "smooth_labels", "TokenMetrics", "LogProbs", "CTCAlignment", "CTCDecoded"),  # no loss
+    *("reduce", "smooth_labels", "token_metrics", "TokenMetrics", "LogProbs", "CTCAlignment", "CTCDecoded"),  # no loss
     *("ctc_align", "ctc_beam_decode", "ctc_greedy_decode"),
     "safe_softmax_cross_entropy",  # another name
     "make_fenchel_young_loss",  # of any maximum

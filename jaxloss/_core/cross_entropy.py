@@ -169,7 +169,47 @@ def indexed_cross_entropy_backward(
 indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed_cross_entropy_backward)
 
 
-# Statistics of a row: its logits, its entropy, whether the label is its maximum.
+# Statistics of a row: its logsumexp, its entropy, the rank of its label.
+
+
+class TokenMetrics(NamedTuple):
+    """Statistics of each token's logits, of the shape of the labels and without derivative.
+
+    ``lse`` is the logsumexp; ``correct`` whether the label has the largest logit, as ``argmax(logits) == label`` says;
+    ``entropy`` that of the softmax, in nats; ``rank`` how many classes come before the label: those of a larger logit,
+    and of an equal one and a lower index. So ``rank < k`` is top-k accuracy, and ``z_loss * lse**2`` the z-loss. A
+    masked token has 0, False, 0 and the number of classes.
+    """
+
+    lse: Array
+    correct: Array
+    entropy: Array
+    rank: Array
+
+
+def measure(
+    saved: tuple[_Saved, Array, Array | None], class_axis_name: AxisName | None = None
+) -> tuple[Array, Array, Array]:
+    """The logsumexp, the entropy and the rank as floating numbers."""
+    saved_row, label_logit, _ = saved
+    mask, rank = saved_row.mask, _label_rank(saved_row, label_logit, class_axis_name)
+    lse, value = mask.fill_options((logsumexp(saved_row.row), entropy(saved_row, class_axis_name)), 0)
+    return lse, value, mask.fill_options(rank, num_classes(saved_row.x, class_axis_name))
+
+
+def as_metrics(lse: Array, value: Array, rank: Array) -> TokenMetrics:
+    return TokenMetrics(lse, rank == 0, value, rank.astype(np.int32))
+
+
+def _label_rank(saved: _Saved, label_logit: Array, class_axis_name: AxisName | None) -> Array:
+    """How many classes come before the label; all, where it is none or a logit is NaN."""
+    z = _logits(saved).astype(label_logit.dtype)
+    local = local_labels(saved.labels, z, class_axis_name)[..., None]
+    index = lax.broadcasted_iota(local.dtype, z.shape, z.ndim - 1)
+    before = (z > label_logit[..., None]) | ((z == label_logit[..., None]) & (index < local))
+    # Not the label itself: another fusion may have rounded its logit in another way.
+    count = class_sum((before & (index != local)).astype(z.dtype), class_axis_name)
+    return jnp.where(jnp.isnan(label_logit) | jnp.isnan(saved.row.tail), num_classes(z, class_axis_name), count)
 
 
 def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
@@ -188,18 +228,6 @@ def entropy_backward(
     correction = (row.log_total - value)[..., None] * exp_below(z, row.top[..., None])
     gradient = g[..., None] * (_weighted_gaps(z, row) + correction)
     return transform_logits_backward(gradient, saved.x, saved.mask, saved.options, class_axis_name)
-
-
-def is_correct(saved: _Saved, class_axis_name: AxisName | None) -> Array:
-    """Whether the label is the first of the classes with the largest logit."""
-    z, y = _logits(saved), saved.labels
-    index = (
-        lax.broadcasted_iota(y.dtype, z.shape, z.ndim - 1)
-        - local_labels(jnp.zeros_like(y), z, class_axis_name)[..., None]
-    )
-    first = jnp.where(z == saved.row.top[..., None], index, num_classes(z, class_axis_name)).min(-1)
-    first = first if class_axis_name is None else lax.pmin(first, class_axis_name)
-    return (first == y) & in_range(y, num_classes(z, class_axis_name))
 
 
 def _logits(saved: _Saved) -> Array:

@@ -1,6 +1,6 @@
 """The cross entropy of hidden states against labels."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -11,29 +11,17 @@ from .._core.classes import class_weight, in_range
 from .._core.compiler import compiled
 from .._core.cross_entropy import (
     Options,
-    entropy,
+    TokenMetrics,
+    as_metrics,
     indexed_cross_entropy_backward,
     indexed_cross_entropy_forward,
-    is_correct,
+    measure,
 )
 from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
-from .._core.softmax import logsumexp
 from .._core.types import AxisName, Reduction
 from ._call import dtype_of, head, plan, reduced
 from ._head import Rows, Tokens
-
-
-class TokenMetrics(NamedTuple):
-    """Statistics of each token's logits, of the shape of the labels and without derivative.
-
-    ``lse`` is the logsumexp; ``correct`` whether the label has the largest logit, as ``argmax(logits) == label`` says;
-    ``entropy`` that of the softmax, in nats. 0 and False for a masked token.
-    """
-
-    lse: Array
-    correct: Array
-    entropy: Array
 
 
 def _linear(
@@ -82,14 +70,9 @@ def _forward(
 
 def _forward_with_metrics(
     logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
-) -> tuple[tuple[Array], TokenMetrics, Any]:
+) -> tuple[tuple[Array], tuple[Array, Array, Array], Any]:
     losses, _, saved = _forward(logits, tokens, examples, class_axis_name)
-    saved_row = saved[0]
-    lse = logsumexp(saved_row.row)
-    metrics = TokenMetrics(
-        lse, is_correct(saved_row, class_axis_name).astype(lse.dtype), entropy(saved_row, class_axis_name)
-    )
-    return losses, Mask(examples).fill_options(metrics, 0), saved
+    return losses, measure(saved, class_axis_name), saved
 
 
 def _backward(
@@ -167,8 +150,8 @@ def linear_cross_entropy(
         ``class_weights`` are split; labels count all classes.
       chunk_size: of how many tokens a device has the logits, or their gradients, at a time. The default is about the
         number of features, at least 256 and at most 1024, and half their number if there are more than 2048. Less is
-        less memory. An automatic mesh of n devices takes n times as many tokens at a time, by default a quarter of
-        all tokens if that is less.
+        less memory. On an automatic mesh of n devices n times as many tokens are taken at a time, by default no more
+        than a quarter of all, unless one device would take them.
       accumulation_dtype: in which the gradients of ``weight`` and ``bias`` are added up over the chunks; by default
         float32, or float64 if the loss is. ``"bfloat16"`` needs 2 to 4 bytes less for each entry of ``weight``, and
         rounds after each chunk: the gradient of a bfloat16 weight has an error of 0.005 after 16 chunks, not of 0.002.
@@ -176,13 +159,14 @@ def linear_cross_entropy(
     The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
     a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
 
-    On an automatic mesh the compiler splits the chunks as it finds ``hidden`` and ``weight``; on an explicit one each
-    device does so with its own tokens and classes. A weight that is split along its features, as fully sharded
-    parameters are, is gathered once. That takes a mesh that JAX can see: of ``jax.set_mesh``, or of committed arrays.
-    Where there is none, as with NumPy arrays and ``in_shardings``, gather it first, or each chunk does::
+    On an explicit mesh each device has its own tokens and classes; on an automatic one the compiler splits the chunks
+    as it finds ``hidden`` and ``weight``. A weight that is split along its features, as fully sharded parameters are,
+    is gathered once. On an automatic mesh that takes one that JAX can see: of ``jax.set_mesh``, or of a committed
+    hidden or weight. Where there is none, as with NumPy arrays and ``in_shardings``, gather it before::
 
-        weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P(None, "model")))  # or P()
+        weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P(None, "model")))
 
+    with ``P()`` if no axis splits the classes.
     docs/large_vocabularies.md says which sharding costs what.
 
     Returns:
@@ -242,8 +226,10 @@ def linear_cross_entropy_with_metrics(
     r"""What :func:`linear_cross_entropy` returns, and statistics of each token's logits from the same pass.
 
     They are those of the logits after scale and cap, are not reduced, and have no derivative: for an entropy to
-    differentiate use :func:`linear_log_probs`. Masked tokens have 0 and False, so the accuracy is
-    ``jaxloss.reduce(metrics.correct, where=where, weights=weights, reduction="mean")``.
+    differentiate use :func:`linear_log_probs`. The accuracy is
+    ``jaxloss.reduce(metrics.correct, where=where, weights=weights)``, the top-5 accuracy that of ``metrics.rank < 5``,
+    and with ``z_loss`` the loss contains ``jaxloss.reduce(z_loss * metrics.lse**2, ...)``, to be logged apart. If the
+    logits exist, :func:`token_metrics` gives the same of them.
 
     Args:
       hidden: (..., features). This and all that follows is as in :func:`linear_cross_entropy`.
@@ -286,4 +272,4 @@ def linear_cross_entropy_with_metrics(
     loss, metrics = _linear(
         "linear_cross_entropy_with_metrics", _WITH_METRICS, labels, head_arguments, options, *others
     )
-    return loss, metrics._replace(correct=metrics.correct.astype(bool))
+    return loss, as_metrics(*metrics)

@@ -324,9 +324,12 @@ def test_metrics(rng):
         (metrics.correct, z.argmax(-1) == labels),
     ]:
         same(ours, jnp.where(kept, truth, jnp.zeros_like(truth)), span=20)
+    larger = z > jnp.take_along_axis(z, labels[..., None], -1)
+    np.testing.assert_array_equal(metrics.rank, jnp.where(kept, larger.sum(-1), z.shape[-1]))
     assert metrics.correct[0].sum() == kept[0].sum()
     tied = jaxloss.linear_cross_entropy_with_metrics(h, jnp.zeros_like(w), labels)[1]
     np.testing.assert_array_equal(tied.correct, labels == 0)  # as argmax breaks ties
+    np.testing.assert_array_equal(tied.rank, labels)
     assert (jax.grad(lambda h: mean(h)[1].entropy.sum())(h) == 0).all()
 
 

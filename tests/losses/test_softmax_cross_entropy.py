@@ -12,7 +12,7 @@ from oracles import (
     softmax_cross_entropy,
     softmax_cross_entropy_gradient,
 )
-from tolerances import close
+from tolerances import close, same
 
 import jaxloss
 from jaxloss._core import softmax
@@ -237,3 +237,43 @@ def test_second_derivatives_of_a_sure_row(loss, factor, in_scan):
     p = 1 / (1 + np.exp([-3.0, -17.0]))
     truth = (factor(p) * p / (1 + np.exp([3.0, 17.0])))[:, None, None] * np.array([[1, -1], [-1, 1]])
     np.testing.assert_allclose(hessian, truth, rtol=1e-5, atol=1e-7 if in_scan else 0)  # less exact there, but right
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["f32", "bf16"])
+def test_token_metrics(dtype, rng):
+    """Of rows with ties, beside the sorted rows; masked, out of range, over another axis, over devices."""
+    logits = jnp.asarray(rng.integers(-3, 4, (6, 5, 11)), dtype)
+    labels = jnp.asarray(rng.integers(11, size=(6, 5)), np.int32).at[0, 0].set(11).at[0, 1].set(-1)
+    found = jaxloss.token_metrics(logits, labels)
+    order = np.argsort(-np.asarray(logits, np.float32), axis=-1, kind="stable")
+    in_range = (labels >= 0) & (labels < 11)
+    np.testing.assert_array_equal(found.rank, np.where(in_range, (order == labels[..., None]).argmax(-1), 11))
+    np.testing.assert_array_equal(found.correct, (logits.argmax(-1) == labels) & in_range)
+    wide_logits = logits.astype(np.float32)
+    p = jax.nn.softmax(wide_logits)
+    same(found.lse, jax.nn.logsumexp(wide_logits, axis=-1), span=10)
+    same(found.entropy, -(p * jnp.log(p)).sum(-1), span=10)
+    for k in (1, 3, 11):  # jax.lax.top_k breaks ties as argmax does
+        np.testing.assert_array_equal(found.rank < k, (jax.lax.top_k(logits, k)[1] == labels[..., None]).any(-1))
+
+    moved = jaxloss.token_metrics(jnp.moveaxis(logits, -1, 0), labels, axis=0)
+    masked = jaxloss.token_metrics(logits.at[1].set(jnp.nan), labels, where=jnp.arange(6)[:, None] != 1)
+    for there, here, whole, filler in zip(masked, moved, found, (0, False, 0, 11), strict=True):
+        np.testing.assert_array_equal(there, whole.at[1].set(filler))
+        same(here, whole, span=1)
+    allowed = jnp.broadcast_to(jnp.arange(11) < 7, logits.shape)
+    kept = jaxloss.token_metrics(logits, labels, where=allowed)
+    fewer = jaxloss.token_metrics(logits[..., :7], jnp.where(labels < 7, labels, -1))
+    same(kept.entropy, fewer.entropy, span=10)
+    np.testing.assert_array_equal(kept.correct, fewer.correct)
+    assert not jax.grad(lambda x: jaxloss.token_metrics(x, labels).entropy.sum())(logits).any()
+
+    capped = jaxloss.token_metrics(logits, labels, soft_cap=2.0, logit_scale=0.5)
+    expected = jaxloss.token_metrics(2 * jnp.tanh(wide_logits / 4), labels)
+    np.testing.assert_array_equal(capped.rank, expected.rank)
+    same(capped.lse, expected.lse, span=10)
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])):
+        args = (jax.device_put(x, jax.P("data")) for x in (logits, labels))
+        spread = jax.device_get(jax.jit(jaxloss.token_metrics)(*args))
+    for ours, whole in zip(spread, found, strict=True):
+        same(ours, whole, span=1)
