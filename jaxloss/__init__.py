@@ -36,6 +36,7 @@ from ._linear_cross_entropy import linear_cross_entropy_with_metrics as linear_c
 from ._linear_cross_entropy import linear_jensen_shannon_divergence as linear_jensen_shannon_divergence
 from ._linear_cross_entropy import linear_kl_divergence as linear_kl_divergence
 from ._linear_cross_entropy import linear_log_probs as linear_log_probs
+from ._linear_cross_entropy import linear_sigmoid_cross_entropy as linear_sigmoid_cross_entropy
 from ._margin import hinge_loss as hinge_loss
 from ._margin import perceptron_loss as perceptron_loss
 from ._margin import soft_margin_loss as soft_margin_loss
@@ -123,6 +124,7 @@ __all__ = [
     "linear_jensen_shannon_divergence",
     "linear_kl_divergence",
     "linear_log_probs",
+    "linear_sigmoid_cross_entropy",
     "log_cosh",
     "LogProbs",
     "make_fenchel_young_loss",

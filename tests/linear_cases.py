@@ -48,6 +48,21 @@ def jensen_shannon(z, teacher, beta=0.5, **_):
     return (beta * t * jnp.log(t / m) + (1 - beta) * q * jnp.log(q / m)).sum(-1)
 
 
+def positives(labels, classes):
+    """Two or three classes of which one may be named twice, and a padding."""
+    classes_of_row = labels, (3 * labels + 1) % classes, jnp.where(labels % 2 == 0, labels, 0), -jnp.ones_like(labels)
+    valid = (labels >= 0) & (labels < classes)
+    return jnp.stack([jnp.where(valid, one, labels) for one in classes_of_row], -1)
+
+
+def multilabel(z, labels, **_):
+    """A label out of range makes the row NaN."""
+    index = positives(labels, z.shape[-1])
+    hot = jax.nn.one_hot(index, z.shape[-1], dtype=bool).any(-2)
+    losses = jnp.logaddexp(0, jnp.where(hot, -z, z)).sum(-1)
+    return jnp.where((labels >= 0) & (labels < z.shape[-1]), losses, jnp.nan)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearCase:
     """``arrays`` are all that is differentiated: hidden, weight and bias of a head, and of a teacher if there is."""
@@ -83,6 +98,9 @@ class LinearCase:
             return self.loss(
                 hidden, weight, teacher_hidden, teacher_weight, bias=bias, teacher_bias=teacher_bias, **kwargs
             )
+        if self.name == "linear_sigmoid_cross_entropy":
+            axis = kwargs.get("class_axis_name")
+            labels = positives(labels, bias.shape[0] * (1 if axis is None else jax.lax.axis_size(axis)))
         found = self.loss(hidden, weight, labels, bias=bias, **kwargs)
         return found.log_prob + 0.3 * found.entropy if self.name == "linear_log_probs" else found
 
@@ -103,6 +121,8 @@ LINEAR_CASES = [
     LinearCase("linear_cross_entropy", cross_entropy, OPTIONS),
     LinearCase("linear_log_probs", log_prob_and_entropy),
     LinearCase("linear_log_probs", log_prob_and_entropy, CAPS),
+    LinearCase("linear_sigmoid_cross_entropy", multilabel),
+    LinearCase("linear_sigmoid_cross_entropy", multilabel, CAPS),
     LinearCase("linear_kl_divergence", kl, teacher=True),
     LinearCase("linear_kl_divergence", kl, TEACHER_CAPS, teacher=True),
     LinearCase("linear_jensen_shannon_divergence", jensen_shannon, {"beta": 0.3}, teacher=True),

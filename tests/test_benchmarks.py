@@ -32,7 +32,7 @@ NOT_MEASURED = {
     "safe_softmax_cross_entropy",  # another name
     "make_fenchel_young_loss",  # of any maximum
     # from the same core as linear_cross_entropy
-    *("linear_cross_entropy_with_metrics", "linear_log_probs"),
+    *("linear_cross_entropy_with_metrics", "linear_log_probs", "linear_sigmoid_cross_entropy"),
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
     "ctc_loss_with_forward_probs",  # and as ctc_loss
     "rnnt_loss_with_joint",  # and as rnnt_loss

@@ -6,3 +6,4 @@ from ._log_probs import LogProbs as LogProbs
 from ._log_probs import linear_log_probs as linear_log_probs
 from ._loss import linear_cross_entropy as linear_cross_entropy
 from ._loss import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics
+from ._sigmoid import linear_sigmoid_cross_entropy as linear_sigmoid_cross_entropy

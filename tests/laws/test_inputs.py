@@ -96,6 +96,8 @@ BAD = [
     (LINEAR, (X, W, Y), {"chunk_size": 2.0}, ValueError, "expected `chunk_size` to be a positive integer, got 2.0."),
     (LINEAR, (X, W, Y), {"reduction": "avg"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'avg'."),
     (LINEAR, (X, W, Y), {"axis_name": "data"}, ValueError, 'expected `axis_name` with `reduction` "sum" or "mean", got "none".'),
+    (jaxloss.linear_sigmoid_cross_entropy, (X, W, Y), {}, ValueError, "expected `labels` of shape (6, 1), got (6,); the positive classes of each example, padded with -1."),
+    (jaxloss.linear_sigmoid_cross_entropy, (X, W, X), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
     (jaxloss.linear_log_probs, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
     (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),

@@ -1,5 +1,6 @@
 """Losses of hidden states against the dense form in float64, and how they are computed."""
 
+import functools
 import inspect
 import os
 import pathlib
@@ -251,6 +252,25 @@ def test_a_label_out_of_range_makes_its_own_token_nan(label, rng):
     losses = CE(h, w, labels.at[2].set(label), chunk_size=2)
     for found in (losses, gradient[:, 0]):
         np.testing.assert_array_equal(jnp.isnan(found), np.arange(6) == 2)
+
+
+def test_positive_classes_are_a_set(rng):
+    """In any order, named once or twice, padded anywhere, or none; out of range makes its own example NaN."""
+    (h, w, _), _ = LINEAR_CASES[0].draw(rng, 6)
+    loss = functools.partial(jaxloss.linear_sigmoid_cross_entropy, chunk_size=4)
+    labels = jnp.asarray([[3, 1, 32], [1, 3, 32], [-1, 0, -1], [5, 5, 5], [-1, -1, -1], [-1, -1, 7]], np.int32)
+    hot = np.zeros((6, 33), np.float32)
+    for i, row in enumerate(labels):
+        hot[i, [j for j in np.asarray(row) if j >= 0]] = 1
+    for scale in (1, 300):  # the probability of a class is 0 or 1
+        dense = jaxloss.sigmoid_binary_cross_entropy(scale * h @ w, jnp.asarray(hot)).sum(-1)
+        same(loss(scale * h, w, labels), dense, span=20)
+    assert (loss(h, w, jnp.zeros((6, 0), np.int32)) == loss(h, w, jnp.full((6, 2), -1))).all()
+    for wrong in (33, -2):
+        given = labels.at[1, 2].set(wrong)
+        value, gradient = jax.value_and_grad(lambda h, y: loss(h, w, y).sum())(h, given)
+        assert jnp.isnan(value)
+        np.testing.assert_array_equal(jnp.isnan(gradient).any(-1), jnp.arange(6) == 1)
 
 
 def test_a_bias_of_minus_infinity_removes_classes(rng):
