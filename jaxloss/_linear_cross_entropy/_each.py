@@ -29,7 +29,7 @@ def loss_of_each(
     plan: Plan, heads: tuple[Head, ...], tokens: Tokens, examples: Array | None
 ) -> tuple[tuple[Array, ...], Any]:
     """The losses, several where a token has several, and the auxiliary arrays."""
-    if (parts := split(plan, heads)) is None:
+    if (parts := split(plan, heads, (tokens, examples))) is None:
         return _each(plan, whole_features(heads, plan.class_axes), tokens, examples)
 
     found = on_devices(plan, parts, _each, heads, (tokens, examples), parts.token)

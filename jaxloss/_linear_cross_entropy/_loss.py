@@ -155,6 +155,7 @@ def linear_cross_entropy(
       accumulation_dtype: in which the gradients of ``weight`` and ``bias`` are added up over the chunks; by default
         float32, or float64 if the loss is. ``"bfloat16"`` needs 2 to 4 bytes less for each entry of ``weight``, and
         rounds after each chunk: the gradient of a bfloat16 weight has an error of 0.005 after 16 chunks, not of 0.002.
+        With ``"none"`` it rounds tangents of ``weight`` and ``bias``, too.
 
     The numbers among the options may be traced, and may differ from token to token: they broadcast to the loss. Pass
     a batch as leading axes rather than by ``vmap``, which has the logits of a chunk of each example at a time.
@@ -166,14 +167,14 @@ def linear_cross_entropy(
 
         weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P(None, "model")))
 
-    with ``P()`` if no axis splits the classes.
-    docs/large_vocabularies.md says which sharding costs what.
+    with ``P()`` if no axis splits the classes. docs/large_vocabularies.md says which sharding costs what.
 
     Returns:
       The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``hidden`` or ``weight`` is, else float32.
       Where ``hidden`` and ``weight`` are bfloat16 they are multiplied as such, and accumulated in float32, in the
-      gradients too. Else they are multiplied in the dtype of the loss: for products in bfloat16 cast a float32 weight
-      first. ``jax.default_matmul_precision`` applies. Gradients have their argument's dtype.
+      gradients too; what devices add up of a gradient has the dtype of its argument. Else they are multiplied in the
+      dtype of the loss: for products in bfloat16 cast a float32 weight first. ``jax.default_matmul_precision`` applies.
+      Gradients have their argument's dtype.
 
     Raises:
       TypeError: ``hidden``, ``weight`` or ``accumulation_dtype`` is not floating, ``labels`` is not integer, ``where``

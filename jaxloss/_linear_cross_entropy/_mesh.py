@@ -8,7 +8,7 @@ On an automatic mesh only the compiler knows. It follows one hint, see `whole_fe
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,30 +38,33 @@ class Split(NamedTuple):
     heads: tuple[Head, ...]  # of Part
 
 
-def split(plan: Plan, heads: tuple[Head, ...]) -> Split | None:
-    """None where no axis of a mesh is part of the types."""
-    if not any(axes for x in jax.tree.leaves(heads) for axes in _axes(x)):
+def split(plan: Plan, heads: tuple[Head, ...], arrays: Any) -> Split | None:
+    """None where no axis of a mesh is part of the types of the heads, nor of arrays of tokens."""
+    leaves = jax.tree.leaves((heads, arrays))
+    if not any(axes for x in leaves for axes in _axes(x)):
         return None
-    first = heads[0]
+    first, mesh = heads[0], next(m for x in leaves if not (m := jax.typeof(x).sharding.mesh).empty)
     tokens, classes = list(_axes(first.hidden)[:-1]), _axes(first.weight)[plan.class_axes[0]]
-    shared = {a for a in classes if any(a in axes for axes in tokens)}
-    sizes = dict(jax.typeof(first.hidden).sharding.mesh.shape)
-    token_split = {a for axes in tokens for a in axes} - shared
-    token_bytes = _bytes(head.hidden for head in heads) / math.prod(sizes[a] for a in token_split)
-    class_bytes = _bytes(head.weight for head in heads) / math.prod(sizes[a] for a in {*classes} - shared)
-    if token_bytes < class_bytes:
-        tokens = [tuple(a for a in axes if a not in shared) for axes in tokens]
-    else:
-        classes = tuple(a for a in classes if a not in shared)
+    if shared := {a for a in classes if any(a in axes for axes in tokens)}:
+        token_split = {a for axes in tokens for a in axes} - shared
+        token_bytes = _bytes([head.hidden for head in heads]) / math.prod(mesh.shape[a] for a in token_split)
+        class_bytes = _bytes([head.weight for head in heads]) / math.prod(mesh.shape[a] for a in {*classes} - shared)
+        if token_bytes < class_bytes:
+            tokens = [tuple(a for a in axes if a not in shared) for axes in tokens]
+        else:
+            classes = tuple(a for a in classes if a not in shared)
     token_axes = tuple(a for axes in tokens for a in axes)
+    # Inside of another shard_map JAX' compiler refuses to gather in this one: there all is moved before.
+    nested = AxisType.Manual in mesh.axis_types
 
     def of_head(head: Head, class_axis: int) -> Head:
         weight = ((), classes) if class_axis == 1 else (classes, ())
         bias = None if head.bias is None else Part(P(classes or None), ((),))
-        return Head(_part(head.hidden, (*tokens, ()), classes), _part(head.weight, weight, token_axes), bias)  # type: ignore[arg-type]
+        hidden = _part(head.hidden, (*tokens, ()), () if nested else classes)
+        return Head(hidden, _part(head.weight, weight, () if nested else token_axes), bias)  # type: ignore[arg-type]
 
     return Split(
-        mesh=jax.typeof(first.hidden).sharding.mesh,
+        mesh=mesh,
         token=_spec(tokens),
         token_axes=token_axes,
         class_axes=classes,
@@ -85,8 +88,10 @@ def _spec(dimensions: Any) -> P:
     return P(*(axes or None for axes in dimensions))
 
 
-def _bytes(arrays: Iterable[Array]) -> int:
-    return sum(a.size * a.dtype.itemsize for a in arrays)
+def _bytes(arrays: list[Array]) -> float:
+    """Of all; infinitely many if a size is a symbol, as in `jax.export`."""
+    known = all(isinstance(size, int) for a in arrays for size in a.shape)
+    return sum(a.size * a.dtype.itemsize for a in arrays) if known else math.inf
 
 
 def _axes(x: Array) -> tuple[Axes, ...]:
@@ -109,9 +114,12 @@ def on_devices(
         return function(local_plan, _gather(split, heads), *arrays)
 
     specs = head_specs(split), jax.tree.map(lambda _: split.token, arrays)
+    arguments = jax.tree.map(reshard, (heads, arrays), specs)
     axes = {*split.token_axes, *split.class_axes}
+    if not axes:  # all is gathered
+        return local(*arguments)
     mapped = jax.shard_map(local, mesh=split.mesh, in_specs=specs, out_specs=out_specs, axis_names=axes)
-    return mapped(*jax.tree.map(reshard, (heads, arrays), specs))
+    return mapped(*arguments)
 
 
 def head_specs(split: Split) -> Any:

@@ -69,7 +69,7 @@ def _sum_with_gradients(
 ) -> tuple[Array, Any, list[Any]]:
     """The sum, the auxiliary arrays, and the gradients by the arguments that move: those that are True in ``moves``."""
     arrays = tokens, examples, weight
-    if (parts := split(plan, heads)) is None:
+    if (parts := split(plan, heads, arrays)) is None:
         total, aux, *gradients = _on_device(moves, None, plan, whole_features(heads, plan.class_axes), *arrays)
         gradients[0] = whole_features(gradients[0], plan.class_axes)
         return total, aux, gradients

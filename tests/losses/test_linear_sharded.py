@@ -29,6 +29,7 @@ SPLITS = {
     "length-and-classes-gathered": (P("data", "model", None), P(None, "model")),
     "length-and-weight-gathered": (P("data", "model", None), P("data", "model")),
 }
+IN_EACH_RUN = ("both", "weight-gathered", "features", "length-and-weight-gathered")  # on automatic meshes, too
 FORMS = ("none", "mean")
 
 
@@ -90,6 +91,8 @@ def every_split():
         for split in SPLITS if every else ("both",):
             for kind in ("Auto", "Explicit"):
                 marks = pytest.mark.smoke if every and split in ("both", "weight-gathered") else ()
+                if kind == "Auto" and split not in IN_EACH_RUN:
+                    marks = pytest.mark.sweep
                 yield pytest.param(case, kind, split, marks=marks, id=f"{case.id}-{kind}-{split}")
 
 
@@ -128,6 +131,39 @@ def test_devices_exchange_numbers_of_tokens_and_gradients(kind, split, reduction
     gathers = [line for line in found if line.startswith("all-gather")]
     assert bool(gathers) == split.endswith("gathered") or split == "features"
     assert not any(line.startswith("all-to-all") for line in found)
+
+
+@pytest.mark.parametrize("reduction", FORMS)
+@pytest.mark.parametrize("token", [P("data", None), P(None, "model")])
+def test_labels_may_be_split_where_hidden_and_weight_are_not(token, reduction):
+    case, mesh = LINEAR_CASES[0], mesh_of("Explicit")
+
+    def f(arrays, labels):
+        return (cotangents(labels.shape) * case(arrays, labels, reduction=reduction, chunk_size=CHUNK)).sum()
+
+    arrays, labels, _ = draw(case)
+    expected = jax.jit(jax.value_and_grad(f))(arrays, labels)
+    with jax.set_mesh(mesh):
+        given = jax.device_put(arrays, NamedSharding(mesh, P())), jax.device_put(labels, NamedSharding(mesh, token))
+        compare(jax.device_get(jax.jit(jax.value_and_grad(f))(*given)), expected)
+
+
+def test_export_with_a_symbolic_batch_on_an_explicit_mesh():
+    case, mesh = LINEAR_CASES[0], mesh_of("Explicit")
+    (n,) = jax.export.symbolic_shape("n")
+    with jax.set_mesh(mesh):
+        hidden, weight, bias, labels = (
+            jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+            for shape, dtype, spec in (
+                ((2 * n, LENGTH, FEATURES), np.float32, P("data", None, None)),
+                ((FEATURES, CLASSES), np.float32, P("data", "model")),
+                ((CLASSES,), np.float32, P("model")),
+                ((2 * n, LENGTH), np.int32, P("data", None)),
+            )
+        )
+        step = jax.jit(jax.value_and_grad(lambda arrays, y: case(arrays, y, reduction="mean")))
+        exported = jax.export.export(step)((hidden, weight, bias), labels)
+    assert exported.nr_devices == 8
 
 
 @pytest.mark.parametrize("split", ["batch-and-classes-gathered", "length-and-classes-gathered"])
@@ -244,6 +280,30 @@ def test_inside_of_a_shard_map(case, split, check_vma):
     if check_vma:
         inside = jax.jit(jax.shard_map(jax.grad(local), **places, out_specs=heads))
         compare(inside(arrays, labels, kept, weights, table), value_and_gradient[1])
+
+
+@pytest.mark.parametrize("weight", [P(None, "model"), P("data", "model")])
+@pytest.mark.parametrize("reduction", FORMS)
+def test_inside_of_a_shard_map_over_the_classes_alone(reduction, weight):
+    """The tokens are split by an axis that stays explicit."""
+    case, mesh = LINEAR_CASES[0], mesh_of("Explicit")
+    arrays, labels, _ = draw(case)
+
+    def total(arrays, labels, name=None):
+        losses = case(arrays, labels, reduction=reduction, chunk_size=CHUNK, class_axis_name=name)
+        return (cotangents(labels.shape) * losses).sum() if reduction == "none" else losses
+
+    with jax.set_mesh(mesh):
+        args = placed(mesh, P("data", None, None), weight, case, arrays, labels, (None, None, None))[:2]
+        mapped = jax.shard_map(
+            functools.partial(total, name="model"),
+            mesh=mesh,
+            in_specs=((P(), P(None, "model"), P("model")), P()),
+            out_specs=P(),
+            axis_names={"model"},
+        )
+        found = jax.device_get(jax.jit(jax.value_and_grad(mapped))(*args))
+    compare(found, jax.jit(jax.value_and_grad(total))(arrays, labels))
 
 
 @pytest.mark.parametrize("case", [c for c in LINEAR_CASES if c.options], ids=lambda case: case.name)
