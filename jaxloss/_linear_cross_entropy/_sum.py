@@ -163,7 +163,9 @@ def _head_cotangents(
     hidden, tokens = filled_hidden(head, examples), tuple(range(head.hidden.ndim - 1))
     ct_hidden = ct_weight = None
     if moves.hidden:
-        ct_hidden = dot(ct_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)), hidden.dtype)
+        # On an automatic mesh devices exchange what the product gives; a CPU is faster with float32 (JAX 0.10).
+        dtype = hidden.dtype if plan.strided else None
+        ct_hidden = dot(ct_logits, head.weight, ((hidden.ndim - 1,), (class_axis,)), dtype).astype(hidden.dtype)
     if moves.weight:
         first, second = (hidden, ct_logits) if class_axis == 1 else (ct_logits, hidden)
         ct_weight = dot(first, second, (tokens, tokens), plan.accumulation_dtype)
