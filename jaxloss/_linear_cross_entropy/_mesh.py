@@ -1,8 +1,8 @@
 """On a mesh: which tokens and classes are a device's own, what it gathers before the loop, what it adds up after it.
 
 Where the axes of the mesh are part of the types, `split` says so. Tokens stay split as hidden is, and classes as the
-weight is. What else splits a weight is gathered, once, and its gradient is added up and split again in one step. An
-axis that splits both tokens and classes can stay with one of them: the smaller of hidden and weight is gathered.
+weight is. What else splits a weight is gathered, once, and its gradient is added up and split again in one step. Along
+an axis that splits both tokens and classes, the smaller of hidden and weight is gathered.
 
 On an automatic mesh only the compiler knows. It follows one hint, see `whole_features`.
 """
@@ -54,7 +54,7 @@ def split(plan: Plan, heads: tuple[Head, ...], arrays: Any) -> Split | None:
         else:
             classes = tuple(a for a in classes if a not in shared)
     token_axes = tuple(a for axes in tokens for a in axes)
-    # Inside of another shard_map JAX' compiler refuses to gather in this one: there all is moved before.
+    # Gathering in a shard_map within another does not compile (JAX 0.10 to 0.12): there arrays are resharded before.
     nested = AxisType.Manual in mesh.axis_types
 
     def of_head(head: Head, class_axis: int) -> Head:
@@ -75,7 +75,7 @@ def split(plan: Plan, heads: tuple[Head, ...], arrays: Any) -> Split | None:
 def _part(x: Array, left: tuple[Axes, ...], may_gather: Axes) -> Part:
     """The part of x that a device has, if ``left`` is how dimensions have to be split after it has gathered.
 
-    It gathers what splits a block of its own further. What else is split otherwise is moved before.
+    A dimension that is split so and then further is gathered by the devices. Any other one is resharded before.
     """
     gathered = tuple(
         axes[len(kept) :] if axes[: len(kept)] == kept and {*axes[len(kept) :]} <= {*may_gather} else ()

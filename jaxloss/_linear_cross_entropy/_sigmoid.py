@@ -28,11 +28,9 @@ def _is_valid(labels: Array, classes: int) -> Array:
 
 def _positive(labels: Array, z: Array, class_axis_name: AxisName | None) -> Array:
     """1 for the classes that are among the labels of a row, and 0 elsewhere."""
+    local = jnp.moveaxis(local_labels(labels, z, class_axis_name), -1, 0)[..., None]  # negative for padding
     index = lax.broadcasted_iota(labels.dtype, (1, *z.shape), z.ndim)
-    own, local = (
-        jnp.moveaxis(y, -1, 0)[..., None] for y in (labels != PADDING, local_labels(labels, z, class_axis_name))
-    )
-    return (own & (index == local)).any(0).astype(z.dtype)
+    return (index == local).any(0).astype(z.dtype)
 
 
 def _forward(
@@ -87,8 +85,8 @@ def linear_sigmoid_cross_entropy(
         \frac{\partial \ell}{\partial x_c} = \sigma(x_c) - [c \in Y]
 
     For multi-label classification among very many classes: neither the logits nor labels of the size of the logits
-    ever exist. With them it is ``sigmoid_binary_cross_entropy(hidden @ weight, labels).sum(-1)``. Tokens are processed
-    in chunks, as in :func:`linear_cross_entropy`: ``"sum"`` and ``"mean"`` compute no product twice.
+    ever exist. With them it is ``sigmoid_binary_cross_entropy(hidden @ weight, labels).sum(-1)``. Examples are
+    processed in chunks, as tokens in :func:`linear_cross_entropy`: ``"sum"`` and ``"mean"`` compute no product twice.
 
     Args:
       hidden: floating array (..., features).
@@ -128,7 +126,7 @@ def linear_sigmoid_cross_entropy(
       [1.5744 2.4001]
 
     References:
-      Jain et al., Extreme Multi-label Loss Functions, 2016, https://doi.org/10.1145/2939672.2939756.
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.2, of each class.
     """
     name = "linear_sigmoid_cross_entropy"
     linear_head, axis = head(name, "", hidden, weight, bias, class_axis)

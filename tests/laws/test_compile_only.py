@@ -140,7 +140,7 @@ def test_no_layout_exchanges_a_weight_in_each_chunk_on_an_accelerator(layout, ki
 
 
 @pytest.mark.parametrize(("target", "gibibytes"), [("h200", 0.8), ("v6e", 1.0)])
-def test_a_gradient_added_up_in_bfloat16_needs_no_second_array_of_its_size(target, gibibytes):
+def test_a_gradient_added_up_in_bfloat16_on_an_accelerator_needs_no_second_array_of_its_size(target, gibibytes):
     pytest.importorskip(needs(target))
     tokens, features, classes = 16_384, 4096, 128_256
     case = next(case for case in CASES if case.loss == "linear_cross_entropy")
@@ -150,4 +150,19 @@ def test_a_gradient_added_up_in_bfloat16_needs_no_second_array_of_its_size(targe
 
     mesh = compile_only.mesh_of(target, split=False)
     program = compile_only.compiled(mean, case, (tokens, features, classes), "bfloat16", mesh)
+    assert program.memory_analysis().temp_size_in_bytes < gibibytes * 2**30
+
+
+@pytest.mark.parametrize(("dtype", "gibibytes"), [(None, 5.1), ("bfloat16", 3.2)])
+def test_a_million_classes_on_an_accelerator_need_no_logits(dtype, gibibytes):
+    """The numbers of docs/large_vocabularies.md; the logits alone would be 30 GiB."""
+    pytest.importorskip(needs("h200"))
+    sharding = NamedSharding(compile_only.mesh_of("h200", split=False), P())
+    shapes = ((8192, 1024), jnp.bfloat16), ((1024, 1_000_000), jnp.bfloat16), ((8192, 16), np.int32)
+    args = [jax.ShapeDtypeStruct(*shape, sharding=sharding) for shape in shapes]
+
+    def mean(*arrays):
+        return jaxloss.linear_sigmoid_cross_entropy(*arrays, reduction="mean", accumulation_dtype=dtype)
+
+    program = jax.jit(jax.value_and_grad(mean, (0, 1))).lower(*args).compile()
     assert program.memory_analysis().temp_size_in_bytes < gibibytes * 2**30

@@ -258,9 +258,9 @@ def test_token_metrics(dtype, rng):
 
     moved = jaxloss.token_metrics(jnp.moveaxis(logits, -1, 0), labels, axis=0)
     masked = jaxloss.token_metrics(logits.at[1].set(jnp.nan), labels, where=jnp.arange(6)[:, None] != 1)
-    for there, here, whole, filler in zip(masked, moved, found, (0, False, 0, 11), strict=True):
-        np.testing.assert_array_equal(there, whole.at[1].set(filler))
-        same(here, whole, span=1)
+    for metric, of_masked, of_moved, filler in zip(found, masked, moved, (0, False, 0, 11), strict=True):
+        np.testing.assert_array_equal(of_masked, metric.at[1].set(filler))
+        same(of_moved, metric, span=1)
     allowed = jnp.broadcast_to(jnp.arange(11) < 7, logits.shape)
     kept = jaxloss.token_metrics(logits, labels, where=allowed)
     fewer = jaxloss.token_metrics(logits[..., :7], jnp.where(labels < 7, labels, -1))
