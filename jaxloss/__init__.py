@@ -18,6 +18,7 @@ from ._dice import dice_loss as dice_loss
 from ._dice import multiclass_generalized_dice_loss as multiclass_generalized_dice_loss
 from ._distillation import softmax_jensen_shannon_divergence as softmax_jensen_shannon_divergence
 from ._distillation import softmax_kl_divergence as softmax_kl_divergence
+from ._distillation import softmax_kl_divergence_with_top_k_targets as softmax_kl_divergence_with_top_k_targets
 from ._divergence import generalized_kl_divergence as generalized_kl_divergence
 from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
 from ._divergence import kl_divergence as kl_divergence
@@ -32,9 +33,12 @@ from ._likelihood import poisson_nll_loss as poisson_nll_loss
 from ._likelihood import poisson_nll_loss_with_log_rates as poisson_nll_loss_with_log_rates
 from ._linear_cross_entropy import LogProbs as LogProbs
 from ._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+from ._linear_cross_entropy import linear_cross_entropy_with_indexed_labels as linear_cross_entropy_with_indexed_labels
 from ._linear_cross_entropy import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics
+from ._linear_cross_entropy import linear_cross_entropy_with_soft_labels as linear_cross_entropy_with_soft_labels
 from ._linear_cross_entropy import linear_jensen_shannon_divergence as linear_jensen_shannon_divergence
 from ._linear_cross_entropy import linear_kl_divergence as linear_kl_divergence
+from ._linear_cross_entropy import linear_kl_divergence_with_top_k_targets as linear_kl_divergence_with_top_k_targets
 from ._linear_cross_entropy import linear_log_probs as linear_log_probs
 from ._linear_cross_entropy import linear_sigmoid_cross_entropy as linear_sigmoid_cross_entropy
 from ._margin import hinge_loss as hinge_loss
@@ -71,6 +75,9 @@ from ._sigmoid_focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from ._softmax_cross_entropy import smooth_labels as smooth_labels
 from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+from ._softmax_cross_entropy import (
+    softmax_cross_entropy_with_indexed_labels as softmax_cross_entropy_with_indexed_labels,
+)
 from ._softmax_cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
@@ -120,9 +127,12 @@ __all__ = [
     "kl_divergence_with_log_targets",
     "l2_loss",
     "linear_cross_entropy",
+    "linear_cross_entropy_with_indexed_labels",
     "linear_cross_entropy_with_metrics",
+    "linear_cross_entropy_with_soft_labels",
     "linear_jensen_shannon_divergence",
     "linear_kl_divergence",
+    "linear_kl_divergence_with_top_k_targets",
     "linear_log_probs",
     "linear_sigmoid_cross_entropy",
     "log_cosh",
@@ -152,11 +162,13 @@ __all__ = [
     "smooth_labels",
     "soft_margin_loss",
     "softmax_cross_entropy",
+    "softmax_cross_entropy_with_indexed_labels",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss",
     "softmax_focal_loss_with_integer_labels",
     "softmax_jensen_shannon_divergence",
     "softmax_kl_divergence",
+    "softmax_kl_divergence_with_top_k_targets",
     "sparsemax_loss",
     "squared_error",
     "squared_hinge_loss",

@@ -1,7 +1,6 @@
 """Divergences of a student's softmax from a teacher's, both from logits."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jax import Array
@@ -9,11 +8,11 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
-from ._core.cross_entropy import Options, transform_logits, transform_logits_backward
+from ._core.cross_entropy import Options
 from ._core.derivatives import custom_derivative
-from ._core.masks import Mask
+from ._core.named_classes import KL_DIVERGENCES, Rest, kl_divergence, prepare_named_rows
 from ._core.rows import defer_upcast, prepare_rows
-from ._core.softmax_divergence import JS, KL, Formula, Summary, divergence, gradients, summarize
+from ._core.softmax_divergence import softmax_js, softmax_kl
 from ._core.types import Axis, Reduction
 
 
@@ -38,50 +37,6 @@ def _loss(
     options += [arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()]
     y = defer_upcast(y, dtype)
     return mask.reduce(losses(x, y, mask.without_weight(), *options, unweighted=mask.unweighted), reduction)
-
-
-class _Saved(NamedTuple):
-    x: Array
-    y: Array
-    mask: Mask
-    temperature: Array | None
-    numbers: tuple[Array, ...]
-    summary: Summary
-
-
-def _with_derivative(formula: Formula) -> Callable[..., Array]:
-    """The divergence of each row of logits, with its derivatives."""
-
-    def masked_logits(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
-        return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
-
-    def forward(
-        x: Array,
-        y: Array,
-        mask: Mask,
-        temperature: Array | None,
-        *numbers: Array,
-    ) -> tuple[Array, _Saved]:
-        temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
-        summary = summarize(formula, masked_logits(x, y, mask), temperature, numbers)
-        return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
-
-    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
-        x, y, mask, temperature, numbers, summary = saved
-        g = mask.fill_options(g, 0)
-        logits = masked_logits(x, y, mask)
-        *d_logits, d_temperature, d_numbers = gradients(formula, logits, summary, temperature, numbers)
-        ct_x, ct_y = (
-            transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
-            for gradient, z in zip(d_logits, (x, y), strict=True)
-        )
-        d_temperature = None if d_temperature is None else g * d_temperature
-        return ct_x, ct_y, None, d_temperature, *(g * derivative for derivative in d_numbers)
-
-    return custom_derivative(forward, backward, infinite=(1,))
-
-
-_kl, _js = _with_derivative(KL), _with_derivative(JS)
 
 
 @compiled(temperature=arguments.POSITIVE)
@@ -153,7 +108,7 @@ def softmax_kl_divergence(
       Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531.
     """
     name = "softmax_kl_divergence"
-    return _loss(name, _kl, {}, logits, teacher_logits, temperature, axis, where, weights, reduction)
+    return _loss(name, softmax_kl, {}, logits, teacher_logits, temperature, axis, where, weights, reduction)
 
 
 @compiled(temperature=arguments.POSITIVE, beta=arguments.UNIT)
@@ -217,4 +172,90 @@ def softmax_jensen_shannon_divergence(
       https://arxiv.org/abs/2306.13649.
     """
     name = "softmax_jensen_shannon_divergence"
-    return _loss(name, _js, {"beta": beta}, logits, teacher_logits, temperature, axis, where, weights, reduction)
+    return _loss(name, softmax_js, {"beta": beta}, logits, teacher_logits, temperature, axis, where, weights, reduction)
+
+
+_KL_OF_NAMED = {pair: custom_derivative(*pair) for pair in KL_DIVERGENCES.values()}
+
+
+@compiled(temperature=arguments.POSITIVE)
+def softmax_kl_divergence_with_top_k_targets(
+    logits: ArrayLike,
+    indices: ArrayLike,
+    log_probs: ArrayLike,
+    *,
+    rest: Rest = "bucket",
+    temperature: ArrayLike = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Kullback-Leibler divergence of a student's softmax from the k most probable classes of a teacher.
+
+    .. math::
+        \ell = \sum_{j=1}^{k} t_j (\log t_j - \log q_{i_j}) + r_t (\log r_t - \log r_q), \quad
+        q = \mathrm{softmax}(x / T), \quad
+        r_t = 1 - \sum_j t_j, \quad r_q = \sum_{c \notin \{i_j\}} q_c
+
+    It is never negative, and keeps its relative accuracy where student and teacher nearly agree. What becomes of the
+    classes that the teacher does not name, ``rest`` says:
+
+    =================== ============================================================================================
+    ``rest``            the divergence
+    =================== ============================================================================================
+    ``"bucket"``        all of them are one class more, as in the formula: the least that the divergence over all
+                        classes can be
+    ``"renormalize"``   :math:`t` is divided by its sum, and :math:`r_t = 0`: the student is to have none of them
+    ``"drop"``          :math:`t` and :math:`q` are divided by their sums over the k classes: the student may do as it
+                        likes with the others, as in NeMo-RL by default
+    =================== ============================================================================================
+
+    For probabilities as they are, with neither, use :func:`softmax_cross_entropy_with_indexed_labels`: it has the
+    gradient of :math:`\sum_j t_j (\log t_j - \log q_{i_j})`. The loss is not multiplied by the square of T, see
+    :func:`softmax_kl_divergence`. Without the logits: :func:`linear_kl_divergence_with_top_k_targets`.
+
+    Args:
+      logits: the student's logits :math:`x`, floating, the classes along ``axis``.
+      indices: integers, of the shape of ``logits`` with k in place of the classes, as ``jax.lax.top_k`` returns them,
+        padded with -1. A class that is named twice, and any other integer outside of [0, classes), give NaN. Teacher
+        and student share a vocabulary: the indices of another tokenizer name other tokens.
+      log_probs: floating, of the shape of ``indices``: the teacher's :math:`\log t_j`, at the temperature. With
+        ``"renormalize"`` and ``"drop"`` its logits over T serve as well. A sum of :math:`t` above 1 leaves 0 for
+        :math:`r_t`.
+      rest: ``"bucket"``, ``"renormalize"`` or ``"drop"``.
+      temperature: :math:`T > 0`, which divides the student's logits. It may be traced, and may differ from row to row.
+      axis: the class axis.
+      where: boolean, broadcast to the shape of the loss: False masks an example, see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` or ``log_probs`` is not floating, ``indices`` is not integer, ``where`` is not boolean.
+      ValueError: a shape does not fit, an option does not broadcast, ``rest`` is unknown.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> student, teacher = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([[0.5, 3.0, -1.0]])
+      >>> log_probs, indices = jax.lax.top_k(jax.nn.log_softmax(teacher), 2)
+      >>> for rest in ("bucket", "renormalize", "drop"):
+      ...     loss = jaxloss.softmax_kl_divergence_with_top_k_targets(student, indices, log_probs, rest=rest)
+      ...     print(rest, loss.round(4))
+
+    References:
+      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531.
+    """
+    name = "softmax_kl_divergence_with_top_k_targets"
+    losses_of = _KL_OF_NAMED[kl_divergence(name, rest)]
+    targets = arguments.floating(name, "log_probs", log_probs)
+    x, i, t, mask = prepare_named_rows(name, logits, indices, "log_probs", targets, axis, where, weights)
+    T = arguments.option(name, "temperature", temperature, 1, x.shape[:-1], arguments.compute_dtype(x, t))
+    arguments.choice(name, "reduction", reduction)
+    options = Options(logit_scale=None if T is None else 1 / T)
+    losses = losses_of(x, i, t, mask.without_weight(), options, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)

@@ -17,7 +17,9 @@ from ._core.cross_entropy import (
     measure,
     smooth,
 )
+from ._core.derivatives import custom_derivative
 from ._core.masks import Mask
+from ._core.named_classes import CROSS_ENTROPY, prepare_named_rows
 from ._core.rows import as_rows, prepare_indexed, prepare_rows
 from ._core.types import Axis, Reduction
 
@@ -193,6 +195,74 @@ def softmax_cross_entropy_with_integer_labels(
     options = _options(name, y.shape, arguments.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
     arguments.choice(name, "reduction", reduction)
     losses = indexed_cross_entropy(x, y, mask.without_weight(), options, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
+
+
+_indexed_labels = custom_derivative(*CROSS_ENTROPY)
+
+
+@compiled(z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
+def softmax_cross_entropy_with_indexed_labels(
+    logits: ArrayLike,
+    indices: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    axis: int = -1,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    logit_scale: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Cross entropy of a softmax with a probability for a few classes, named by index.
+
+    .. math::
+        \ell = -\sum_{j=1}^{k} t_j \log p_{i_j}, \quad p = \mathrm{softmax}(x), \qquad
+        \frac{\partial \ell}{\partial x_c} = p_c \sum_j t_j - \sum_{j : i_j = c} t_j
+
+    The same as :func:`softmax_cross_entropy` with labels of 0 for all other classes, without ever building them: for
+    several right classes, or the probabilities that a teacher gives to a few. Without the logits:
+    :func:`linear_cross_entropy_with_indexed_labels`.
+
+    Args:
+      logits: floating array, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of probability
+        0.
+      indices: integers, of the shape of ``logits`` with k in place of the classes, in any order. Fewer than k are
+        padded with -1. Any other integer outside of [0, classes) gives NaN for its example.
+      labels: real, of the shape of ``indices``: the probabilities :math:`t_j`. They need not sum to 1, and those of a
+        class that is named twice are added up. If omitted, 1 / n for each of the n classes that are named.
+      axis: the class axis.
+      z_loss: :math:`\zeta \ge 0`: adds :math:`\zeta\, \mathrm{logsumexp}(x)^2`, in nats squared.
+      soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
+      logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
+      where: boolean, broadcast to the shape of the loss: False masks an example, see :func:`jaxloss.reduce`.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``indices`` is not integer, ``where`` is not boolean.
+      ValueError: a shape does not fit, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> indices, labels = jnp.array([[0, 2], [1, -1]]), jnp.array([[0.7, 0.3], [1.0, 0.0]])
+      >>> print(jaxloss.softmax_cross_entropy_with_indexed_labels(logits, indices, labels).round(4))
+      [0.7861 2.9518]
+
+    References:
+      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
+    """
+    name = "softmax_cross_entropy_with_indexed_labels"
+    x, i, t, mask = prepare_named_rows(name, logits, indices, "labels", labels, axis, where, weights)
+    options = _options(name, x.shape[:-1], arguments.compute_dtype(x, t), 0.0, z_loss, soft_cap, logit_scale)
+    arguments.choice(name, "reduction", reduction)
+    losses = _indexed_labels(x, i, t, mask.without_weight(), options, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
 
 

@@ -80,6 +80,11 @@ def _of_linear(case) -> Call:
     return Call(case.id, case.name, function, draw, (True, *(True, False, False) * (2 if case.teacher else 1)))
 
 
+def _top_3(logits):
+    log_probs, indices = jax.lax.top_k(jax.nn.log_softmax(logits), 3)
+    return indices, log_probs
+
+
 def _joint(encoded, predicted):
     return encoded[..., :, None, :] + predicted[..., None, :, :]
 
@@ -92,6 +97,16 @@ FRAMES, LABELS = _reals(7, CLASSES), _integers(CLASSES, 3, low=1)
 OTHERS = [
     _call("reduce", jaxloss.reduce, _reals()),
     _call("token_metrics", jaxloss.token_metrics, _reals(CLASSES), _integers(CLASSES), differentiable=False),
+    _call(
+        "softmax_cross_entropy_with_indexed_labels",
+        jaxloss.softmax_cross_entropy_with_indexed_labels,
+        *(_reals(CLASSES), _integers(CLASSES, 3), _reals(3)),
+    ),
+    _call(
+        "softmax_kl_divergence_with_top_k_targets",
+        lambda x, y: jaxloss.softmax_kl_divergence_with_top_k_targets(x, *_top_3(y)),
+        *(_reals(CLASSES), _reals(CLASSES)),
+    ),
     _call("smooth_labels", lambda t: jaxloss.smooth_labels(t, 0.1), _bits(CLASSES)),
     _call("make_fenchel_young_loss", _fenchel_young, _reals(CLASSES), _bits(CLASSES)),
     _call("ranking_softmax_loss", jaxloss.ranking_softmax_loss, _reals(CLASSES), _bits(CLASSES)),

@@ -63,6 +63,53 @@ def multilabel(z, labels, **_):
     return jnp.where((labels >= 0) & (labels < z.shape[-1]), losses, jnp.nan)
 
 
+def indexed(labels, classes):
+    """A probability for some classes, of which one may be named twice, and for a padding, which does not count."""
+    index = positives(labels, classes)
+    return index, jnp.broadcast_to(jnp.asarray([0.5, 0.1, 0.3, 0.7]), index.shape)
+
+
+def dense_labels(labels, classes):
+    """The same as a probability for each class."""
+    index, probabilities = indexed(labels, classes)
+    return (jax.nn.one_hot(index, classes) * probabilities[..., None]).sum(-2)
+
+
+def soft_cross_entropy(z, labels, label_smoothing=0.0, z_loss=0.0, **_):
+    """A label out of range makes the row NaN."""
+    classes = z.shape[-1]
+    t = (1 - label_smoothing) * dense_labels(labels, classes) + label_smoothing / classes
+    lse = jax.nn.logsumexp(z, -1)
+    losses = (t * (lse[..., None] - z)).sum(-1) + z_loss * lse**2
+    return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
+
+
+def top_k(labels, classes):
+    """A teacher's log-probabilities of three classes, and a padding."""
+    valid = (labels >= 0) & (labels < classes)
+    distinct = (jnp.where(valid, (labels + offset) % classes, labels) for offset in (0, 1, 3))
+    index = jnp.stack([*distinct, -jnp.ones_like(labels)], -1)
+    return index, jnp.log(jnp.broadcast_to(jnp.asarray([0.5, 0.1, 0.3, 1.0]), index.shape))
+
+
+def top_k_kl(z, labels, rest="bucket", temperature=1.0, hard_weight=None, soft_weight=1.0, **_):
+    index, log_t = top_k(labels, z.shape[-1])
+    index, log_t = index[..., :3], log_t[..., :3]
+    hot = jax.nn.one_hot(index, z.shape[-1])
+    q = jax.nn.softmax(z / temperature)
+    q_named, q_rest = (hot * q[..., None, :]).sum(-1), jnp.where(hot.any(-2), 0, q).sum(-1)
+    t, t_rest = jnp.exp(log_t), 1 - jnp.exp(log_t).sum(-1)
+    if rest != "bucket":
+        t, t_rest = t / t.sum(-1, keepdims=True), 0
+    if rest == "drop":
+        q_named = q_named / q_named.sum(-1, keepdims=True)
+    losses = (t * jnp.log(t / q_named)).sum(-1)
+    losses += jnp.where(t_rest == 0, 0, t_rest * jnp.log(jnp.where(t_rest == 0, 1, t_rest) / q_rest))
+    if hard_weight is not None:
+        losses = soft_weight * losses + hard_weight * cross_entropy(z, labels)
+    return jnp.where((labels >= 0) & (labels < z.shape[-1]), losses, jnp.nan)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearCase:
     """``arrays`` are all that is differentiated: hidden, weight and bias of a head, and of a teacher if there is."""
@@ -71,6 +118,7 @@ class LinearCase:
     of_logits: Callable[..., jax.Array]
     options: dict[str, Any] = field(default_factory=dict)
     teacher: bool = False
+    targets: Callable[..., tuple[jax.Array, ...]] | None = None  # of labels and the number of classes
 
     @property
     def id(self) -> str:
@@ -98,10 +146,15 @@ class LinearCase:
             return self.loss(
                 hidden, weight, teacher_hidden, teacher_weight, bias=bias, teacher_bias=teacher_bias, **kwargs
             )
-        if self.name == "linear_sigmoid_cross_entropy":
-            axis = kwargs.get("class_axis_name")
-            labels = positives(labels, bias.shape[0] * (1 if axis is None else jax.lax.axis_size(axis)))
-        found = self.loss(hidden, weight, labels, bias=bias, **kwargs)
+        axis = kwargs.get("class_axis_name")
+        classes = bias.shape[0] * (1 if axis is None else jax.lax.axis_size(axis))
+        targets = (labels,) if self.targets is None else self.targets(labels, classes)
+        if self.name == "linear_cross_entropy_with_soft_labels" and axis is not None:
+            first = jax.lax.axis_index(axis) * bias.shape[0]
+            targets = (jax.lax.dynamic_slice_in_dim(targets[0], first, bias.shape[0], -1),)
+        if "hard_weight" in kwargs:
+            kwargs["labels"] = labels
+        found = self.loss(hidden, weight, *targets, bias=bias, **kwargs)
         return found.log_prob + 0.3 * found.entropy if self.name == "linear_log_probs" else found
 
     def plain(self, arrays, labels):
@@ -114,15 +167,29 @@ class LinearCase:
         return self.name != "linear_log_probs"
 
 
+def one(targets):
+    return lambda labels, classes: (targets(labels, classes),)
+
+
 CAPS = {"soft_cap": 3.0, "logit_scale": 1.5}
 TEACHER_CAPS = {**CAPS, "teacher_soft_cap": 4.0}
+INDEXED_OPTIONS = {**CAPS, "z_loss": 0.05}
+TOP_K_OPTIONS = {**CAPS, "temperature": 2.0, "soft_weight": 0.4, "hard_weight": 0.7}
 LINEAR_CASES = [
     LinearCase("linear_cross_entropy", cross_entropy),
     LinearCase("linear_cross_entropy", cross_entropy, OPTIONS),
     LinearCase("linear_log_probs", log_prob_and_entropy),
     LinearCase("linear_log_probs", log_prob_and_entropy, CAPS),
-    LinearCase("linear_sigmoid_cross_entropy", multilabel),
-    LinearCase("linear_sigmoid_cross_entropy", multilabel, CAPS),
+    LinearCase("linear_sigmoid_cross_entropy", multilabel, targets=one(positives)),
+    LinearCase("linear_sigmoid_cross_entropy", multilabel, CAPS, targets=one(positives)),
+    LinearCase("linear_cross_entropy_with_soft_labels", soft_cross_entropy, targets=one(dense_labels)),
+    LinearCase("linear_cross_entropy_with_soft_labels", soft_cross_entropy, OPTIONS, targets=one(dense_labels)),
+    LinearCase("linear_cross_entropy_with_indexed_labels", soft_cross_entropy, targets=indexed),
+    LinearCase("linear_cross_entropy_with_indexed_labels", soft_cross_entropy, INDEXED_OPTIONS, targets=indexed),
+    LinearCase("linear_kl_divergence_with_top_k_targets", top_k_kl, targets=top_k),
+    LinearCase("linear_kl_divergence_with_top_k_targets", top_k_kl, {"rest": "renormalize"}, targets=top_k),
+    LinearCase("linear_kl_divergence_with_top_k_targets", top_k_kl, {"rest": "drop"}, targets=top_k),
+    LinearCase("linear_kl_divergence_with_top_k_targets", top_k_kl, TOP_K_OPTIONS, targets=top_k),
     LinearCase("linear_kl_divergence", kl, teacher=True),
     LinearCase("linear_kl_divergence", kl, TEACHER_CAPS, teacher=True),
     LinearCase("linear_jensen_shannon_divergence", jensen_shannon, {"beta": 0.3}, teacher=True),
@@ -135,7 +202,8 @@ def over_linear(cases):
 
 
 every_linear_case = over_linear(LINEAR_CASES)
-RICH = LINEAR_CASES[1::2]  # each loss with all of its options: its mathematics contains that without them
+# Each loss with all of its options: its mathematics contains that without them.
+RICH = list({case.name: case for case in LINEAR_CASES}.values())
 every_rich_case = over_linear(RICH)
 every_reducing_case = over_linear([case for case in LINEAR_CASES if case.reduces])
 cross_entropies = over_linear(LINEAR_CASES[:2])

@@ -260,6 +260,14 @@ def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "a
     return named
 
 
+def class_axis(name: str, axis: int, shape: tuple[int, ...]) -> int:
+    """The same of a loss with one class axis."""
+    axes = class_axes(name, axis, shape)
+    if len(axes) != 1:
+        raise ValueError(f"{name}: expected `axis` to name one axis, got {axis!r}.")
+    return axes[0]
+
+
 _REDUCTIONS_OF_OTHERS = {
     "batchmean": '; divide "sum" by the number of examples',
     "sum_over_batch_size": '; divide "sum" by the number of losses, or without weights use "mean"',

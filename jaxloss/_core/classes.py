@@ -1,5 +1,6 @@
 """Rows whose entries are classes: labels, masks of labels, and sums over classes that devices may share."""
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -125,3 +126,65 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array,
     # The transpose of a gather would be a scatter, which explicit meshes refuse.
     select = jax.checkpoint(_pick_by_select, prevent_cse=False)
     return take_label(*primals), select(tangents[0], primals[1])
+
+
+# Several indices a row.
+
+
+def is_named(indices: Array, x: Array, class_axis_name: AxisName | None) -> Array:
+    """True at the entries of rows x that an index names; what is out of range names none."""
+    return set_classes(jnp.zeros_like(x, bool), indices, jnp.ones_like(indices, bool), class_axis_name)
+
+
+def set_classes(x: Array, indices: Array, values: Array, class_axis_name: AxisName | None) -> Array:
+    """Rows x with the values at the indices, each of which a row has once; what is out of range names no entry."""
+    local = local_labels(indices, x, class_axis_name)
+    if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses a scatter
+        entry = lax.broadcasted_iota(local.dtype, x.shape, x.ndim - 1)
+        named = (jnp.moveaxis(array, -1, 0)[..., None] for array in (local, values))
+        return reduce(lambda x, pair: jnp.where(entry == pair[0], pair[1], x), zip(*named, strict=True), x)
+    # Not a comparison of all entries with all indices, which XLA keeps in memory where there are many. What is out of
+    # range does again what another index does, or leaves the first entry as it is: checkify refuses to drop it.
+    valid = in_range(local, x.shape[-1])
+    other = valid.argmax(-1, keepdims=True)
+    local, values = (jnp.where(valid, a, jnp.take_along_axis(a, other, -1)) for a in (local, values))
+    any_valid = valid.any(-1, keepdims=True)
+    local, values = jnp.where(any_valid, local, 0), jnp.where(any_valid, values.astype(x.dtype), x[..., :1])
+    flat, local, values = (a.reshape(-1, a.shape[-1]) for a in (x, local, values))
+    row = lax.broadcasted_iota(local.dtype, local.shape, 0)
+    return flat.at[row, local].set(values).reshape(x.shape)
+
+
+def take_classes(x: Array, indices: Array, class_axis_name: AxisName | None) -> Array:
+    """The entries of rows at the indices; anything for what is out of range."""
+    local = local_labels(indices, x, class_axis_name)
+    taken = _take(x, local)
+    if class_axis_name is None:
+        return taken
+    summed: Array = lax.psum(jnp.where(in_range(local, x.shape[-1]), taken, 0), class_axis_name)
+    return summed
+
+
+def _take_by_select(x: Array, indices: Array) -> Array:
+    entry = lax.broadcasted_iota(indices.dtype, x.shape, x.ndim - 1)
+    each = [jnp.where(entry == indices[..., j, None], x, 0).sum(-1) for j in range(indices.shape[-1])]
+    return jnp.stack(each, -1)
+
+
+def _take_by_gather(x: Array, indices: Array) -> Array:
+    return jnp.take_along_axis(x, jnp.clip(indices, 0, x.shape[-1] - 1), axis=-1)
+
+
+@jax.custom_jvp
+def _take(x: Array, indices: Array) -> Array:
+    if split_classes(x):
+        return _take_by_select(x, indices)
+    return _take_by_gather(x, indices)
+
+
+@_take.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    x, indices = primals
+    if any(jax.typeof(x).sharding.spec):  # it refuses a scatter, the transpose of a gather
+        return _take(x, indices), jax.checkpoint(_take_by_select, prevent_cse=False)(tangents[0], indices)
+    return _take(x, indices), _take_by_gather(tangents[0], indices)

@@ -84,9 +84,9 @@ def transform_logits_backward(
     return gradient, ct_cap, ct_scale
 
 
-def smooth(t: Array, mask: Mask, alpha: Array) -> Array:
+def smooth(t: Array, mask: Mask, alpha: Array, class_axis_name: AxisName | None = None) -> Array:
     """(1 - alpha) t + alpha / K over the K unmasked classes, alpha with the rank of t."""
-    return mask.fill_classes((1 - alpha) * t + alpha * _uniform_label(t, mask))
+    return mask.fill_classes((1 - alpha) * t + alpha * _uniform_label(t, mask, class_axis_name))
 
 
 def _uniform_label(x: Array, mask: Mask, class_axis_name: AxisName | None = None) -> Array | float:
@@ -243,9 +243,11 @@ def _weighted_gaps(z: Array, row: Row) -> Array:
 # Soft labels: a probability for each class.
 
 
-def _dense_labels(t: Array, mask: Mask, options: Options, dtype: np.dtype) -> Array:
+def _dense_labels(t: Array, mask: Mask, options: Options, dtype: np.dtype, class_axis_name: AxisName | None) -> Array:
     t = mask.fill(t.astype(dtype))
-    return t if options.label_smoothing is None else smooth(t, mask, options.label_smoothing[..., None])
+    if options.label_smoothing is None:
+        return t
+    return smooth(t, mask, options.label_smoothing[..., None], class_axis_name)
 
 
 def _finite(top: Array) -> Array:
@@ -253,11 +255,11 @@ def _finite(top: Array) -> Array:
     return jnp.clip(top, -largest, largest)
 
 
-def _label_gaps(z: Array, labels: Array, top: Array) -> Array:
+def _label_gaps(z: Array, labels: Array, top: Array, class_axis_name: AxisName | None) -> Array:
     """The sum of t_c (m - z_c), computed from z / 2 and m / 2, whose difference does not overflow."""
     (half,) = cpu_fusion_barrier(_finite(top) / 2)
     half = half[..., None]
-    gaps = bounded_product(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)).sum(-1)
+    gaps = class_sum(bounded_product(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)), class_axis_name)
     return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # an infinite maximum was clipped
 
 
@@ -267,26 +269,30 @@ class _Dense(NamedTuple):
     off_max_sum: Array  # of the labels off the maximum, exact in confident rows only
 
 
-def _dense_forward(x: Array, t: Array, mask: Mask, options: Options) -> tuple[Array, _Dense]:
+def dense_cross_entropy_forward(
+    x: Array, t: Array, mask: Mask, options: Options, class_axis_name: AxisName | None = None
+) -> tuple[Array, _Dense]:
+    def labels_of(t: Array, dtype: np.dtype) -> Array:
+        return _dense_labels(t, mask, options, dtype, class_axis_name)
+
     options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
-    row = summary(z, options.computed)
+    row = summary(z, options.computed, class_axis_name)
     (t_copy,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
-    label_sum = _dense_labels(t_copy, mask, options, row.top.dtype).sum(-1)
+    label_sum = class_sum(labels_of(t_copy, row.top.dtype), class_axis_name)
     z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, _dense_labels(t_copy, mask, options, top.dtype), top) + multiply_no_nan(
-        label_sum, row.log_total
-    )
+    loss = _label_gaps(z, labels_of(t_copy, top.dtype), top, class_axis_name)
+    loss += multiply_no_nan(label_sum, row.log_total)
     z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
-    off_max_sum = off_max_label_mass(z, top, _dense_labels(t_copy, mask, options, top.dtype))
+    off_max_sum = off_max_label_mass(z, top, labels_of(t_copy, top.dtype), class_axis_name)
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
     return loss, _Dense(_Saved(x, t, mask, options, row), label_sum, off_max_sum)
 
 
-def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
+def off_max_label_mass(z: Array, top: Array, labels: Array, class_axis_name: AxisName | None = None) -> Array:
     """The sum of the labels off the maximum in confident rows, where their logits are more than log(2) below it.
 
     A label counts fully if its logit is at least 1/2 below the maximum, and not at all if it is less than 1/4 below,
@@ -295,16 +301,23 @@ def off_max_label_mass(z: Array, top: Array, labels: Array) -> Array:
     (bound,) = cpu_fusion_barrier(_finite(top) - 0.25)
     bound = bound[..., None]
     below = 4 * jnp.minimum(bound - jnp.minimum(z.astype(top.dtype), bound), 0.25)
-    return (labels * lax.stop_gradient(below)).sum(-1)
+    return class_sum(labels * lax.stop_gradient(below), class_axis_name)
 
 
-def softmax_residual(z: Array, row: Row, labels: Array, label_sum: Array, off_max_sum: Array) -> tuple[Array, Array]:
+def softmax_residual(
+    z: Array,
+    row: Row,
+    labels: Array,
+    label_sum: Array,
+    off_max_sum: Array,
+    class_axis_name: AxisName | None = None,
+) -> tuple[Array, Array]:
     """s p - t, with s the sum of the labels t, and p.
 
     ``off_max_sum``, from `off_max_label_mass`, is s - t at the maximum, where rounding would lose it. The residual is
     exact as it stands in every entry but the maximum's, which near p = 1 needs (s - t) p - t (1 - p).
     """
-    p, complement = probabilities(z, row)
+    p, complement = probabilities(z, row, class_axis_name)
     is_confident = row.tail < 0.5  # selects a number of the row: a select of entries takes twice as long on a CPU
     top_factor = jnp.where(is_confident, off_max_sum, label_sum)[..., None]
     top_labels = jnp.where(is_confident, 0, 1)[..., None].astype(p.dtype) * labels
@@ -312,24 +325,27 @@ def softmax_residual(z: Array, row: Row, labels: Array, label_sum: Array, off_ma
     return jnp.where(z == row.top[..., None], at_top, label_sum[..., None] * p - labels), p
 
 
-def _dense_backward(dense: _Dense, g: Array) -> tuple[Array, Array | None, None, Options]:
+def dense_cross_entropy_backward(
+    dense: _Dense, g: Array, class_axis_name: AxisName | None = None
+) -> tuple[Array, Array | None, None, Options]:
     (x, t, mask, options, row), label_sum, off_max_sum = dense
     z = transform_logits(x.astype(g.dtype), mask, options)
-    labels = _dense_labels(t, mask, options, g.dtype)
+    labels = _dense_labels(t, mask, options, g.dtype, class_axis_name)
     g = jnp.where(row.empty if mask.examples is None else row.empty | ~mask.examples, 0, g)[..., None]
-    gradient, p = softmax_residual(z, row, labels, label_sum, off_max_sum)
+    gradient, p = softmax_residual(z, row, labels, label_sum, off_max_sum, class_axis_name)
     ct_smoothing = ct_z_loss = None
     if options.z_loss is not None:
         ct_z_loss = multiply_no_nan(g[..., 0], jnp.square(finite_logsumexp(row)))
         gradient += 2 * multiply_no_nan(options.z_loss, finite_logsumexp(row))[..., None] * p
     gradient = g * jnp.where(z == -jnp.inf, 0, gradient)
-    gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options)
-    ct_labels = mask.fill(multiply_no_nan(g, surprisal(z, row)))
+    gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
+    ct_labels = mask.fill(multiply_no_nan(g, surprisal(z, row, class_axis_name)))
     if options.label_smoothing is not None:
         unsmoothed = mask.fill(t.astype(g.dtype))
-        ct_smoothing = multiply_no_nan(_uniform_label(z, mask) - unsmoothed, ct_labels).sum(-1)
+        d_smoothing = _uniform_label(z, mask, class_axis_name) - unsmoothed
+        ct_smoothing = class_sum(multiply_no_nan(d_smoothing, ct_labels), class_axis_name)
         ct_labels = multiply_no_nan(1 - options.label_smoothing[..., None], ct_labels)
     return gradient, ct_labels, None, Options(ct_smoothing, ct_z_loss, ct_cap, ct_scale)
 
 
-dense_cross_entropy = custom_derivative(_dense_forward, _dense_backward, infinite=(1,))
+dense_cross_entropy = custom_derivative(dense_cross_entropy_forward, dense_cross_entropy_backward, infinite=(1,))

@@ -143,13 +143,14 @@ def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
     return (p, minus_complement), (tangent, tangent)
 
 
-@jax.custom_jvp
-def surprisal(z: Array, row: Row) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def surprisal(z: Array, row: Row, class_axis_name: AxisName | None = None) -> Array:
     """-log p_c = m - z_c + log1p(tail), a sum of two non-negative terms."""
     return gap_to_max(z, row.top[..., None]) + row.log_total[..., None]
 
 
 @surprisal.defjvp
-def _(primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> tuple[Array, Array]:
-    v = jnp.where(primals[0] == -jnp.inf, 0, _relative_tangent(*primals, tangents[0], None))
-    return surprisal(*primals), (probabilities(*primals)[0] * v).sum(-1, keepdims=True) - v
+def _(class_axis_name: AxisName | None, primals: tuple[Array, Row], tangents: tuple[Array, Row]) -> Any:
+    v = jnp.where(primals[0] == -jnp.inf, 0, _relative_tangent(*primals, tangents[0], class_axis_name))
+    mean = class_sum(probabilities(*primals, class_axis_name)[0] * v, class_axis_name)
+    return surprisal(*primals, class_axis_name), mean[..., None] - v

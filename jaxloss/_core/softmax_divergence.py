@@ -20,6 +20,9 @@ from jax import Array, lax
 
 from .classes import class_max, class_sum
 from .compiler import cpu_fusion_barrier
+from .cross_entropy import Options, transform_logits, transform_logits_backward
+from .derivatives import custom_derivative
+from .masks import Mask
 from .special import expm1, js_ratios, kl_term, log_ratio, multiply_no_nan
 from .types import AxisName
 
@@ -310,3 +313,50 @@ JS = Formula(
     _js_gradients,
     lambda sums: (sums[1] - sums[0],),
 )
+
+
+# Of arrays of logits. (The losses of hidden states have chunks of them.)
+
+
+class _Saved(NamedTuple):
+    x: Array
+    y: Array
+    mask: Mask
+    temperature: Array | None
+    numbers: tuple[Array, ...]
+    summary: Summary
+
+
+def _with_derivative(formula: Formula) -> Callable[..., Array]:
+    """The divergence of each row of logits, with its derivatives."""
+
+    def masked_logits(x: Array, y: Array, mask: Mask) -> tuple[Array, Array]:
+        return transform_logits(x, mask, Options()), transform_logits(y, mask, Options())
+
+    def forward(
+        x: Array,
+        y: Array,
+        mask: Mask,
+        temperature: Array | None,
+        *numbers: Array,
+    ) -> tuple[Array, _Saved]:
+        temperature, numbers = mask.fill_options(temperature), mask.fill_options(numbers, 0.5)
+        summary = summarize(formula, masked_logits(x, y, mask), temperature, numbers)
+        return divergence(formula, summary, numbers), _Saved(x, y, mask, temperature, numbers, summary)
+
+    def backward(saved: _Saved, g: Array) -> tuple[Array | None, ...]:
+        x, y, mask, temperature, numbers, summary = saved
+        g = mask.fill_options(g, 0)
+        logits = masked_logits(x, y, mask)
+        *d_logits, d_temperature, d_numbers = gradients(formula, logits, summary, temperature, numbers)
+        ct_x, ct_y = (
+            transform_logits_backward(g[..., None] * gradient, z, mask, Options())[0]
+            for gradient, z in zip(d_logits, (x, y), strict=True)
+        )
+        d_temperature = None if d_temperature is None else g * d_temperature
+        return ct_x, ct_y, None, d_temperature, *(g * derivative for derivative in d_numbers)
+
+    return custom_derivative(forward, backward, infinite=(1,))
+
+
+softmax_kl, softmax_js = _with_derivative(KL), _with_derivative(JS)

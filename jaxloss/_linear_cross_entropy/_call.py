@@ -36,6 +36,24 @@ def head(
     return Head(x, w, b), axis
 
 
+def widened(head: Head, targets: Array) -> Head:
+    """The head in float64 if the targets are."""
+    dtype = arguments.compute_dtype(head.hidden, targets)
+    if dtype == dtype_of(head):
+        return head
+    return head._replace(hidden=head.hidden.astype(dtype), weight=head.weight.astype(dtype))
+
+
+def at_temperature(
+    soft_cap: Array | None, logit_scale: Array | None, temperature: Array | None
+) -> tuple[Array | None, Array | None]:
+    """The cap and the scale of logits that are divided by the temperature after both."""
+    if temperature is None:
+        return soft_cap, logit_scale
+    cap = None if soft_cap is None else soft_cap / temperature
+    return cap, (1 if logit_scale is None else logit_scale) / temperature
+
+
 def plan(
     name: str,
     rows: Rows,

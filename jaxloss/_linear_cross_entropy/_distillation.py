@@ -14,7 +14,8 @@ from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
 from .._core.softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
 from .._core.types import AxisName, Reduction
-from ._call import dtype_of, head, plan, reduced
+from ._call import at_temperature, dtype_of, head, plan, reduced
+from ._hard_labels import check_weights, hard_tokens, with_hard_labels
 from ._head import Rows, Tokens
 
 
@@ -25,6 +26,10 @@ def _divergence(
     student: tuple[Any, ...],
     teacher: tuple[Any, ...],
     logit_scale: ArrayLike,
+    temperature: ArrayLike,
+    labels: ArrayLike | None,
+    soft_weight: ArrayLike,
+    hard_weight: ArrayLike,
     where: ArrayLike | None,
     weights: ArrayLike | None,
     reduction: Reduction,
@@ -38,15 +43,22 @@ def _divergence(
     arguments.same_shape(name, "teacher_hidden", guide.hidden, (*shape, guide.hidden.shape[-1]))
     classes, teacher_shape = learner.weight.shape[axis], list(guide.weight.shape)
     teacher_shape[guide_axis] = classes
-    arguments.same_shape(name, "teacher_weight", guide.weight, teacher_shape)
+    hint = "; student and teacher share a vocabulary: classes of another tokenizer are other tokens"
+    arguments.same_shape(name, "teacher_weight", guide.weight, teacher_shape, hint)
     usable = is_finite_row(learner.hidden) & is_finite_row(guide.hidden)
+    scale = arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype)
+    cap = arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype)
+    teacher_cap = arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype)
+    T = arguments.option(name, "temperature", temperature, 1, shape, dtype)
+    (student_cap, soft_scale), (teacher_cap, _) = (at_temperature(c, scale, T) for c in (cap, teacher_cap))
+    options = (arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items())
+    tokens: Tokens = soft_scale, student_cap, teacher_cap, *options
+    check_weights(name, labels, soft_weight=soft_weight, hard_weight=hard_weight)
+    if labels is not None:
+        classes *= 1 if class_axis_name is None else lax.axis_size(class_axis_name)
+        hard, valid = hard_tokens(name, labels, soft_weight, hard_weight, (cap, scale), learner.hidden, dtype, classes)
+        rows, tokens, usable = _WITH_HARD_LABELS[rows], hard + tokens, usable & valid
     mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
-    tokens = (
-        arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype),
-        arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype),
-        arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype),
-        *(arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items()),
-    )
     arguments.choice(name, "reduction", reduction, axis_name)
     chunk_plan = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size, accumulation_dtype)
     return reduced(chunk_plan, (learner, guide), tokens, mask, reduction, axis_name)[0]
@@ -105,9 +117,10 @@ def _rows(formula: Formula) -> Rows:
 
 
 _KL, _JS = _rows(KL), _rows(JS)
+_WITH_HARD_LABELS = {rows: with_hard_labels(rows) for rows in (_KL, _JS)}
 
 
-@compiled(soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
+@compiled(temperature=arguments.POSITIVE, soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
 def linear_kl_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -121,6 +134,10 @@ def linear_kl_divergence(
     soft_cap: ArrayLike | None = None,
     teacher_soft_cap: ArrayLike | None = None,
     logit_scale: ArrayLike = 1.0,
+    temperature: ArrayLike = 1.0,
+    labels: ArrayLike | None = None,
+    soft_weight: ArrayLike = 1.0,
+    hard_weight: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
@@ -153,8 +170,14 @@ def linear_kl_divergence(
       teacher_class_axis: that of ``teacher_weight``.
       soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
       teacher_soft_cap: the same for the teacher's.
-      logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
-        that cap at s, and multiply the loss by T squared, as is usual.
+      logit_scale: multiplies the logits of both, before the caps.
+      temperature: :math:`T > 0`, which divides the logits of both, after scale and caps. Multiply the loss by T
+        squared, as is usual, to keep the size of the gradient.
+      labels: integers in [0, classes), one a token. If given, the loss is ``soft_weight`` :math:`\ell` +
+        ``hard_weight`` :math:`\times` the :func:`linear_cross_entropy` of the labels, which has no temperature, of the
+        same logits. A label where ``hard_weight`` is 0 may be any integer.
+      soft_weight: weight of the divergence beside labels, as ``(1 - a) * T**2``. It may differ from token to token.
+      hard_weight: weight of the cross entropy, as ``a``. It may differ from token to token.
       where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the tokens. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
@@ -187,11 +210,29 @@ def linear_kl_divergence(
     """
     student = hidden, weight, bias, class_axis, soft_cap
     teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
-    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
+    rest = (
+        logit_scale,
+        temperature,
+        labels,
+        soft_weight,
+        hard_weight,
+        where,
+        weights,
+        reduction,
+        axis_name,
+        class_axis_name,
+        chunk_size,
+        accumulation_dtype,
+    )
     return _divergence("linear_kl_divergence", _KL, {}, student, teacher, *rest)
 
 
-@compiled(beta=arguments.UNIT, soft_cap=arguments.POSITIVE, teacher_soft_cap=arguments.POSITIVE)
+@compiled(
+    beta=arguments.UNIT,
+    temperature=arguments.POSITIVE,
+    soft_cap=arguments.POSITIVE,
+    teacher_soft_cap=arguments.POSITIVE,
+)
 def linear_jensen_shannon_divergence(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -206,6 +247,10 @@ def linear_jensen_shannon_divergence(
     soft_cap: ArrayLike | None = None,
     teacher_soft_cap: ArrayLike | None = None,
     logit_scale: ArrayLike = 1.0,
+    temperature: ArrayLike = 1.0,
+    labels: ArrayLike | None = None,
+    soft_weight: ArrayLike = 1.0,
+    hard_weight: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
@@ -238,8 +283,14 @@ def linear_jensen_shannon_divergence(
       teacher_class_axis: that of ``teacher_weight``.
       soft_cap: :math:`s > 0`: the student's logits become :math:`s \tanh(x / s)`.
       teacher_soft_cap: the same for the teacher's.
-      logit_scale: multiplies the logits of both, before the caps. At temperature T pass 1 / T, caps of s / T for models
-        that cap at s, and multiply the loss by T squared, as is usual.
+      logit_scale: multiplies the logits of both, before the caps.
+      temperature: :math:`T > 0`, which divides the logits of both, after scale and caps. Multiply the loss by T
+        squared, as is usual, to keep the size of the gradient.
+      labels: integers in [0, classes), one a token. If given, the loss is ``soft_weight`` :math:`\ell` +
+        ``hard_weight`` :math:`\times` the :func:`linear_cross_entropy` of the labels, which has no temperature, of the
+        same logits. A label where ``hard_weight`` is 0 may be any integer.
+      soft_weight: weight of the divergence beside labels, as ``(1 - a) * T**2``. It may differ from token to token.
+      hard_weight: weight of the cross entropy, as ``a``. It may differ from token to token.
       where: boolean mask, broadcast to the tokens, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the tokens. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
@@ -272,5 +323,18 @@ def linear_jensen_shannon_divergence(
     """
     student = hidden, weight, bias, class_axis, soft_cap
     teacher = teacher_hidden, teacher_weight, teacher_bias, teacher_class_axis, teacher_soft_cap
-    rest = logit_scale, where, weights, reduction, axis_name, class_axis_name, chunk_size, accumulation_dtype
+    rest = (
+        logit_scale,
+        temperature,
+        labels,
+        soft_weight,
+        hard_weight,
+        where,
+        weights,
+        reduction,
+        axis_name,
+        class_axis_name,
+        chunk_size,
+        accumulation_dtype,
+    )
     return _divergence("linear_jensen_shannon_divergence", _JS, {"beta": beta}, student, teacher, *rest)

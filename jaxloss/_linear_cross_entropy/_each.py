@@ -82,9 +82,11 @@ def _each_rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
                 for gradient, z in zip(ct_logits, logits_dot, strict=True):
                     if z is not None:
                         tangent += class_sum(gradient * z, plan.class_axis_name)
-                for ct_token, t in zip(ct_tokens, tokens_dot, strict=True):
+                for k, (ct_token, t) in enumerate(zip(ct_tokens, tokens_dot, strict=True)):
                     if ct_token is not None and t is not None:
-                        tangent += ct_token * t
+                        axis_name = plan.class_axis_name if k in plan.rows.class_tokens else None
+                        rows = (ct_token * t).reshape(*loss.shape, -1)
+                        tangent += class_sum(rows, axis_name)
                 found.append(tangent)
             return (), tuple(found)
 

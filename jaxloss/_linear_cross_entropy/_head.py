@@ -29,7 +29,7 @@ class Head(NamedTuple):
 
 
 Tokens = tuple[Array | None, ...]
-"""Arrays [...] beside the logits that a loss depends on."""
+"""Arrays [...] or [..., k] beside the logits that a loss depends on."""
 
 
 class Rows(NamedTuple):
@@ -40,6 +40,7 @@ class Rows(NamedTuple):
     forward: Callable[..., tuple[tuple[Array, ...], Any, Any]]
     # (saved, cotangents of the losses or None, class_axis_name) -> cotangents of the logits and of the tokens
     backward: Callable[..., tuple[Tokens, Tokens]]
+    class_tokens: tuple[int, ...] = ()  # which of the tokens' arrays are [..., classes], and split as the classes are
 
 
 class Plan(NamedTuple):

@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
-from ._head import Head, Plan
+from ._head import Head, Plan, Tokens
 
 Axes = tuple[str, ...]
 
@@ -104,22 +104,36 @@ def axis_names(entry: Any) -> Axes:
 
 
 def on_devices(
-    plan: Plan, split: Split, function: Callable[..., Any], heads: tuple[Head, ...], arrays: Any, out_specs: Any
+    plan: Plan,
+    split: Split,
+    function: Callable[..., Any],
+    heads: tuple[Head, ...],
+    arrays: tuple[Any, ...],
+    out_specs: Any,
 ) -> Any:
-    """The function of the plan, the heads and arrays of tokens, on each device with its part and what it gathers."""
+    """The function of the plan, the heads and arrays of tokens, on each device with its part and what it gathers.
+
+    The first of the arrays are those that a loss depends on, `Tokens`.
+    """
     class_axes = (*axis_names(plan.class_axis_name), *split.class_axes)
     local_plan = plan._replace(class_axis_name=class_axes or None)
 
     def local(heads: tuple[Head, ...], arrays: Any) -> Any:
         return function(local_plan, _gather(split, heads), *arrays)
 
-    specs = head_specs(split), jax.tree.map(lambda _: split.token, arrays)
+    specs = head_specs(split), (token_specs(plan, split, arrays[0]), *jax.tree.map(lambda _: split.token, arrays[1:]))
     arguments = jax.tree.map(reshard, (heads, arrays), specs)
     axes = {*split.token_axes, *split.class_axes}
     if not axes:  # all is gathered
         return local(*arguments)
     mapped = jax.shard_map(local, mesh=split.mesh, in_specs=specs, out_specs=out_specs, axis_names=axes)
     return mapped(*arguments)
+
+
+def token_specs(plan: Plan, split: Split, tokens: Tokens) -> tuple[Any, ...]:
+    of_classes = P(*split.token, split.class_axes or None)
+    specs = (of_classes if i in plan.rows.class_tokens else split.token for i in range(len(tokens)))
+    return tuple(None if x is None else spec for x, spec in zip(tokens, specs, strict=True))
 
 
 def head_specs(split: Split) -> Any:

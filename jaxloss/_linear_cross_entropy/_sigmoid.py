@@ -9,28 +9,21 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
-from .._core.classes import class_sum, in_range, local_labels, num_classes
+from .._core.classes import class_sum, is_named, num_classes
 from .._core.compiler import compiled, match_varying_axes
 from .._core.cross_entropy import Options, transform_logits, transform_logits_backward
 from .._core.masks import Mask, prepare_mask
+from .._core.named_classes import are_valid
 from .._core.rows import is_finite_row
 from .._core.types import AxisName, Reduction
 from .._sigmoid_cross_entropy import sigmoid_elements
 from ._call import dtype_of, head, plan, reduced
 from ._head import Rows, Tokens
 
-PADDING = -1
-
-
-def _is_valid(labels: Array, classes: int) -> Array:
-    return (in_range(labels, classes) | (labels == PADDING)).all(-1)
-
 
 def _positive(labels: Array, z: Array, class_axis_name: AxisName | None) -> Array:
     """1 for the classes that are among the labels of a row, and 0 elsewhere."""
-    local = jnp.moveaxis(local_labels(labels, z, class_axis_name), -1, 0)[..., None]  # negative for padding
-    index = lax.broadcasted_iota(labels.dtype, (1, *z.shape), z.ndim)
-    return (index == local).any(0).astype(z.dtype)
+    return is_named(labels, z, class_axis_name).astype(z.dtype)
 
 
 def _forward(
@@ -40,7 +33,7 @@ def _forward(
     options = mask.fill_options(Options(soft_cap=soft_cap, logit_scale=logit_scale))
     z = transform_logits(x, mask, options)
     losses = class_sum(sigmoid_elements(z, _positive(labels, z, class_axis_name), None), class_axis_name)
-    valid = _is_valid(labels, num_classes(z, class_axis_name))
+    valid = are_valid(labels, num_classes(z, class_axis_name))
     return (jnp.where(valid, losses, jnp.nan),), (), (x, labels, options, mask)
 
 
@@ -49,7 +42,7 @@ def _backward(
 ) -> tuple[tuple[Array | None], Tokens]:
     (x, labels, options, mask), (g,) = saved, cotangents
     z = transform_logits(x, mask, options)
-    valid = _is_valid(labels, num_classes(z, class_axis_name))
+    valid = are_valid(labels, num_classes(z, class_axis_name))
     g = mask.fill_options(jnp.where(valid, g, jnp.nan), 0)
     _, pullback = jax.vjp(lambda z: sigmoid_elements(z, _positive(labels, z, class_axis_name), None), z)
     (gradient,) = pullback(match_varying_axes(z, jnp.broadcast_to(g[..., None], z.shape)))
@@ -137,7 +130,7 @@ def linear_sigmoid_cross_entropy(
     chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
     classes = linear_head.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
     mask = prepare_mask(name, where, weights, shape, dtype)
-    mask = mask.exclude(is_finite_row(linear_head.hidden) & _is_valid(y, classes))
+    mask = mask.exclude(is_finite_row(linear_head.hidden) & are_valid(y, classes))
     tokens = (
         y,
         arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype),

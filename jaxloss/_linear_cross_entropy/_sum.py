@@ -26,7 +26,7 @@ from ._head import (
     split_heads,
     zero_tangents,
 )
-from ._mesh import Split, add_up, head_specs, on_devices, shard_tokens, split, whole_features
+from ._mesh import Split, add_up, head_specs, on_devices, shard_tokens, split, token_specs, whole_features
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -43,15 +43,17 @@ def _rule(plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tu
     total, aux, gradients = _sum_with_gradients(plan, jax.tree.map(lambda _: True, moved), *primals)
 
     def linear(gradients: tuple[Any, ...], moved: tuple[Any, ...], examples: Array | None) -> Array:
-        (ct_heads, *ct_others), (heads_dot, *others_dot) = gradients, moved
-        ct_hidden, ct_outputs = split_heads(ct_heads)
-        hidden_dot, outputs_dot = split_heads(heads_dot)
-        sharded = jax.tree.leaves(jax.tree.map(_product, ct_outputs, outputs_dot))
-        if plan.class_axis_name is not None:
-            sharded = [lax.psum(s, plan.class_axis_name) for s in sharded]
+        hidden_dot, outputs_dot = split_heads(moved[0])
         hidden_dot = tuple(None if h is None else Mask(examples).fill(h) for h in hidden_dot)
-        replicated = jax.tree.leaves(jax.tree.map(_product, (ct_hidden, ct_others), (hidden_dot, others_dot)))
-        return sum(sharded + replicated, jnp.zeros_like(total))
+        heads_dot = join_heads(hidden_dot, outputs_dot)
+        heads, tokens, *others = jax.tree.map(_product, gradients, [heads_dot, *moved[1:]])
+        hidden, outputs = split_heads(heads)
+        of_classes = [product for i, product in enumerate(tokens) if i in plan.rows.class_tokens]
+        of_tokens = [product for i, product in enumerate(tokens) if i not in plan.rows.class_tokens]
+        split_over_classes = jax.tree.leaves((outputs, of_classes))
+        if plan.class_axis_name is not None:
+            split_over_classes = [lax.psum(product, plan.class_axis_name) for product in split_over_classes]
+        return sum(split_over_classes + jax.tree.leaves((hidden, of_tokens, others)), jnp.zeros_like(total))
 
     tangent = jax.checkpoint(linear, prevent_cse=False)(gradients, moved, examples)
     return (total, aux), (tangent, zero_tangents(aux))
@@ -74,7 +76,7 @@ def _sum_with_gradients(
         gradients[0] = whole_features(gradients[0], plan.class_axes)
         return total, aux, gradients
     specs = jax.tree.map(lambda moves, x: x if moves else None, moves[0], head_specs(parts), is_leaf=_is_none)
-    out_specs = P(), parts.token, specs, parts.token, parts.token, parts.token
+    out_specs = P(), parts.token, specs, token_specs(plan, parts, tokens), parts.token, parts.token
     local = partial(_on_device, moves, parts)
     total, aux, *gradients = on_devices(plan, parts, local, heads, arrays, out_specs)
 

@@ -16,7 +16,11 @@ PAIRS = {
         cross_entropy.indexed_cross_entropy_backward,
         cross_entropy.indexed_cross_entropy,
     ),
-    "dense": (cross_entropy._dense_forward, cross_entropy._dense_backward, cross_entropy.dense_cross_entropy),
+    "dense": (
+        cross_entropy.dense_cross_entropy_forward,
+        cross_entropy.dense_cross_entropy_backward,
+        cross_entropy.dense_cross_entropy,
+    ),
 }
 
 

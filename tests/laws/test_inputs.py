@@ -18,6 +18,8 @@ Y = jnp.zeros(6, np.int32)
 T = jnp.zeros((6, 3))
 W = jnp.zeros((3, 7))
 INTEGER = jaxloss.softmax_cross_entropy_with_integer_labels
+INDEXED = jaxloss.softmax_cross_entropy_with_indexed_labels
+TOP_K = jaxloss.softmax_kl_divergence_with_top_k_targets
 LINEAR = jaxloss.linear_cross_entropy
 CTC, FRAMES, LABELS = jaxloss.ctc_loss, jnp.zeros((2, 6, 3)), jnp.ones((2, 4), np.int32)
 
@@ -100,7 +102,15 @@ BAD = [
     (jaxloss.linear_sigmoid_cross_entropy, (X, W, X), {}, TypeError, "expected `labels` of an integer dtype, got float32."),
     (jaxloss.linear_log_probs, (X, W, Y), {"bias": jnp.zeros(6)}, ValueError, "expected `bias` of shape (7,), got (6,)."),
     (jaxloss.linear_kl_divergence, (X, W, X[:5], W), {}, ValueError, "expected `teacher_hidden` of shape (6, 3), got (5, 3)."),
-    (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6)."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W[:, :6]), {}, ValueError, "expected `teacher_weight` of shape (3, 7), got (3, 6); student and teacher share a vocabulary: classes of another tokenizer are other tokens."),
+    (INDEXED, (X, Y), {}, ValueError, "expected `indices` of shape (6, 1), got (6,); the classes that are named, padded with -1."),
+    (INDEXED, (X, X), {}, TypeError, "expected `indices` of an integer dtype, got float32."),
+    (INDEXED, (X, Y[:, None], T), {}, ValueError, "expected `labels` of shape (6, 1), got (6, 3); a number for each of `indices`."),
+    (INDEXED, (X, Y[:, None]), {"axis": (0, 1)}, ValueError, "expected `axis` to name one axis, got (0, 1)."),
+    (TOP_K, (X, Y[:, None], X[:, :1]), {"rest": "tail"}, ValueError, "expected `rest` to be one of ('bucket', 'renormalize', 'drop'), got 'tail'."),
+    (TOP_K, (X, Y[:, None], Y[:, None]), {}, TypeError, "expected `log_probs` of a floating dtype, got int32."),
+    (jaxloss.linear_cross_entropy_with_soft_labels, (X, W, Y), {}, ValueError, "expected `labels` of shape (6, 7), got (6,); for class indices, use `linear_cross_entropy`."),
+    (jaxloss.linear_kl_divergence, (X, W, X, W), {"hard_weight": 0.5}, ValueError, "expected `labels` beside `hard_weight`; without them use `weights`."),
     (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_weight` of shape (3, classes), or (classes, 3) with `teacher_class_axis=0`, as `teacher_hidden` has 3 features, got (3, 7) with `teacher_class_axis=0`."),
     (CTC, (FRAMES,), {}, TypeError, "expected `labels` to be an array, got None; pass `labels=`."),
     (CTC, (FRAMES, None, LABELS.astype(np.float32)), {}, TypeError, "expected `labels` of an integer dtype, got float32."),

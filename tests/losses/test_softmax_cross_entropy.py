@@ -23,7 +23,7 @@ pytestmark = pytest.mark.exact
 @pytest.mark.parametrize("classes", [2, 101, *(pytest.param(n, marks=pytest.mark.sweep) for n in (3, 48))])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
-    """By an index and by one-hot labels, over the whole domain."""
+    """By an index, by one-hot labels and by one index of several, over the whole domain."""
     with with_dtype(dtype):
         rows = hard_rows(dtype, classes)
         labels = np.arange(len(rows)) % classes if classes > 2 else np.arange(len(rows)) * 2 // len(rows)
@@ -43,6 +43,7 @@ def test_hard_labels_keep_the_relative_accuracy_of_each_entry(dtype, classes):
         for loss, given in [
             (jaxloss.softmax_cross_entropy_with_integer_labels, jnp.asarray(labels, np.int32)),
             (jaxloss.softmax_cross_entropy, jnp.asarray(np.eye(classes)[labels], dtype)),
+            (jaxloss.softmax_cross_entropy_with_indexed_labels, jnp.asarray(labels, np.int32)[:, None]),
         ]:
             ours, pull = jax.vjp(lambda x, loss=loss, given=given: loss(x, given), logits)
             (theirs,) = pull(jnp.ones_like(ours))
@@ -64,6 +65,7 @@ def test_a_compiled_program_keeps_the_tail(given, classes, options, rng):
     for loss, target in [
         (jaxloss.softmax_cross_entropy_with_integer_labels, labels),
         (jaxloss.softmax_cross_entropy, np.eye(classes, dtype=np.float32)[labels]),
+        (jaxloss.softmax_cross_entropy_with_indexed_labels, labels[:, None]),
     ]:
 
         def losses(x, loss=loss, target=target):
