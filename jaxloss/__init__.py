@@ -41,6 +41,8 @@ from ._linear_cross_entropy import linear_kl_divergence as linear_kl_divergence
 from ._linear_cross_entropy import linear_kl_divergence_with_top_k_targets as linear_kl_divergence_with_top_k_targets
 from ._linear_cross_entropy import linear_log_probs as linear_log_probs
 from ._linear_cross_entropy import linear_sigmoid_cross_entropy as linear_sigmoid_cross_entropy
+from ._linear_cross_entropy import nce_loss as nce_loss
+from ._linear_cross_entropy import sampled_softmax_loss as sampled_softmax_loss
 from ._margin import hinge_loss as hinge_loss
 from ._margin import perceptron_loss as perceptron_loss
 from ._margin import soft_margin_loss as soft_margin_loss
@@ -144,6 +146,7 @@ __all__ = [
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
     "multilabel_hinge_loss",
+    "nce_loss",
     "nll_loss",
     "ntxent",
     "perceptron_loss",
@@ -156,6 +159,7 @@ __all__ = [
     "rnnt_loss",
     "rnnt_loss_with_joint",
     "safe_softmax_cross_entropy",
+    "sampled_softmax_loss",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",

@@ -122,6 +122,14 @@ OTHERS = [
         _matrix(8, CLASSES),
         _integers(CLASSES),
     ),
+    *(
+        _call(
+            loss.__name__,
+            lambda h, w, y, s, loss=loss: loss(h, w, y, s[:, 0]),
+            *(_reals(8), _matrix(8, CLASSES), _integers(CLASSES, 2), _integers(CLASSES, 3)),
+        )
+        for loss in (jaxloss.sampled_softmax_loss, jaxloss.nce_loss)
+    ),
     _call("ctc_loss", lambda x, y: jaxloss.ctc_loss(x, labels=y), FRAMES, LABELS),
     _call(
         "ctc_loss_with_forward_probs",

@@ -271,6 +271,7 @@ NOT_IN_TABLE = {
     "LogProbs",
     *("token_metrics", "TokenMetrics"),  # test_softmax_cross_entropy.py
     *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),  # test_named_classes.py
+    *("nce_loss", "sampled_softmax_loss"),  # test_sampled.py
     "CTCAlignment",
     "CTCDecoded",
     *OF_HIDDEN_STATES,
