@@ -3,7 +3,9 @@
 from ._contrastive import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
 from ._core.cross_entropy import TokenMetrics as TokenMetrics
+from ._core.reduction import SumAndWeight as SumAndWeight
 from ._core.reduction import reduce as reduce
+from ._core.reduction import sum_and_weight as sum_and_weight
 from ._cosine import cosine_distance as cosine_distance
 from ._cosine import cosine_similarity as cosine_similarity
 from ._ctc import ctc_loss as ctc_loss
@@ -177,7 +179,9 @@ __all__ = [
     "squared_error",
     "squared_hinge_loss",
     "squared_logarithmic_error",
+    "sum_and_weight",
     "sum_of_squares_error",
+    "SumAndWeight",
     "token_metrics",
     "TokenMetrics",
     "total_variation_distance",

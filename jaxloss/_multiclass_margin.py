@@ -15,7 +15,7 @@ from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.special import multiply_no_nan, subtract_no_nan
-from ._core.types import Axis, Reduction
+from ._core.types import Axis, AxisName, Reduction
 
 
 def prepare_scores(
@@ -189,6 +189,7 @@ def weston_watkins_hinge_loss(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
 ) -> Array:
     r"""Multiclass hinge loss of Weston and Watkins: the sum of the margins to all other classes.
 
@@ -207,6 +208,8 @@ def weston_watkins_hinge_loss(
         examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples are split: ``"sum"`` and ``"mean"`` run
+        over it as well, see :func:`jaxloss.reduce`.
 
     Returns:
       The loss of the shape of ``labels``, or a scalar; float64 if ``scores`` is, else float32.
@@ -232,10 +235,11 @@ def weston_watkins_hinge_loss(
     name = "weston_watkins_hinge_loss"
     if not isinstance(power, int) or power not in (1, 2):
         raise ValueError(f"{name}: expected `power` to be 1 or 2, got {power!r}.")
+    arguments.choice(name, "reduction", reduction, axis_name)
     row, mask = prepare_scores(name, scores, labels, axis, where, weights, reduction, class_weights)
     m = per_example_option(name, "margin", margin, mask, row[0].shape[:-1], arguments.compute_dtype(row[0]))
     losses = (_weston_watkins if power == 1 else _weston_watkins_squared)(*row, m, unweighted=mask.unweighted)
-    return mask.reduce(infinite_if_masked(losses, *row[1:]), reduction)
+    return mask.reduce(infinite_if_masked(losses, *row[1:]), reduction, axis_name)
 
 
 # One class of all rows after the other is the label, as an array of all pairs would be that many times the scores.

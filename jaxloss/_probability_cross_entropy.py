@@ -11,7 +11,7 @@ from ._core.elementwise import elementwise, prepare_elementwise, prepare_summed
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed
 from ._core.special import bounded_product, divide_no_nan, expm1, log1p, multiply_no_nan
-from ._core.types import Axis, Reduction
+from ._core.types import Axis, AxisName, Reduction
 
 
 def _cross_slopes(p: Array, t: Array) -> tuple[Array, Array]:
@@ -169,6 +169,7 @@ def nll_loss(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
 ) -> Array:
     r"""Negative log-likelihood of the right class: cross entropy of predicted log-probabilities with its index.
 
@@ -188,6 +189,8 @@ def nll_loss(
         lower rank, examples, and broadcasts to the shape of the loss. A label in a masked class has an infinite loss.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples are split: ``"sum"`` and ``"mean"`` run
+        over it as well, see :func:`jaxloss.reduce`.
 
     Returns:
       The loss in nats, of the shape of ``labels``, or a scalar; float64 if ``log_probabilities`` is, else float32.
@@ -207,12 +210,12 @@ def nll_loss(
     References:
       Goodfellow, Bengio and Courville, Deep Learning, 2016, section 5.5.
     """
-    arguments.choice("nll_loss", "reduction", reduction)
+    arguments.choice("nll_loss", "reduction", reduction, axis_name)
     log_p, y, mask = _label_entry(
         "nll_loss", ("log_probabilities", log_probabilities), labels, axis, where, weights, reduction, 0, class_weights
     )
     losses = 0 - log_p.astype(arguments.compute_dtype(log_p))  # not -0
-    return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction)
+    return mask.reduce(infinite_if_masked(losses, y, mask.classes), reduction, axis_name)
 
 
 def _generalized_element(p: Array, q: Array) -> Array:

@@ -21,7 +21,7 @@ from ._core.derivatives import custom_derivative
 from ._core.masks import Mask
 from ._core.named_classes import CROSS_ENTROPY, prepare_named_rows
 from ._core.rows import as_rows, prepare_indexed, prepare_rows
-from ._core.types import Axis, Reduction
+from ._core.types import Axis, AxisName, Reduction
 
 
 def _options(
@@ -58,6 +58,7 @@ def softmax_cross_entropy(
     logit_scale: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
 ) -> Array:
     r"""Cross entropy of a softmax with a probability for each class.
 
@@ -81,6 +82,8 @@ def softmax_cross_entropy(
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples are split: ``"sum"`` and ``"mean"`` run
+        over it as well, see :func:`jaxloss.reduce`.
 
     The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
 
@@ -116,9 +119,9 @@ def softmax_cross_entropy(
         ).sum(-1)
         mask = mask.weigh(factor).exclude()
     options = _options(name, shape, dtype, label_smoothing, z_loss, soft_cap, logit_scale)
-    arguments.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction, axis_name)
     losses = dense_cross_entropy(x, t, mask.without_weight(), options, unweighted=mask.unweighted)
-    return mask.reduce(losses, reduction)
+    return mask.reduce(losses, reduction, axis_name)
 
 
 @compiled(label_smoothing=arguments.UNIT, z_loss=arguments.NOT_NEGATIVE, soft_cap=arguments.POSITIVE)
@@ -135,6 +138,7 @@ def softmax_cross_entropy_with_integer_labels(
     logit_scale: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
 ) -> Array:
     r"""Cross entropy of a softmax with the index of the right class.
 
@@ -161,6 +165,8 @@ def softmax_cross_entropy_with_integer_labels(
       logit_scale: an inverse temperature that multiplies the logits, before ``soft_cap``.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples are split: ``"sum"`` and ``"mean"`` run
+        over it as well, see :func:`jaxloss.reduce`.
 
     The numbers among the options may be traced, and may differ from row to row: they broadcast to the loss.
 
@@ -193,9 +199,9 @@ def softmax_cross_entropy_with_integer_labels(
     name = "softmax_cross_entropy_with_integer_labels"
     x, y, mask = prepare_indexed(name, "logits", logits, labels, axis, where, weights, class_weights)
     options = _options(name, y.shape, arguments.compute_dtype(x), label_smoothing, z_loss, soft_cap, logit_scale)
-    arguments.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction, axis_name)
     losses = indexed_cross_entropy(x, y, mask.without_weight(), options, unweighted=mask.unweighted)
-    return mask.reduce(losses, reduction)
+    return mask.reduce(losses, reduction, axis_name)
 
 
 _indexed_labels = custom_derivative(*CROSS_ENTROPY)
@@ -214,6 +220,7 @@ def softmax_cross_entropy_with_indexed_labels(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
 ) -> Array:
     r"""Cross entropy of a softmax with a probability for a few classes, named by index.
 
@@ -239,6 +246,8 @@ def softmax_cross_entropy_with_indexed_labels(
       where: boolean, broadcast to the shape of the loss: False masks an example, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples are split: ``"sum"`` and ``"mean"`` run
+        over it as well, see :func:`jaxloss.reduce`.
 
     Returns:
       The loss in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else float32.
@@ -250,9 +259,10 @@ def softmax_cross_entropy_with_indexed_labels(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4, suppress=True)
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
       >>> indices, labels = jnp.array([[0, 2], [1, -1]]), jnp.array([[0.7, 0.3], [1.0, 0.0]])
-      >>> print(jaxloss.softmax_cross_entropy_with_indexed_labels(logits, indices, labels).round(4))
+      >>> print(jaxloss.softmax_cross_entropy_with_indexed_labels(logits, indices, labels))
       [0.7861 2.9518]
 
     References:
@@ -261,9 +271,9 @@ def softmax_cross_entropy_with_indexed_labels(
     name = "softmax_cross_entropy_with_indexed_labels"
     x, i, t, mask = prepare_named_rows(name, logits, indices, "labels", labels, axis, where, weights)
     options = _options(name, x.shape[:-1], arguments.compute_dtype(x, t), 0.0, z_loss, soft_cap, logit_scale)
-    arguments.choice(name, "reduction", reduction)
+    arguments.choice(name, "reduction", reduction, axis_name)
     losses = _indexed_labels(x, i, t, mask.without_weight(), options, unweighted=mask.unweighted)
-    return mask.reduce(losses, reduction)
+    return mask.reduce(losses, reduction, axis_name)
 
 
 @compiled(soft_cap=arguments.POSITIVE)

@@ -96,6 +96,7 @@ def _fenchel_young(scores, targets):
 FRAMES, LABELS = _reals(7, CLASSES), _integers(CLASSES, 3, low=1)
 OTHERS = [
     _call("reduce", jaxloss.reduce, _reals()),
+    _call("sum_and_weight", jaxloss.sum_and_weight, _reals()),
     _call("token_metrics", jaxloss.token_metrics, _reals(CLASSES), _integers(CLASSES), differentiable=False),
     _call(
         "softmax_cross_entropy_with_indexed_labels",
@@ -151,7 +152,7 @@ OTHERS = [
 ]
 
 CALLS = [*map(_of_case, CASES), *map(_of_linear, LINEAR_CASES), *OTHERS]
-NOT_CALLED = {"LogProbs", "TokenMetrics", "CTCAlignment", "CTCDecoded"}  # results
+NOT_CALLED = {"LogProbs", "SumAndWeight", "TokenMetrics", "CTCAlignment", "CTCDecoded"}  # results
 
 
 def over_calls(calls, *smoke: str):

@@ -262,7 +262,7 @@ OF_SEQUENCES = {
     name for name in jaxloss.__all__ if name.startswith(("ctc_", "rnnt_"))
 }  # test_ctc.py, test_transducer.py
 NOT_IN_TABLE = {
-    "reduce",
+    *("reduce", "sum_and_weight", "SumAndWeight"),  # test_reduction.py
     "smooth_labels",
     "make_fenchel_young_loss",  # test_ranking.py
     "ranking_softmax_loss",  # test_ranking.py

@@ -27,12 +27,17 @@ from benchmarks.compiled_text import collectives, in_loops, largest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_MEASURED = {
-    *("reduce", "smooth_labels", "token_metrics", "TokenMetrics", "LogProbs", "CTCAlignment", "CTCDecoded"),  # no loss
+    *("reduce", "sum_and_weight", "SumAndWeight", "smooth_labels", "token_metrics", "TokenMetrics"),  # no loss
+    *("LogProbs", "CTCAlignment", "CTCDecoded"),
     *("ctc_align", "ctc_beam_decode", "ctc_greedy_decode"),
     "safe_softmax_cross_entropy",  # another name
     "make_fenchel_young_loss",  # of any maximum
     # from the same core as linear_cross_entropy
     *("linear_cross_entropy_with_metrics", "linear_log_probs", "linear_sigmoid_cross_entropy"),
+    *("linear_cross_entropy_with_indexed_labels", "linear_cross_entropy_with_soft_labels"),
+    "linear_kl_divergence_with_top_k_targets",
+    *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),
+    *("nce_loss", "sampled_softmax_loss"),
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
     "ctc_loss_with_forward_probs",  # and as ctc_loss
     "rnnt_loss_with_joint",  # and as rnnt_loss

@@ -91,7 +91,7 @@ class Mask(NamedTuple):
             total = jax.lax.psum(total, axis_name)
         if reduction == "sum":
             return total
-        count = self._count(losses.shape, losses.dtype, axis_name)
+        count = self.total_weight(losses.shape, losses.dtype, axis_name)
         return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
 
     def example_weights(
@@ -103,10 +103,11 @@ class Mask(NamedTuple):
             weight = jnp.ones(shape, dtype) if examples is None else examples.astype(dtype)
         if reduction == "sum":
             return weight
-        count = self._count(shape, dtype, axis_name)
+        count = self.total_weight(shape, dtype, axis_name)
         return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
 
-    def _count(self, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None) -> Array:
+    def total_weight(self, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None) -> Array:
+        """The sum of the weights, by which a mean divides."""
         if self.weight is not None:
             count = self.weight.sum()
         elif self.examples is not None:

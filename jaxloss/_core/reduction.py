@@ -1,5 +1,7 @@
 """The public `reduce`. Its arithmetic is that of all losses, `Mask.reduce`."""
 
+from typing import NamedTuple
+
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -51,6 +53,8 @@ def reduce(
 
         loss = k * jaxloss.reduce(losses, where=mask, reduction="sum") / valid_in_all_microbatches
 
+    Where that count is known later, :func:`sum_and_weight` gives what to add up.
+
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``.
       where: boolean mask, broadcast to the shape of ``losses``: False masks an entry. Masked entries may contain
@@ -86,3 +90,57 @@ def reduce(
     values = values.astype(arguments.compute_dtype(values))
     mask = prepare_mask("reduce", where, weights, values.shape, values.dtype).exclude()
     return mask.reduce(values, reduction, axis_name)
+
+
+class SumAndWeight(NamedTuple):
+    """The weighted sum of losses, and the sum of their weights: a mean is their quotient."""
+
+    sum: Array
+    weight: Array
+
+
+@compiled()
+def sum_and_weight(
+    losses: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+) -> SumAndWeight:
+    r"""The numerator and the denominator of the mean of :func:`reduce`, for those who divide later or elsewhere.
+
+    .. math::
+        \Bigl(\sum_i w_i \ell_i,\; \sum_i w_i\Bigr)
+
+    Means of batches of different sizes cannot be averaged; these pairs can be added up, over the batches of an
+    evaluation, microbatches or hosts. The second sum is without weights the number of unmasked entries.
+
+    Args:
+      losses: real array of any shape, such as the losses of ``reduction="none"``, or metrics.
+      where: boolean mask, broadcast to the shape of ``losses``, see :func:`reduce`.
+      weights: real, broadcast to the shape of ``losses``. An entry of weight 0 is masked.
+      axis_name: a mapped axis, or several, over which both sums run as well.
+
+    Returns:
+      A :class:`SumAndWeight` of two scalars; float64 if ``losses`` is, else float32.
+
+    Raises:
+      TypeError: ``where`` is not boolean, or an array is not real.
+      ValueError: a shape does not broadcast to that of ``losses``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> batches = jnp.array([1.0, 2.0, 6.0]), jnp.array([4.0, jnp.nan])
+      >>> pairs = [jaxloss.sum_and_weight(losses, where=~jnp.isnan(losses)) for losses in batches]
+      >>> total, weight = jax.tree.map(lambda *values: sum(values), *pairs)
+      >>> print(total / weight)  # (1 + 2 + 6 + 4) / 4
+      3.25
+    """
+    name = "sum_and_weight"
+    arguments.mapped(name, "axis_name", axis_name)
+    values = arguments.real(name, "losses", losses)
+    values = values.astype(arguments.compute_dtype(values))
+    mask = prepare_mask(name, where, weights, values.shape, values.dtype).exclude()
+    return SumAndWeight(mask.reduce(values, "sum", axis_name), mask.total_weight(values.shape, values.dtype, axis_name))

@@ -218,8 +218,9 @@ def nce_loss(
       >>> import jaxloss
       >>> hidden = jnp.array([[1.0, 2.0]])
       >>> weight = jnp.array([[0.2, -0.4, 0.6], [0.5, 0.3, -0.1]])
-      >>> print(jaxloss.nce_loss(hidden, weight, jnp.array([[0]]), jnp.array([1, 2])).round(4))
-      [1.9689]
+      >>> loss = jaxloss.nce_loss(hidden, weight, jnp.array([[0]]), jnp.array([1, 2]))
+      >>> print(f"{loss[0]:.4f}")
+      1.9744
 
     TensorFlow: ``nce_loss`` (weights of (classes, features)), which samples itself unless it gets ``sampled_values``.
 

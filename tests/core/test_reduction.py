@@ -1,5 +1,7 @@
 """`reduce`: over entries, over devices, over microbatches."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,12 @@ from jax.sharding import PartitionSpec as P
 from tolerances import close, same
 
 import jaxloss
+
+
+def _parameters(name):
+    function = getattr(jaxloss, name)
+    return inspect.signature(function).parameters if inspect.isfunction(function) else ()
+
 
 CE = jaxloss.softmax_cross_entropy_with_integer_labels
 
@@ -152,3 +160,45 @@ def test_an_empty_device_does_not_matter(problem):
 
     ours = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P()))(x, y)
     same(ours, jax.grad(mean_loss)(w, x, y), span=10)
+
+
+def test_pairs_add_up_to_the_mean_of_all(problem):
+    w, x, y = problem
+    losses = CE(x @ w, y, where=y != -100)
+    weights = jnp.linspace(0.5, 2, N)
+    for how in ({}, {"where": y != -100}, {"weights": weights}, {"where": y != -100, "weights": weights}):
+        parts = [{k: v[i : i + 8] for k, v in how.items()} for i in range(0, N, 8)]
+        pairs = [jaxloss.sum_and_weight(losses[8 * i : 8 * i + 8], **part) for i, part in enumerate(parts)]
+        total, weight = (sum(values) for values in zip(*pairs, strict=True))
+        same(total / weight, jaxloss.reduce(losses, **how))
+    empty = jaxloss.sum_and_weight(losses, where=jnp.zeros(N, bool))
+    assert empty == (0, 0)
+    over_devices = jax.vmap(lambda a: jaxloss.sum_and_weight(a, axis_name="i"), axis_name="i")(losses.reshape(4, 8))
+    same(over_devices.sum[2], losses.sum())
+    assert over_devices.weight[2] == N
+
+
+OF_CLASS_WEIGHTS = {name for name in jaxloss.__all__ if "class_weights" in _parameters(name)} - {"dice_loss"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_CLASS_WEIGHTS))
+def test_a_mean_by_class_weights_runs_over_devices(name, problem):
+    """Its weights are made inside of the loss, so it has to know of the devices."""
+    w, x, y = problem
+    loss, table = getattr(jaxloss, name), jnp.linspace(0.5, 3, CLASSES)
+    of_logits = "hidden" not in _parameters(name)
+    how = {"where": y != -100, "weights": jnp.linspace(0.5, 2, N)}
+
+    def mean(w, x, y, how, axis_name=None):
+        labels = jax.nn.one_hot(y, CLASSES) if name == "softmax_cross_entropy" else y
+        arrays = (x @ w, labels) if of_logits else (x, w, labels)
+        found = loss(*arrays, class_weights=table, reduction="mean", axis_name=axis_name, **how)
+        return found[0] if isinstance(found, tuple) else found
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    over = jax.shard_map(
+        lambda *a: mean(*a, axis_name="data"), mesh=mesh, in_specs=(P(), *[P("data")] * 3), out_specs=P()
+    )
+    expected, ours = (jax.jit(jax.value_and_grad(f))(w, x, y, how) for f in (mean, over))
+    same(ours[0], expected[0], span=10)
+    same(ours[1], expected[1], span=10)

@@ -40,7 +40,13 @@ def test_every_public_loss_has_a_row():
 def test_every_loss_has_the_same_interface():
     for name in sorted({case.name for case in CASES}):
         parameters = inspect.signature(getattr(jaxloss, name)).parameters
-        assert list(parameters)[-2:] == ["weights", "reduction"], name
+        # Whose weights are made of class weights, inside, reduces over devices itself.
+        devices = ["axis_name"] if "class_weights" in parameters else []
+        assert [p for p in parameters if p != "class_axis_name"][-2 - len(devices) :] == [
+            "weights",
+            "reduction",
+            *devices,
+        ]
         assert parameters["where"].default is None, name
         assert parameters["weights"].default is None, name
         assert parameters["reduction"].default == "none", name
