@@ -1,4 +1,63 @@
-"""Loss functions for JAX: exact, small, fast, and open to every transformation."""
+"""Loss functions for JAX: accurate to the last digit, memory-efficient, fast, compatible with every transformation.
+
+A loss takes predictions (or logits) and targets (or labels), arrays both, and returns the loss of each example. All
+losses take ``where``, ``weights`` and ``reduction``; :func:`reduce` explains the three.
+
+Softmax cross entropy:
+    softmax_cross_entropy, softmax_cross_entropy_with_integer_labels, softmax_cross_entropy_with_indexed_labels,
+    safe_softmax_cross_entropy, softmax_focal_loss, softmax_focal_loss_with_integer_labels, poly_loss_cross_entropy,
+    multiclass_sparsemax_loss, make_fenchel_young_loss, smooth_labels, token_metrics, TokenMetrics
+
+Binary and multi-label:
+    sigmoid_binary_cross_entropy, sigmoid_focal_loss, sparsemax_loss, multilabel_hinge_loss
+
+Fused linear layer and loss:
+    linear_cross_entropy, linear_cross_entropy_with_metrics, linear_cross_entropy_with_soft_labels,
+    linear_cross_entropy_with_indexed_labels, linear_sigmoid_cross_entropy, linear_log_probs, LogProbs,
+    linear_kl_divergence, linear_kl_divergence_with_top_k_targets, linear_jensen_shannon_divergence,
+    sampled_softmax_loss, nce_loss
+
+Distillation and divergences:
+    softmax_kl_divergence, softmax_kl_divergence_with_top_k_targets, softmax_jensen_shannon_divergence,
+    kl_divergence, kl_divergence_with_log_targets, generalized_kl_divergence, jensen_shannon_divergence,
+    total_variation_distance
+
+From probabilities:
+    categorical_cross_entropy, categorical_cross_entropy_with_integer_labels, binary_cross_entropy, nll_loss,
+    generalized_cross_entropy
+
+Margins:
+    hinge_loss, squared_hinge_loss, soft_margin_loss, perceptron_loss, multiclass_hinge_loss,
+    weston_watkins_hinge_loss, multiclass_perceptron_loss, categorical_hinge_loss_with_zero_class
+
+Regression:
+    squared_error, l2_loss, sum_of_squares_error, absolute_error, huber_loss, smooth_l1_loss, charbonnier_loss,
+    log_cosh, quantile_loss, absolute_percentage_error, squared_logarithmic_error
+
+Likelihoods:
+    gaussian_nll_loss, gaussian_nll_loss_with_log_variance, poisson_nll_loss, poisson_nll_loss_with_log_rates
+
+Embeddings:
+    cosine_similarity, cosine_distance, cosine_embedding_loss, triplet_margin_loss, hinge_embedding_loss, ntxent,
+    circle_loss
+
+Segmentation:
+    dice_loss, binary_dice_loss, multiclass_generalized_dice_loss, tversky_loss
+
+Ranking:
+    ranking_softmax_loss, margin_ranking_loss
+
+Sequences:
+    ctc_loss, ctc_loss_with_forward_probs, ctc_greedy_decode, ctc_beam_decode, CTCDecoded, ctc_align, CTCAlignment,
+    rnnt_loss, rnnt_loss_with_joint
+
+Reduction:
+    reduce, sum_and_weight, SumAndWeight
+
+``from jaxloss import *`` would replace ``functools.reduce``, if you have imported it: ``import jaxloss`` instead.
+"""
+
+from typing import Never
 
 from ._contrastive import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
@@ -189,3 +248,9 @@ __all__ = [
     "tversky_loss",
     "weston_watkins_hinge_loss",
 ]
+
+
+def __getattr__(name: str) -> Never:
+    from ._other_names import explain
+
+    raise AttributeError(explain(name))

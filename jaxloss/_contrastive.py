@@ -1,5 +1,7 @@
 """Contrastive losses: every example of a batch is compared with every other one."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

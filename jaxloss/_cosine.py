@@ -1,5 +1,7 @@
 """The cosine between vectors, and how far it is from 1."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -14,6 +14,8 @@ sums. With them the posterior of each state goes back from the last frame to the
 nothing in it is large, and nothing rounds but the shares.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Connectionist temporal classification: which labels are probable, and which frames emitted given ones."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Dice losses of maps of logits or probabilities, for each class of an image."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Divergences of a student's softmax from a teacher's, both from logits."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

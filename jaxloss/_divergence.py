@@ -1,5 +1,7 @@
 """Divergences between distributions, each a sum over the classes."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Losses of pairs and triplets of embeddings, and of distances between them."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

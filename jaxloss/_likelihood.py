@@ -1,5 +1,7 @@
 """Negative log-likelihoods of counts and of real numbers."""
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Losses of the margin of a signed score: hinges and the perceptron."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import relu

@@ -1,5 +1,7 @@
 """Losses of the margins between the scores of classes: hinges and the perceptron."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Cross entropies from probabilities. Where there are logits, the losses of logits are exact and these are not."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

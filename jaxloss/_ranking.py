@@ -1,5 +1,7 @@
 """Losses of ranked lists."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax.numpy as jnp

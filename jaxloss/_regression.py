@@ -1,5 +1,7 @@
 """Losses of an error: regression, of a mean, a median or a quantile."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Losses of an error that large errors do not dominate."""
 
+from __future__ import annotations
+
 import math
 from itertools import count
 

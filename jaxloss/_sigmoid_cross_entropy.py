@@ -1,5 +1,7 @@
 """Cross entropy of a sigmoid, from logits."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array

@@ -1,5 +1,7 @@
 """The focal loss of a sigmoid, which weights elements by how hard they are."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Cross entropies of a softmax, from logits."""
 
+from __future__ import annotations
+
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike

@@ -1,5 +1,7 @@
 """The focal losses of a softmax and the poly loss: sums over the classes of a function of -log p."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

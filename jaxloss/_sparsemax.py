@@ -1,5 +1,7 @@
 """Losses of the sparsemax, and Fenchel-Young losses of any maximum."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -15,6 +15,8 @@ largest is subtracted after each. Arrays by diagonals have entry (t, u) at (t + 
 blank of probability 1. So is every node after the last frame: what ends too early never reaches the last label.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,5 +1,7 @@
 """The Tversky loss of a mask of probabilities, of which dice and Jaccard losses are special cases."""
 
+from __future__ import annotations
+
 from jax import Array
 from jax.typing import ArrayLike
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 from . import arguments
 
@@ -35,7 +34,7 @@ def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Call
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         parameters = inspect.signature(function).parameters
-        arrays = {name for name, p in parameters.items() if p.annotation in (ArrayLike, ArrayLike | None)}
+        arrays = {name for name, p in parameters.items() if p.annotation in ("ArrayLike", "ArrayLike | None")}
         names = tuple(name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY)
 
         @functools.partial(jax.jit, static_argnums=0)

@@ -1,5 +1,7 @@
 """The public `reduce`. Its arithmetic is that of all losses, `Mask.reduce`."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from jax import Array

@@ -1,5 +1,7 @@
 """From the arguments that all losses of hidden states share to chunks, and back to what a call returns."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

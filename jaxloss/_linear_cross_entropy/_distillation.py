@@ -1,5 +1,7 @@
 """Divergences of a student's distribution from a teacher's, both from hidden states."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

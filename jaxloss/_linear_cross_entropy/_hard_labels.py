@@ -1,5 +1,7 @@
 """A teacher's loss and the cross entropy of labels, of the same logits in one pass."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The log-probability of labels and the entropy, from hidden states."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np

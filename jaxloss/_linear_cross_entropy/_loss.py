@@ -1,5 +1,7 @@
 """The cross entropy of hidden states against labels."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

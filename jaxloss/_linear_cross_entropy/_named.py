@@ -1,5 +1,7 @@
 """Losses of hidden states against targets that name some classes by index: a few probabilities, a teacher's top k."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Losses of hidden states and a sample of the classes, for training with more of them than can all be compared."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The cross entropy of a sigmoid for each class, of hidden states against the indices of the positive classes."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

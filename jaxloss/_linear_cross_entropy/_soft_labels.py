@@ -1,5 +1,7 @@
 """The cross entropy of hidden states against a probability for each class."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,0 +1,35 @@
+"""What one sees of the module: its docstring, completion, and the names of other libraries."""
+
+import inspect
+import re
+
+import pytest
+
+import jaxloss
+from jaxloss._other_names import NAMES
+
+
+def test_the_docstring_names_each_function_once():
+    families = re.findall(r"^[A-Z][^\n]*:\n((?:    .*\n)+)", jaxloss.__doc__, re.MULTILINE)
+    names = [name.strip() for family in families for name in family.replace("\n", " ").split(",")]
+    assert sorted(names) == sorted(jaxloss.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in jaxloss.__all__ if inspect.isfunction(getattr(jaxloss, name))])
+def test_signatures_are_short(name):
+    assert "Union" not in str(inspect.signature(getattr(jaxloss, name)))
+    assert len(str(inspect.signature(getattr(jaxloss, name)))) < 1000
+
+
+@pytest.mark.parametrize(("name", "ours"), NAMES.items())
+def test_a_name_of_another_library_leads_to_ours(name, ours):
+    assert ours in jaxloss.__all__
+    assert name not in jaxloss.__all__
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; use `jaxloss.{ours}`."):
+        getattr(jaxloss, name)
+
+
+def test_another_unknown_name():
+    with pytest.raises(AttributeError, match=r"module 'jaxloss' has no attribute 'zzz'\."):
+        jaxloss.zzz  # noqa: B018
+    assert not hasattr(jaxloss, "__path_of_nothing__")
