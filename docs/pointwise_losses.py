@@ -3,7 +3,9 @@
 import argparse
 import functools
 import pathlib
+import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,13 @@ import numpy as np
 
 import jaxloss
 
-INK, ACCENT, MUTED = "#1b1f24", "#c2410c", "#8b949e"
-COLUMNS = 6
-PAGE = pathlib.Path(__file__).parent / "pointwise_losses.png"
+HERE = pathlib.Path(__file__).parent
+COLUMNS = 4
+# ink, derivative, axes, background of each theme
+THEMES = {
+    "light": ("#1b1f24", "#c2410c", "#d0d7de", "#ffffff"),
+    "dark": ("#e6edf3", "#ff9e64", "#3d444d", "#0d1117"),
+}
 
 # loss, target, options, from, to, where the axis of the values ends
 CURVES = [
@@ -53,35 +59,56 @@ def curve(loss: Callable[..., jax.Array], x: np.ndarray, target: float) -> tuple
     return value, slope
 
 
-def main(picture: pathlib.Path = PAGE) -> None:
-    plt.rcParams |= {"font.family": "DejaVu Sans", "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED}
-    rows = -(-len(CURVES) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.5 * COLUMNS, 2.5 * rows), layout="constrained")
-    for ax in axes.flat[len(CURVES) :]:
-        ax.axis("off")
-    for ax, (name, target, options, start, stop, top) in zip(axes.flat, CURVES, strict=False):
-        x = np.linspace(start, stop, 801, dtype=np.float32)
-        value, slope = curve(functools.partial(getattr(jaxloss, name), **options), x, target)
-        ax.axhline(0, color="#d0d7de", lw=0.8, zorder=0)
-        ax.axvline(target, color="#d0d7de", lw=0.8, ls=":", zorder=0)
-        ax.plot(x, slope, color=ACCENT, lw=1.3)
-        ax.plot(x, value, color=INK, lw=2)
-        lines = name.replace("_with_", "\nwith_").replace("_cross", "\ncross").replace("_percentage", "\npercentage")
-        lines = lines.replace("_logarithmic", "\nlogarithmic")
-        given = ", ".join(f"{k}={v:g}" if not isinstance(v, bool) else k for k, v in {"t": target, **options}.items())
-        ax.set_title(f"{lines}\n", loc="left", fontsize=9, family="DejaVu Sans Mono", pad=4)
-        ax.text(0, 1.02, given, transform=ax.transAxes, fontsize=8, color=MUTED)
-        ax.set(xlim=(start, stop), ylim=(-top / 2, top))
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=7)
-    figure.suptitle("Loss (black) and its derivative (orange) by the prediction", x=0.005, ha="left", fontsize=12)
+def draw(ax: plt.Axes, theme: str, name: str, *rest: Any) -> None:
+    target, options, start, stop, top = rest
+    ink, accent, axes, _ = THEMES[theme]
+    x = np.linspace(start, stop, 401, dtype=np.float32)
+    value, slope = curve(functools.partial(getattr(jaxloss, name), **options), x, target)
+    ax.axhline(0, color=axes, lw=0.8, zorder=0)
+    ax.axvline(target, color=axes, lw=0.8, ls=":", zorder=0)
+    ax.plot(x, slope, color=accent, lw=1.6)
+    ax.plot(x, value, color=ink, lw=2.2)
+    given = ", ".join(f"{k}={v:g}" if not isinstance(v, bool) else k for k, v in {"target": target, **options}.items())
+    ax.text(0, 1.03, given, transform=ax.transAxes, fontsize=9, color=ink, alpha=0.7)
+    ax.set(xlim=(start, stop), ylim=(-top / 2, top), facecolor="none")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(axes)
+    ax.tick_params(labelsize=9, colors=ink, color=axes)
+
+
+def save(figure: plt.Figure, picture: pathlib.Path, theme: str) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110, facecolor="white")
+    figure.savefig(picture, facecolor=THEMES[theme][-1], metadata={"Date": None})
     plt.close(figure)
-    print(f"the picture is {picture}")
+
+
+def draw_each(folder: pathlib.Path) -> None:
+    """A picture of each loss, for its page."""
+    for theme in THEMES:
+        for name, *rest in CURVES:
+            figure, ax = plt.subplots(figsize=(4, 2.6), layout="constrained")
+            draw(ax, theme, name, *rest)
+            save(figure, folder / f"{name}-{theme}.svg", theme)
+
+
+def main(folder: pathlib.Path = HERE) -> None:
+    plt.rcParams |= {"font.family": "DejaVu Sans", "svg.hashsalt": "jaxloss"}
+    rows = -(-len(CURVES) // COLUMNS)
+    for theme, (ink, *_) in THEMES.items():
+        figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.9 * COLUMNS, 2.7 * rows), layout="constrained")
+        for ax in axes.flat[len(CURVES) :]:
+            ax.axis("off")
+        for ax, (name, *rest) in zip(axes.flat, CURVES, strict=False):
+            draw(ax, theme, name, *rest)
+            lines = re.sub("_(with|cross|percentage|logarithmic|nll|log)", r"\n\1", name, count=2)
+            ax.set_title(f"{lines}\n", loc="left", fontsize=11, family="DejaVu Sans Mono", color=ink, pad=4)
+        head = "Each loss and (thin, orange) its derivative, by the prediction"
+        figure.suptitle(head, x=0.005, ha="left", fontsize=13, color=ink)
+        save(figure, folder / f"pointwise_losses-{theme}.svg", theme)
+    print(f"the pictures are in {folder}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--picture", type=pathlib.Path, default=PAGE)
+    parser.add_argument("--folder", type=pathlib.Path, default=HERE)
     main(**vars(parser.parse_args()))

@@ -57,7 +57,7 @@ Reduction:
 ``from jaxloss import *`` would replace ``functools.reduce``, if you have imported it: ``import jaxloss`` instead.
 """
 
-from typing import Never
+from typing import Never as _Never
 
 from ._contrastive import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
@@ -250,7 +250,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Never:
+def __getattr__(name: str) -> _Never:
     from ._other_names import explain
 
     raise AttributeError(explain(name))

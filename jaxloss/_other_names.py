@@ -31,7 +31,7 @@ NAMES = {
     "kl_loss": "kl_divergence",
     "kldiv_loss": "kl_divergence",
     "l1_loss": "absolute_error",
-    "log_loss": "sigmoid_binary_cross_entropy",
+    "log_loss": "binary_cross_entropy",
     "log_poisson_loss": "poisson_nll_loss_with_log_rates",
     "logcosh": "log_cosh",
     "mae": "absolute_error",

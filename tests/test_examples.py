@@ -82,9 +82,9 @@ def test_the_gallery_shows_every_elementwise_loss(tmp_path):
     gallery = load("pointwise_losses", DOCS)
     of_pairs = {"hinge_embedding_loss", "margin_ranking_loss"}
     assert {name for name, *_ in gallery.CURVES} == {case.name for case in CASES if not case.rows} - of_pairs
-    picture = tmp_path / "pointwise_losses.png"
-    gallery.main(picture)
-    assert picture.stat().st_size > 10_000
+    gallery.main(tmp_path)
+    for theme in ("light", "dark"):
+        assert (tmp_path / f"pointwise_losses-{theme}.svg").stat().st_size > 10_000
 
 
 def test_stability(tmp_path):
