@@ -1,14 +1,15 @@
-# `make demo`, `make test`, `make sweep` (more tests of the same) and `make bench`: each makes its own environment below
-# .venv with $(PYTHON), 3.11 or newer; `make bench-compile` needs 3.12. What `python -m benchmarks` takes goes into ARGS:
-# make bench ARGS='--only huber'. SEED is that of the random calls in the tests: the same ones each time in `make test`,
-# others in each `make sweep`, which prints it. Tests marked `exact`, which compare with many digits, are compiled as users
-# compile them, the others without LLVM's optimizations, in half the time; `make sweep` compiles everything as users do.
+# `make demo`, `make test`, `make sweep` (more tests of the same), `make peers-tensorflow` and `make bench`: each makes its
+# own environment below .venv with $(PYTHON), 3.11 or newer; `make bench-compile` needs 3.12. What `python -m benchmarks`
+# takes goes into ARGS: make bench ARGS='--only huber'. SEED is that of the random calls in the tests: the same ones
+# each time in `make test`, others in each `make sweep`, which prints it. Tests marked `exact`, which compare with many
+# digits, are compiled as users compile them, the others without LLVM's optimizations, in half the time; `make sweep`
+# compiles everything as users do.
 PYTHON ?= python3
 WORKERS ?= 2
 SEED ?= 0
 PYTEST = .venv/test/bin/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-seed=$(SEED)
 
-.PHONY: demo test sweep lint bench bench-compile clean
+.PHONY: demo test sweep peers-tensorflow lint bench bench-compile clean
 
 demo: .venv/demo/done
 	.venv/demo/bin/python examples/digits.py
@@ -20,6 +21,9 @@ test: .venv/test/done
 sweep: SEED = $(shell date +%s)
 sweep: .venv/test/done
 	$(PYTEST) -m sweep
+
+peers-tensorflow: .venv/tensorflow/done
+	.venv/tensorflow/bin/python -m pytest tests/peers/test_migration.py -k TensorFlow
 
 bench: .venv/bench/done
 	.venv/bench/bin/python -m benchmarks $(ARGS)
@@ -34,6 +38,7 @@ lint: .venv/lint/done
 
 .venv/demo/done: EXTRAS = examples
 .venv/test/done: EXTRAS = test
+.venv/tensorflow/done: EXTRAS = test,tensorflow
 .venv/lint/done: EXTRAS = lint
 .venv/bench/done: EXTRAS = bench,peers
 .venv/bench-compile/done: EXTRAS = bench,compile

@@ -82,18 +82,19 @@ def same(call: str, difference: str = "", *kinds: str, **rest) -> Row:
 def peers() -> list[Peer]:
     from migration_keras import KERAS  # they take Row from here
     from migration_optax import OPTAX
+    from migration_tensorflow import TENSORFLOW
     from migration_torch import TORCH
 
-    return [OPTAX, KERAS, TORCH]
+    return [OPTAX, KERAS, TORCH, TENSORFLOW]
 
 
 HEAD = """\
 # Change the import
 
-The losses of optax, Keras and PyTorch, what to call from `jaxloss` instead, what differs, and where theirs is wrong. In
-all calls `x` are predictions, `y` targets, and `z` is what else there is. The tests run every row, both sides, values
-and gradients, under `jit`: on random inputs, on equal ones, on logits of 30 and 100, where predictions hit, and at
-zero; and each input of the last column, against the truth at 40 digits.
+The losses of optax, Keras, PyTorch and TensorFlow, what to call from `jaxloss` instead, what differs, and where theirs
+is wrong. In all calls `x` are predictions, `y` targets, and `z` is what else there is. The tests run every row, both
+sides, values and gradients, under `jit`: on random inputs, on equal ones, on logits of 30 and 100, where predictions
+hit, and at zero; and each input of the last column, against the truth at 40 digits.
 """
 
 

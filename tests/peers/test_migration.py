@@ -16,9 +16,8 @@ from tolerances import close, like_keras
 import jaxloss
 
 PEERS = {peer.name: peer for peer in peers()}
-PINNED = dict(
-    re.findall(r'"(\w+)==([\d.]+)"', (pathlib.Path(__file__).parent.parent.parent / "pyproject.toml").read_text())
-)
+PROJECT = pathlib.Path(__file__).parent.parent.parent / "pyproject.toml"
+PINNED = dict(re.findall(r'"(\w+)(?:-cpu)?==([\d.]+)"', PROJECT.read_text()))
 EDGES = ("random", "zeros", "equal", "far", "farther", "hit")
 SHAPE = (16, 5)
 SHAPES = {"images": (4, 5, 3), "pixels": (4, 6, 5), "frames": (3, 9, 5), "head": (7, 5)}
@@ -47,12 +46,14 @@ def as_a_user_runs_it():
 
 def library(name):
     """The names of the pinned peer: its losses, and what else its calls take."""
-    found = {"optax": "optax", "Keras": "keras", "PyTorch": "torch"}[name]
+    found = {"optax": "optax", "Keras": "keras", "PyTorch": "torch", "TensorFlow": "tensorflow"}[name]
     module = pytest.importorskip(found)
     if module.__version__.partition("+")[0] != PINNED[found]:
         pytest.skip(f"the tables are of {found} {PINNED[found]}")
     if found == "torch":
         return vars(module.nn.functional) | {"torch": module}
+    if found == "tensorflow":
+        return {"tf": module}
     return vars(module.losses) | {"ops": getattr(module, "ops", None)}
 
 
@@ -116,6 +117,7 @@ def draw(row):
         "v": rng.uniform(0.5, 2, SHAPE),
         "keep": rng.random(SHAPE[0]) < 0.7,
         "classes": (rng.random(SHAPE) < 0.6) | (one_hot == 1),
+        "e": np.random.default_rng(1).uniform(0.1, 1, SHAPES["head"][0]),
     }
     for edge in EDGES:
         for name in "zyx":
@@ -190,6 +192,20 @@ def in_torch(known, call, by, logits="", forward=False):
     return run
 
 
+def in_tensorflow(known, call, by, logits="", forward=False):
+    def run(names):
+        tf = known["tf"]
+        tensors = {k: tf.convert_to_tensor(np.asarray(v)) for k, v in names.items()}
+        with tf.GradientTape() as tape:
+            tape.watch([tensors[k] for k in by])
+            given = tensors | {k: tf.nn.softmax(tensors[k]) for k in logits}
+            value = eval(call, known | given)
+        gradients = tape.gradient(value, [tensors[k] for k in by], unconnected_gradients="zero")
+        return [np.asarray(tf.convert_to_tensor(a), np.float32) for a in (value, *gradients)]
+
+    return run
+
+
 def agree(peer, ours, theirs, size, span, of):
     if peer == "Keras" and "frames" not in of:
         like_keras(ours / max(size, 1), theirs / max(size, 1))
@@ -200,7 +216,7 @@ def agree(peer, ours, theirs, size, span, of):
 def functions(peer, row, *rest):
     """Ours and theirs."""
     known = library(peer)
-    theirs = in_torch if peer == "PyTorch" else in_jax
+    theirs = {"PyTorch": in_torch, "TensorFlow": in_tensorflow}.get(peer, in_jax)
     return in_jax(vars(jaxloss), row.ours, *rest), theirs(known, row.theirs, *rest)
 
 
@@ -257,6 +273,10 @@ def test_where_they_are_wrong(peer, row, wrong):
 
 def public(name, known):
     """The losses of a peer, as it has them."""
+    if name == "TensorFlow":  # modules that load what is asked for
+        nn, losses = known["tf"].nn, known["tf"].compat.v1.losses
+        found = {k for k in dir(nn) if re.search("loss|entropy", k)} | {k for k in dir(losses) if k[0] != "_"}
+        return {k for k in found if k == k.lower() and not re.match("add|get|scale", k)}
     found = {k for k, v in known.items() if callable(v) and k[0] != "_" and k == k.lower()}
     if name == "optax":
         return found
