@@ -9,7 +9,7 @@ WORKERS ?= 2
 SEED ?= 0
 PYTEST = .venv/test/bin/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-seed=$(SEED)
 
-.PHONY: demo test sweep peers-tensorflow lint bench bench-compile clean
+.PHONY: docs demo test sweep peers-tensorflow lint bench bench-compile clean
 
 demo: .venv/demo/done
 	.venv/demo/bin/python examples/digits.py
@@ -25,6 +25,9 @@ sweep: .venv/test/done
 peers-tensorflow: .venv/tensorflow/done
 	.venv/tensorflow/bin/python -m pytest tests/peers/test_migration.py -k TensorFlow
 
+docs: .venv/docs/done
+	.venv/docs/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 bench: .venv/bench/done
 	.venv/bench/bin/python -m benchmarks $(ARGS)
 
@@ -38,6 +41,7 @@ lint: .venv/lint/done
 
 .venv/demo/done: EXTRAS = examples
 .venv/test/done: EXTRAS = test
+.venv/docs/done: EXTRAS = docs
 .venv/tensorflow/done: EXTRAS = test,tensorflow
 .venv/lint/done: EXTRAS = lint
 .venv/bench/done: EXTRAS = bench,peers

@@ -6,11 +6,13 @@ import sys
 import urllib.error
 import urllib.request
 
+import jupytext
 from docutils import nodes
 from sphinx import addnodes
 
 import jaxloss
 
+REPOSITORY = "https://github.com/jaxloss/jaxloss"
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
@@ -20,7 +22,7 @@ release = version = jaxloss.__version__
 copyright = author
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
@@ -29,7 +31,10 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "gallery/*.py"]
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
 templates_path = ["_templates"]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -107,7 +112,21 @@ def draw_curves() -> list[str]:
     return [name for name, *_ in pointwise_losses.CURVES]
 
 
+def write_notebooks() -> None:
+    """Each script of the gallery as a notebook, which has a link that opens it."""
+    for script in sorted((HERE / "gallery").glob("*.py")):
+        notebook = jupytext.read(script)
+        page = f"{REPOSITORY.removeprefix('https://github.com/')}/blob/main/docs/gallery/{script.stem}.ipynb"
+        badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        notebook.cells[0].source += f"\n\n{badge}(https://colab.research.google.com/github/{page})"
+        for i, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{i}"
+        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        write(script.with_suffix(".ipynb"), jupytext.writes(notebook, "ipynb"))
+
+
 write_api()
+write_notebooks()
 autosummary_context = {"curves": draw_curves()}
 
 
