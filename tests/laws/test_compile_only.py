@@ -139,6 +139,23 @@ def test_no_layout_exchanges_a_weight_in_each_chunk_on_an_accelerator(layout, ki
         assert program.memory_analysis().temp_size_in_bytes <= temporaries * 2**30
 
 
+def test_indices_of_split_classes_exchange_no_logits_on_an_accelerator(monkeypatch):
+    """On an automatic mesh the compiler splits the scatter of a teacher's classes."""
+    pytest.importorskip(needs("v5e"))
+    k = 32
+
+    def mean(hidden, weight, labels):
+        indices = (labels[..., None] + 997 * jnp.arange(k, dtype=np.int32)) % weight.shape[1]
+        log_probs = jnp.full(indices.shape, -4.0)
+        return jaxloss.linear_kl_divergence_with_top_k_targets(hidden, weight, indices, log_probs, reduction="mean")
+
+    monkeypatch.setitem(layouts.FORMS, "top k", mean)
+    layout = next(one for one in layouts.LAYOUTS if one.name == "fully sharded × tensor parallel")
+    program = layouts.compiled(layout, "top k", "Auto", "v5e", layouts.CLASSES[0])
+    assert sum(transfer.sent for transfer in transfers(program.as_text())) <= 0.8 * 2**30
+    assert program.memory_analysis().temp_size_in_bytes <= 2.3 * 2**30
+
+
 @pytest.mark.parametrize(("target", "gibibytes"), [("h200", 0.8), ("v6e", 1.0)])
 def test_a_gradient_added_up_in_bfloat16_on_an_accelerator_needs_no_second_array_of_its_size(target, gibibytes):
     pytest.importorskip(needs(target))
