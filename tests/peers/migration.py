@@ -26,10 +26,10 @@ class Wrong(NamedTuple):
             return _floats(eval(self.truth, vars(mpmath)))
 
     def __str__(self) -> str:
-        dtype = "" if self.dtype == "float32" else f" in {self.dtype}"
-        of = {"value": "", "gradient": "gradient ", "forward": "in forward mode ", "by y": "gradient by y "}[self.of]
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        of = {"value": "", "gradient": ", gradient", "forward": ", forward mode", "by y": ", gradient by y"}[self.of]
         theirs = f"raises {self.theirs}" if self.theirs.endswith("Error") else self.theirs
-        return f"`{self.inputs}`{dtype}: {of}{theirs} there, {_short(self.true())} here"
+        return f"`{self.inputs}`{dtype}{of} | {theirs} | {_short(self.true())}"
 
 
 class Row(NamedTuple):
@@ -51,7 +51,13 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         ours = "the same" if self.ours == self.theirs else f"`{self.ours}`"
-        return f"| `{self.theirs}` | {ours} | {self.difference} | {'; '.join(map(str, self.wrong))} |\n"
+        return f"| `{self.theirs}` | {ours} | {self.difference} |\n"
+
+    @property
+    def faults(self) -> str:
+        """Where theirs is wrong."""
+        calls = [f"`{self.theirs}`", *[""] * len(self.wrong)]
+        return "".join(f"| {call} | {wrong} |\n" for call, wrong in zip(calls, self.wrong, strict=False))
 
 
 class Peer(NamedTuple):
@@ -89,12 +95,13 @@ def peers() -> list[Peer]:
 
 
 HEAD = """\
-# Change the import
+# Coming from optax, Keras, PyTorch, TensorFlow
 
-The losses of optax, Keras, PyTorch and TensorFlow, what to call from `jaxloss` instead, what differs, and where theirs
-is wrong. In all calls `x` are predictions, `y` targets, and `z` is what else there is. The tests run every row, both
-sides, values and gradients, under `jit`: on random inputs, on equal ones, on logits of 30 and 100, where predictions
-hit, and at zero; and each input of the last column, against the truth at 40 digits.
+Their losses, and what to call from `jaxloss` instead. In all calls `x` are predictions, `y` targets, and `z` is what
+else there is. A second table of each library has inputs at which it is wrong.
+
+The tests run every row on both sides: values and gradients under `jit`, on random inputs, on equal ones, on logits of
+30 and 100, where predictions hit, and at zero. Inputs of the second tables are compared with the truth at 40 digits.
 """
 
 
@@ -102,8 +109,10 @@ def page() -> str:
     """The page, as Markdown."""
     sections = [
         f"\n## From {peer.name}\n\n{peer.head}\n"
-        f"| {peer.name} | here | what differs | where theirs is wrong |\n|---|---|---|---|\n"
-        f"{''.join(map(str, peer.rows))}\n{peer.tail}"
+        f"| {peer.name} | here | what differs |\n|---|---|---|\n{''.join(map(str, peer.rows))}\n{peer.tail}"
+        f"\n### Where {peer.name} is wrong\n\n"
+        f"| call | input | {peer.name} | the truth, and jaxloss |\n|---|---|---|---|\n"
+        f"{''.join(row.faults for row in peer.rows)}"
         for peer in peers()
     ]
     return HEAD + "".join(sections)

@@ -350,9 +350,12 @@ ROWS = [
 OPTAX = Peer(
     "optax",
     """\
-All of `optax.losses` has its name here, and takes the same call: change the import. optax' own tests of its losses pass
-with it (`tests/peers/test_drop_in.py` names those that do not, and why). `w` has a weight for each class, `v` one for
-each entry, `keep` a `bool` for each row, `classes` one for each entry.
+Change the import: each name of `optax.losses` takes the same call here, except `convex_kl_divergence`, which optax
+deprecates. The tests that optax ships for its losses pass with the import changed; `tests/peers/test_drop_in.py` names
+the differences. The largest one: most losses of optax broadcast targets of another shape, and jaxloss raises, as (3,)
+beside (3, 1) is a mistake. A single number as target fills the shape in both.
+
+`w` has a weight for each class, `v` one for each entry, `keep` a `bool` for each row, `classes` one for each entry.
 """,
     ROWS,
     """\
