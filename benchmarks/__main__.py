@@ -30,7 +30,7 @@ def main() -> None:
         nargs="*",
         type=pathlib.Path,
         metavar="FILE",
-        help="measure nothing, write BENCHMARKS.md again, with the results in these files of --out",
+        help="measure nothing, write the pages again, with the results in these files of --out",
     )
     parser.add_argument("--output", type=pathlib.Path, help="the folder to write to, instead of this checkout")
     parser.add_argument(

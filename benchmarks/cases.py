@@ -230,14 +230,12 @@ def _torch_distillation(functional: Any) -> Callable[..., Any]:
     return loss
 
 
-CPU_NOTE = (
-    "What is behind a peer beyond noise, or takes more than 1.5 of the two-pass time, and why, as the compiled text "
-    "shows it. On two cores of an AMD EPYC (AVX-512, JAX 0.12.0.1) an array takes 0.17 ns an element in float32 and "
-    "0.07 in bfloat16 to read and write, 0.19 and 0.31 with an exponential, 0.35 and 0.48 with a log1p; a sum over "
-    "rows takes 0.08 and 0.04, of exponentials 0.2 and 0.18. So what has them in both passes takes 2 to 4 times as "
-    "long in float32, and longer in bfloat16, whose bytes are half and whose arithmetic is in float32. For single "
-    "losses:"
-)
+CPU_NOTE = """\
+What is behind a peer beyond noise, or takes more than 1.5 of the two-pass time, and why, as the compiled text shows it.
+On two cores of an AMD EPYC (AVX-512, JAX 0.12.0.1) an array takes 0.17 ns an element in float32 and 0.07 in bfloat16 to
+read and write, 0.19 and 0.31 with an exponential, 0.35 and 0.48 with a log1p; a sum over rows takes 0.08 and 0.04, of
+exponentials 0.2 and 0.18. So what has them in both passes takes 2 to 4 times as long in float32. It takes longer in
+bfloat16, whose bytes are half and whose arithmetic is in float32. For single losses:"""
 
 _on_cpu = (VOCABULARY, ROWS, NARROW, TINY)
 _rows = {"shapes": _on_cpu, "on_accelerators": (HUGE, *_on_cpu), "dtypes": BOTH}
@@ -551,7 +549,7 @@ CASES = (
         lambda x, t: 1 - _cosine(x, t),
         (optax("cosine_distance"),),
         shapes=(NARROW,),
-        cpu_note="as the similarity.",
+        cpu_note="as `cosine_similarity`.",
     ),
     Case(
         "sigmoid_focal_loss",
@@ -573,7 +571,7 @@ CASES = (
                 lambda k: lambda x, t: k.losses.categorical_focal_crossentropy(t, x, alpha=1.0, from_logits=True),
             ),
         ),
-        cpu_note="as the sigmoid's; the slopes, which the gradient of a sure row sums, are computed twice.",
+        cpu_note="as `sigmoid_focal_loss`; the slopes, which the gradient of a sure row sums, are computed twice.",
     ),
     Case(
         "poly_loss_cross_entropy",
@@ -620,7 +618,7 @@ CASES = (
         shapes=(IMAGES,),
         quick=(2, 16, 4),
         call=batches.generalized_dice,
-        cpu_note="as dice_loss.",
+        cpu_note="as `dice_loss`.",
     ),
     Case(
         "binary_dice_loss",
@@ -638,7 +636,7 @@ CASES = (
         (optax("ranking_softmax_loss"),),
         shapes=(NARROW,),
         call=batches.ranking,
-        cpu_note="as softmax_cross_entropy.",
+        cpu_note="as `softmax_cross_entropy`.",
     ),
     Case(
         "ntxent",
@@ -673,7 +671,7 @@ CASES = (
         (Peer("torch", lambda f: lambda x, t: f.cosine_embedding_loss(x, t, x.new_ones(len(x)))),),
         shapes=(NARROW,),
         call=batches.pairs,
-        cpu_note="as the similarity.",
+        cpu_note="as `cosine_similarity`.",
     ),
     Case(
         "margin_ranking_loss",
@@ -743,7 +741,7 @@ CASES = (
         _pair(logits, logits),
         lambda x, y: _jensen_shannon(jax.nn.log_softmax(x), jax.nn.log_softmax(y)),
         shapes=(NARROW,),
-        cpu_note="as the divergence of log-probabilities.",
+        cpu_note="as `jensen_shannon_divergence`.",
     ),
     Case(
         "total_variation_distance",

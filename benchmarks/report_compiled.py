@@ -1,53 +1,97 @@
-"""The part of BENCHMARKS.md on what compilers say of devices that are not here."""
+"""The page of what compilers say of devices that are not here."""
 
+import math
 import pathlib
 from collections.abc import Iterator
 
-from . import charts, tables
+from . import tables
 from .compile_only import LARGE, LONG
 from .compiled_text import largest
 from .layouts import CLASSES, LAYOUTS, TOPOLOGIES
 from .records import shape_and_dtype
-from .tables import OF_PRODUCTS, SMALL, TOO_LARGE, Record
+from .tables import OF_PRODUCTS, OF_SEQUENCES, TOO_LARGE, Record
 from .targets import ABSENT, MEMORY
 
 BEGIN, END = "<!-- layouts: from python -m benchmarks -->", "<!-- layouts: end -->"
-TITLE = "compiler estimate, no device"
-HEAD = f"""## TPUs and GPUs: {TITLE}
+MIB = 2**20
+HEAD = f"""# Benchmarks: TPUs and GPUs, compiled for without a device
 
-Every case, compiled for a device that was not there. These are the compilers' statements of memory: no time is among
-them, and nothing has been compared with a device. *Peak* is the compiler's figure for everything at once, inputs and
-outputs included; `{TOO_LARGE}` is what it refuses for the memory of one device (compilers for GPUs refuse nothing).
-Operations (floating point) and bytes are analytic: of the plain form and its gradient, and of two passes. Memory is in
-MiB. *On four* is our loss on a mesh of 2×2, rows split over one axis and classes over the other, for each device: its
-temporaries, and the largest array that devices exchange.
+These are the compilers' statements of memory. No time is among them, and nothing has been compared with a device.
+[BENCHMARKS.md](../../BENCHMARKS.md) has the times on devices that were there.
+
+- *Temporaries* are bytes beside inputs and outputs.
+- *Peak* is the compiler's figure for everything at once, inputs and outputs included.
+- `{TOO_LARGE}` is what a compiler refuses for the memory of one device. Compilers for GPUs refuse nothing.
+- *Operations* (floating point) and *bytes* are analytic: of the plain form and its gradient, and of two passes.
+- *On four* is our loss on a mesh of 2×2, rows split over one axis and classes over the other, for each device: its
+  temporaries, and the largest array that devices exchange.
+"""
+
+WITHOUT_LOGITS = """## Without the logits
+
+MiB of temporaries and of the peak. What multiplies matrices on a GPU is chosen where it runs: Triton is what its
+compiler takes without a device, cuBLAS what is left without Triton. Ours adds up the gradient of the weight in float32,
+*scan* in the dtype of the weight, which is less to keep and more of an error. *On four*: the loop over chunks of tokens
+exchanges numbers of tokens and the gradient of a chunk's hidden states; the gradient of the weight is exchanged once,
+after it.
 """
 
 
-def write(result: Record, output: pathlib.Path) -> Iterator[str]:
-    provenance, _ = tables.provenance(result)
-    file = "benchmarks/results/compile-only"
-    compiled = [r for r in result["records"] if "candidates" in r]
-    short = [r for r in compiled if tuple(r["shape"]) != LONG]
-    main = [r for r in short if r["loss"] not in SMALL]
-    charts.temporaries(main or short, tables.source(result, main or short), output / file)
-    yield f"{HEAD}\n{provenance}"
-    yield tables.picture(file, "Temporaries over the size of the predictions, for each target")
+def page(result: Record) -> Iterator[str]:
+    with_logits = [r for r in result["records"] if "candidates" in r and r["loss"] not in OF_PRODUCTS]
+    yield HEAD
+    yield tables.provenance(result)
+    yield from _shares(with_logits)
     yield from _without_logits(result["records"])
     yield from _layouts([r for r in result["records"] if r.get("kind") == "layout"])
-    for target, device in ABSENT.items():
-        group = [r for r in compiled if r["target"] == target and r["loss"] not in OF_PRODUCTS]
-        if not group:
-            continue
+    yield from _every(with_logits)
+
+
+def _shares(compiled: list[Record]) -> Iterator[str]:
+    """A row a loss: its temporaries over its predictions."""
+    names, targets = _names(compiled), _targets(compiled)
+    rows = []
+    for loss in dict.fromkeys(record["loss"] for record in compiled):
+        of_loss = [record for record in compiled if record["loss"] == loss]
+        cells = [_largest_shares([r for r in of_loss if r["target"] == target], names) for target in targets]
+        rows.append([f"`{loss}`", *cells])
+    if rows:
+        headers = ["loss", *(f"{ABSENT[target]}: {', '.join(names)}" for target in targets)]
+        yield (
+            "## Temporaries over the predictions\n\n"
+            "The size of the temporaries over that of the predictions. Of several shapes and dtypes, the largest.\n"
+            "Predictions below 1 MiB count as 1 MiB. `-`: it has no such loss.\n\n" + tables.table(rows, headers)
+        )
+
+
+def _targets(compiled: list[Record]) -> list[str]:
+    return [target for target in ABSENT if any(record["target"] == target for record in compiled)]
+
+
+def _largest_shares(records: list[Record], names: list[str]) -> str:
+    cells = []
+    for name in names:
+        found = [_share(record, record["candidates"][name]) for record in records if name in record["candidates"]]
+        cells.append(TOO_LARGE if math.inf in found else f"{max(found):.2f}" if found else "-")
+    return ", ".join(cells)
+
+
+def _share(record: Record, found: Record) -> float:
+    """Of the size of the predictions; what is below a MiB is nothing, for arrays of a few KiB have such."""
+    rows, *others, classes = record["shape"]
+    rows *= math.prod(others if record["loss"] == "rnnt_loss" else others[:1]) if record["loss"] in OF_SEQUENCES else 1
+    size = rows * classes * (2 if record["dtype"] == "bfloat16" else 4)
+    return math.inf if found["temp_bytes"] is None else found["temp_bytes"] / max(size, MIB)
+
+
+def _every(compiled: list[Record]) -> Iterator[str]:
+    for target in _targets(compiled):
+        group = [record for record in compiled if record["target"] == target]
         names = _names(group)
         headers = ["loss", "shape", "operations", "bytes"]
         headers += [f"{n}: temporaries, peak" for n in names] + ["on four: temporaries", "exchange"]
-        yield f"### {device}: {TITLE}"
-        yield (
-            f"<details{' open' if target == 'v6e' else ''}><summary>{device}, MiB</summary>\n\n"
-            + tables.table([_row(r, names) for r in group], headers)
-            + "\n\n</details>"
-        )
+        rows = [_row(record, names) for record in group]
+        yield f"## {ABSENT[target]}\n\n" + tables.folded("Every shape, MiB", tables.table(rows, headers))
 
 
 def _names(group: list[Record]) -> list[str]:
@@ -84,14 +128,7 @@ def _without_logits(records: list[Record]) -> Iterator[str]:
     if not compiled:
         return
     names = _names(compiled)
-    yield (
-        f"### Without the logits: {TITLE}\n\n"
-        "MiB of temporaries and of the peak. What multiplies matrices on a GPU is chosen where it runs: Triton is what "
-        "its compiler takes without a device, cuBLAS what is left without Triton. Ours adds up the gradient of the "
-        "weight in float32, *scan* in the dtype of the weight, which is less to keep and more of an error. *On four*: "
-        "the loop over chunks of tokens exchanges numbers of tokens and the gradient of a chunk's hidden states; the "
-        "gradient of the weight is exchanged once, after it."
-    )
+    yield WITHOUT_LOGITS
     headers = ["device", "shape", "the logits", *(f"{n}: temporaries, peak" for n in names)]
     headers += ["on four: temporaries", "exchange in the loop", "after it"]
     rows: dict[tuple[str, ...], list[str]] = {}  # devices of which the compilers say the same are one row
@@ -141,9 +178,9 @@ def _batches(records: list[Record], names: list[str]) -> str:
     rows = [[ABSENT[r["target"]], *(f"{r['tokens'][n]:,}".replace(",", " ") for n in names)] for r in records]
     gpus = " and ".join(f"{bytes_ / 1e9:.0f} GB for {ABSENT[t]}" for t, bytes_ in MEMORY.items())
     return (
-        f"The largest batch that fits beside nothing but its own inputs and gradients, in tokens, of powers of two "
-        f"(features {features}, classes {classes}, bfloat16). A compiler for a TPU says itself what does not; for "
-        f"GPUs its peak is compared with the memory, {gpus}:\n\n" + tables.table(rows, ["device", *names])
+        "The largest batch that fits beside nothing but its own inputs and gradients, in tokens, of powers of two\n"
+        f"(features {features}, classes {classes}, bfloat16). A compiler for a TPU says itself what does not.\n"
+        f"For GPUs its peak is compared with the memory, {gpus}:\n\n" + tables.table(rows, ["device", *names])
     )
 
 
@@ -152,10 +189,10 @@ def _layouts(records: list[Record]) -> Iterator[str]:
         return
     tokens, features, _ = records[0]["shape"]
     yield (
-        f"### Sixteen devices: {TITLE}\n\n"
-        f"`linear_cross_entropy`, its mean and both gradients, of {tokens} tokens with {features} features, bfloat16, "
-        "on a mesh of 16 or of 4×4. For each device, in MiB: what it *sends* in a step (in rings, the steps of loops "
-        "counted), and its temporaries. *Dense* is the product and a loss of its logits, on an automatic mesh. A "
+        "## Sixteen devices\n\n"
+        f"`linear_cross_entropy`, its mean and both gradients, of {tokens} tokens with {features} features, bfloat16,\n"
+        "on a mesh of 16 or of 4×4. For each device, in MiB: what it *sends* in a step (in rings, the steps of loops\n"
+        "counted), and its temporaries. *Dense* is the product and a loss of its logits, on an automatic mesh. A\n"
         "compiler for TPUs makes a reduce-scatter over all 16 devices an all-reduce, which sends twice as much."
     )
     for target in TOPOLOGIES:

@@ -1,4 +1,4 @@
-"""How numbers, names and origins look in BENCHMARKS.md."""
+"""How numbers, names and origins look in the pages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,27 +21,43 @@ def name(record: Record) -> str:
 
 
 def table(rows: list[list[str]], headers: list[str]) -> str:
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=["left"] * len(headers))
+    """Unaligned: a new number changes its own row alone."""
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign=None)
 
 
-def provenance(result: Record) -> tuple[str, Callable[[Record], str]]:
-    """Where the numbers come from; and, if that is from several runs, which of them a record is from."""
-    several = len(result["sessions"]) > 1
-    lines = []
+def folded(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
+
+
+def provenance(result: Record) -> str:
+    """The versions, once for all runs that had the same, and the runs."""
+    versions: dict[str, list[str]] = {}
     for number, session in enumerate(result["sessions"], 1):
-        versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-        best = ""
-        if ceilings := session.get("ceilings"):
-            found = {name: ceilings.get(f"matmul_{key}_tflops") for key, name in RATES.items()}
-            rates = " and ".join(f"{rate:.2g} ({name})" for name, rate in found.items() if rate)
-            best = f" Ceilings of that run: copy {ceilings['copy_gbps']:.0f} GB/s, read and written; matrix product "
-            best += f"{rates} TFLOP/s."
-        lines.append(
-            f"- {f'run {number}: ' if several else ''}`{session['command']}`, {session['date']}, commit "
-            f"{session['commit']}: {versions}.{best}"
-        )
-    mark = (lambda r: f" <sup>run {r['session'] + 1}</sup>") if several else (lambda r: "")
-    return "\n".join(lines), mark
+        text = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+        versions.setdefault(text, []).append(str(number))
+    runs = [
+        [str(number), f"`{session['command']}`", session["date"], session["commit"], _ceilings(session)]
+        for number, session in enumerate(result["sessions"], 1)
+    ]
+    headers = ["run", "command", "date", "commit", "copy, GB/s; matrix product, TFLOP/s"]
+    if not any("ceilings" in session for session in result["sessions"]):
+        runs, headers = [run[:-1] for run in runs], headers[:-1]
+    of_runs = [[", ".join(numbers), text] for text, numbers in versions.items()]
+    return f"{table(of_runs, ['runs', 'versions'])}\n\n{table(runs, headers)}"
+
+
+def _ceilings(session: Record) -> str:
+    if not (ceilings := session.get("ceilings")):
+        return ""
+    found = {name: ceilings.get(f"matmul_{key}_tflops") for key, name in RATES.items()}
+    rates = ", ".join(f"{rate:.2g} ({name})" for name, rate in found.items() if rate)
+    return f"{ceilings['copy_gbps']:.0f}; {rates}"
+
+
+def mark_of_runs(result: Record) -> Callable[[Record], str]:
+    """Which run a record is from, if there are several."""
+    several = len(result["sessions"]) > 1
+    return (lambda record: f" <sup>run {record['session'] + 1}</sup>") if several else (lambda record: "")
 
 
 def source(result: Record, shown: list[Record]) -> str:
@@ -52,7 +68,7 @@ def source(result: Record, shown: list[Record]) -> str:
 
 def picture(file: str, alt: str) -> str:
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{file}-dark.svg">'
-    return f'<picture>{dark}<img alt="{alt}" src="{file}-light.svg"></picture>'
+    return f'<picture>{dark}\n<img alt="{alt}" src="{file}-light.svg"></picture>'
 
 
 def size(count: int) -> str:

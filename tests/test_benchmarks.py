@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import jaxloss
 pytest.importorskip("tabulate")
 pytest.importorskip("cpuinfo")
 pytest.importorskip("matplotlib")
-from benchmarks import eager, headline, measure, records, report, run, tables
+from benchmarks import comparison, eager, headline, measure, records, report, run, tables
 from benchmarks.candidates import MODULES, Candidate, ours
 from benchmarks.cases import CASES
 from benchmarks.compiled_text import collectives, in_loops, largest
@@ -120,6 +121,36 @@ def test_the_page_shows_all_and_keeps_what_others_measured(quick):
         assert picture.stat().st_size > 10_000
         assert picture.with_name(picture.name.replace("-light", "-dark")).exists()
         assert f'src="benchmarks/results/{picture.name}"' in page
+    details = (output / "benchmarks" / "results" / "another-gpu.md").read_text()
+    assert "**0.50** (0e+00)" in details
+    assert "`huber_loss`" in details
+
+
+def test_the_pages_are_what_the_records_say():
+    pages = report.pages(ROOT)
+    for name, text in pages.items():
+        committed = (ROOT / name).read_text()
+        assert committed == text, f"{name} is not what the records say. Run: python -m benchmarks --report"
+    written = {path.relative_to(ROOT).as_posix() for path in (ROOT / report.RESULTS).glob("*.md")}
+    assert written == set(pages) - {report.SUMMARY}
+
+
+def test_the_summary_is_short():
+    text = (ROOT / report.SUMMARY).read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.encode()) <= 15_000
+
+
+def test_lines_outside_of_tables_are_short_and_links_lead_somewhere():
+    shown = set()
+    for name, text in report.pages(ROOT).items():
+        folder = (ROOT / name).parent
+        assert all(len(line) <= 200 for line in text.splitlines() if not line.startswith("|")), name
+        for link in re.findall(r'\]\(([^)#:]+)\)|(?:src|srcset)="([^"]+)"', text):
+            file = (folder / "".join(link)).resolve()
+            assert file.exists(), link
+            shown.add(file)
+    assert set((ROOT / report.RESULTS).glob("*.svg")) <= shown
 
 
 def test_new_records_replace_old_ones_and_sessions_end_with_their_records():
@@ -145,7 +176,7 @@ def test_new_records_replace_old_ones_and_sessions_end_with_their_records():
     ],
 )
 def test_what_counts_as_equal(spread, again, equal):
-    assert report.is_equal(spread, [again, again, again]) is equal
+    assert comparison.is_equal(spread, [again, again, again]) is equal
 
 
 def test_collectives_are_read_from_compiled_texts():
@@ -225,9 +256,11 @@ def test_results_alone_are_written_and_make_a_page_elsewhere(tmp_path):
     }
     assert all("jaxloss" in record["candidates"] for record in found.values()), printed
     benchmarks("--report", file, "--output", elsewhere)
-    written = (elsewhere / "BENCHMARKS.md").read_text()
-    for part in ("`ntxent`, highest precision", "Eager calls", "commit abc", f"## {result['device']['name']}"):
-        assert part in written
+    name = result["device"]["name"]
+    assert f"## {name}" in (elsewhere / "BENCHMARKS.md").read_text()
+    details = (elsewhere / "benchmarks" / "results" / f"{records.slug(name)}.md").read_text()
+    for part in ("`ntxent`, highest precision", "## Eager calls", "| abc |", f"# Benchmarks: {name}"):
+        assert part in details
     assert (ROOT / "BENCHMARKS.md").read_bytes() == page
 
 
@@ -300,10 +333,10 @@ def test_the_page_has_records_without_ours_and_with_ours_alone(monkeypatch, tmp_
     alone = names | {"shape": [6, 8]} | measure.record(HUBER, (6, 8), "float32", "cpu", CEILINGS, True, late)
     file = tmp_path / "benchmarks" / "results" / "a-gpu.json"
     records.save(file, records.merge(result, session, [found, failed, alone]))
-    page = report.write(tmp_path).read_text()
-    assert "ms, alone" in page
-    assert "jaxloss: out of memory (`huber_loss` 4×8 f32)" in page
-    assert "jaxloss: no device (`huber_loss` 5×8 f32)" in page
+    assert "ms, alone" in report.write(tmp_path).read_text()
+    details = file.with_suffix(".md").read_text()
+    assert "| jaxloss | out of memory | `huber_loss` 4×8 f32 |" in details
+    assert "| jaxloss | no device | `huber_loss` 5×8 f32 |" in details
 
 
 def test_times_are_kept_where_the_truth_is_not_known(monkeypatch, as_a_user_runs_it):
