@@ -38,7 +38,6 @@ nb_execution_timeout = 120
 templates_path = ["_templates"]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository, which work there
 
 autodoc_typehints = "none"  # they stand in the signature
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "Axis", "AxisName", "DTypeLike", "Reduction", "Rest")}
@@ -146,5 +145,18 @@ def link_names(app, tree) -> None:
             reference += literal
 
 
+OF_REPOSITORY = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+
+
+def read_source(app, name, source) -> None:
+    """Pages that are files of the repository, and links to files that are no pages of the site."""
+    text = source[0]
+    if name in OF_REPOSITORY:
+        text = (HERE.parent / OF_REPOSITORY[name]).read_text()
+        text = re.sub(r"\]\((?!http|#)", "](../", text).replace("](../docs/", "](")
+    source[0] = text.replace("](../", f"]({REPOSITORY}/blob/main/")
+
+
 def setup(app) -> None:
+    app.connect("source-read", read_source)
     app.connect("doctree-read", link_names)
