@@ -71,7 +71,7 @@ def draw(path: pathlib.Path, train: list[float], test: list[float], accuracy: fl
     axes.text(len(test) * 1.01, test[-1], "test", color=ACCENT, va="center")
     axes.set_title(f"Cross entropy in nats; {accuracy:.1%} of the test digits right", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=MUTED)
+    axes.tick_params(which="both", colors=MUTED)
     right.suptitle("Most confidently wrong", x=0.02, ha="left", fontsize=11)
     for axes, item in zip(right.subplots(2, 4).flat, [*wrong, *[None] * 8], strict=False):
         axes.axis("off")

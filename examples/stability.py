@@ -25,9 +25,10 @@ def logsumexp_minus_logit(logits, label):
 
 
 WAYS = {
-    "softmax, then log": (softmax_then_log, "#8b949e"),
-    "logsumexp minus logit": (logsumexp_minus_logit, "#0969da"),
-    "jaxloss": (jaxloss.softmax_cross_entropy_with_integer_labels, "#c2410c"),
+    # a wide line lies below a thin one where they agree
+    "softmax, then log": (softmax_then_log, "#b8c0c8", 5),
+    "logsumexp minus logit": (logsumexp_minus_logit, "#0969da", 1.8),
+    "jaxloss": (jaxloss.softmax_cross_entropy_with_integer_labels, "#c2410c", 1.8),
 }
 MARGINS = np.linspace(0.25, 110, 440).astype(np.float32)
 
@@ -53,14 +54,14 @@ def main(picture: pathlib.Path = pathlib.Path("pictures/stability.png")) -> dict
     for row, (label, title) in enumerate([(0, "confident and right"), (1, "confident and wrong")]):
         exact = truth(label)
         normal = exact > np.finfo(np.float32).tiny  # below, float32 itself has nothing to give
-        for name, (way, color) in WAYS.items():
+        for name, (way, color, width) in WAYS.items():
             with np.errstate(invalid="ignore"):
                 error = np.abs(ours(way, label) - exact) / exact
             error = np.where(np.isfinite(error), np.minimum(error, 1), 1)
             worst[name] = max(worst[name], float(error[normal].max()))
             for column, quantity in enumerate(["loss", "gradient"]):
                 shown = np.where(normal[column], np.maximum(error[column], 1e-9), np.nan)
-                axes[row, column].semilogy(MARGINS, shown, color=color, lw=1.6, label=name)
+                axes[row, column].semilogy(MARGINS, shown, color=color, lw=width, label=name)
                 axes[row, column].set_title(f"{title}: {quantity}", loc="left", fontsize=10)
     for ax in axes.flat:
         ax.set(ylim=(5e-10, 3), yticks=[1e-9, 1e-6, 1e-3, 1], yticklabels=["exact", "1e-6", "1e-3", "all lost"])
