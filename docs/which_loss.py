@@ -162,7 +162,7 @@ SECTIONS = {
 HEAD = """\
 # Which loss?
 
-Find what you have and what the targets are. Every loss takes `where`, `weights` and `reduction`. The name leads to the
+Find the inputs and the targets you have. Every loss takes `where`, `weights` and `reduction`. The name leads to the
 formula, the options and an example.
 """
 

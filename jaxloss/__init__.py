@@ -1,7 +1,8 @@
-"""Loss functions for JAX: accurate to the last digit, memory-efficient, fast, compatible with every transformation.
+"""Loss functions for JAX: accurate, memory-efficient, fast, and pure.
 
-A loss takes predictions (or logits) and targets (or labels), arrays both, and returns the loss of each example. All
-losses take ``where``, ``weights`` and ``reduction``; :func:`reduce` explains the three.
+A loss takes predictions (or logits) and targets (or labels), and returns the loss of each example. All losses take
+``where``, ``weights`` and ``reduction``; :func:`reduce` explains the three. Names of PyTorch, Keras and TensorFlow, such
+as ``jaxloss.mse_loss``, raise an error that names ours.
 
 Softmax cross entropy:
     softmax_cross_entropy, softmax_cross_entropy_with_integer_labels, softmax_cross_entropy_with_indexed_labels,
@@ -253,4 +254,4 @@ __all__ = [
 def __getattr__(name: str) -> _Never:
     from ._other_names import explain
 
-    raise AttributeError(explain(name))
+    raise AttributeError(explain(name, __all__))

@@ -1,5 +1,7 @@
 """What other libraries call a loss, and what it is here. Nothing imports it but a look for a name that is not there."""
 
+_IN_BATCH = "linear_cross_entropy(queries, keys, jnp.arange(len(keys)), class_axis=0)"
+
 NAMES = {
     "bce": "sigmoid_binary_cross_entropy",
     "bce_loss": "sigmoid_binary_cross_entropy",
@@ -11,6 +13,7 @@ NAMES = {
     "categorical_focal_crossentropy": "softmax_focal_loss",
     "categorical_hinge": "categorical_hinge_loss_with_zero_class",
     "convex_kl_divergence": "generalized_kl_divergence",
+    "clip_loss": _IN_BATCH,
     "cosine_embedding": "cosine_embedding_loss",
     "cosine_loss": "cosine_distance",
     "cross_entropy": "softmax_cross_entropy_with_integer_labels",
@@ -23,8 +26,8 @@ NAMES = {
     "gaussian_nll": "gaussian_nll_loss",
     "hinge": "hinge_loss",
     "huber": "huber_loss",
-    "info_nce": "ntxent",
-    "info_nce_loss": "ntxent",
+    "info_nce": _IN_BATCH,
+    "info_nce_loss": _IN_BATCH,
     "jaccard_loss": "tversky_loss",
     "js_divergence": "jensen_shannon_divergence",
     "kl_div": "kl_divergence",
@@ -66,7 +69,12 @@ NAMES = {
 }
 
 
-def explain(name: str) -> str:
-    """The sentence of an AttributeError."""
-    other = NAMES.get(name.lower().removeprefix("liger_"))
-    return f"module 'jaxloss' has no attribute {name!r}" + ("." if other is None else f"; use `jaxloss.{other}`.")
+def explain(name: str, names: list[str]) -> str:
+    """The sentence of an AttributeError. Names of classes, such as `MSELoss`, are looked up, too."""
+    ours = {_plain(other): here for other, here in NAMES.items()} | {_plain(here): here for here in names}
+    found = ours.get(_plain(name).removeprefix("liger"))
+    return f"module 'jaxloss' has no attribute {name!r}" + ("." if found is None else f"; use `jaxloss.{found}`.")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import jax.numpy as jnp
 import pytest
 
 import jaxloss
@@ -23,10 +24,34 @@ def test_signatures_are_short(name):
 
 @pytest.mark.parametrize(("name", "ours"), NAMES.items())
 def test_a_name_of_another_library_leads_to_ours(name, ours):
-    assert ours in jaxloss.__all__
+    assert ours.partition("(")[0] in jaxloss.__all__
     assert name not in jaxloss.__all__
+    with pytest.raises(AttributeError, match=re.escape(f"no attribute '{name}'; use `jaxloss.{ours}`.")):
+        getattr(jaxloss, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("MSELoss", "squared_error"),
+        ("CTCLoss", "ctc_loss"),
+        ("KLDivLoss", "kl_divergence"),
+        ("HuberLoss", "huber_loss"),
+    ],
+)
+def test_a_class_of_another_library_leads_to_a_function(name, ours):
     with pytest.raises(AttributeError, match=f"no attribute '{name}'; use `jaxloss.{ours}`."):
         getattr(jaxloss, name)
+
+
+def test_an_argument_of_another_library_leads_to_ours():
+    logits, labels = jnp.zeros((2, 3)), jnp.array([0, -100])
+    loss = jaxloss.softmax_cross_entropy_with_integer_labels
+    sentence = "softmax_cross_entropy_with_integer_labels: got an unexpected argument"
+    with pytest.raises(TypeError, match=re.escape(f"{sentence} `ignore_index`; use where=labels != ignore_index.")):
+        loss(logits, labels, ignore_index=-100)
+    with pytest.raises(TypeError, match=re.escape(f"{sentence} `zzz`.")):
+        loss(logits, labels, zzz=1)
 
 
 def test_another_unknown_name():

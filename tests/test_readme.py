@@ -31,7 +31,7 @@ def test_its_names_and_links_exist():
     names = re.findall(r"`(\w+)(?:\([^`]*\))?`", README)
     assert {"linear_cross_entropy", "ctc_loss"} <= {*names}
     options = {"where", "weights", "reduction", "label_smoothing", "class_weights", "z_loss", "soft_cap", "logit_scale"}
-    words = {"grad", "jvp", "vmap", "hessian", "scan", "shard_map"}
+    words = {"grad", "jvp", "vmap", "jit", "scan", "shard_map"}
     assert {name for name in names if not hasattr(jaxloss, name)} <= options | words
     for target in re.findall(r'\]\((?!http)([^)#]+)|(?:src|srcset)="([^"]+)"', README):
         assert (ROOT / "".join(target)).exists(), target

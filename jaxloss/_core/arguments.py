@@ -330,3 +330,20 @@ def floating_dtype(name: str, argument: str, value: DTypeLike | None) -> np.dtyp
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected `{argument}` to be a floating dtype, got {value!r}.")
     return dtype
+
+
+_ARGUMENTS_OF_OTHERS = {
+    "class_weight": "class_weights",
+    "dim": "axis",
+    "from_logits": "another function, of logits or of probabilities",
+    "ignore_index": "where=labels != ignore_index",
+    "mask": "where",
+    "sample_weight": "weights",
+    "size_average": "reduction",
+    "weight": "class_weights, or weights for each example",
+}
+
+
+def unexpected(name: str, argument: str) -> TypeError:
+    hint = f"; use {_ARGUMENTS_OF_OTHERS[argument]}" if argument in _ARGUMENTS_OF_OTHERS else ""
+    return TypeError(f"{name}: got an unexpected argument `{argument}`{hint}.")

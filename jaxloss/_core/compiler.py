@@ -45,6 +45,8 @@ def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Call
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for unknown in kwargs.keys() - parameters.keys():
+                raise arguments.unexpected(function.__name__, unknown)
             bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
             if len(bound) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
                 return function(*args, **kwargs)

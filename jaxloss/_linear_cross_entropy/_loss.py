@@ -164,8 +164,8 @@ def linear_cross_entropy(
 
     On an explicit mesh each device has its own tokens and classes; on an automatic one the compiler splits the chunks
     as it finds ``hidden`` and ``weight``. A weight that is split along its features, as fully sharded parameters are,
-    is gathered once. On an automatic mesh that takes one that JAX can see: of ``jax.set_mesh``, or of a committed
-    hidden or weight. Where there is none, as with NumPy arrays and ``in_shardings``, gather it before::
+    is gathered once. On an automatic mesh this works only if JAX can see the mesh: that of ``jax.set_mesh``, or of a
+    committed hidden or weight. Else, as with NumPy arrays and ``in_shardings`` alone, gather it before::
 
         weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, P(None, "model")))
 
