@@ -1,8 +1,8 @@
 """Loss functions for JAX: accurate, memory-efficient, fast, and pure.
 
 A loss takes predictions (or logits) and targets (or labels), and returns the loss of each example. All losses take
-``where``, ``weights`` and ``reduction``; :func:`reduce` explains the three. Names of PyTorch, Keras and TensorFlow, such
-as ``jaxloss.mse_loss``, raise an error that names ours.
+``where``, ``weights`` and ``reduction``; :func:`reduce` explains the three. A name of PyTorch, Keras or TensorFlow,
+such as ``jaxloss.mse_loss``, raises an error that names ours.
 
 Softmax cross entropy:
     softmax_cross_entropy, softmax_cross_entropy_with_integer_labels, softmax_cross_entropy_with_indexed_labels,
