@@ -146,12 +146,13 @@ class LinearCase:
             return self.loss(
                 hidden, weight, teacher_hidden, teacher_weight, bias=bias, teacher_bias=teacher_bias, **kwargs
             )
-        axis = kwargs.get("class_axis_name")
-        classes = bias.shape[0] * (1 if axis is None else jax.lax.axis_size(axis))
-        targets = (labels,) if self.targets is None else self.targets(labels, classes)
-        if self.name == "linear_cross_entropy_with_soft_labels" and axis is not None:
-            first = jax.lax.axis_index(axis) * bias.shape[0]
-            targets = (jax.lax.dynamic_slice_in_dim(targets[0], first, bias.shape[0], -1),)
+        targets = (labels,)
+        if self.targets is not None:
+            axis = kwargs.get("class_axis_name")
+            targets = self.targets(labels, bias.shape[0] * (1 if axis is None else jax.lax.axis_size(axis)))
+            if self.name == "linear_cross_entropy_with_soft_labels" and axis is not None:
+                first = jax.lax.axis_index(axis) * bias.shape[0]
+                targets = (jax.lax.dynamic_slice_in_dim(targets[0], first, bias.shape[0], -1),)
         if "hard_weight" in kwargs:
             kwargs["labels"] = labels
         found = self.loss(hidden, weight, *targets, bias=bias, **kwargs)
