@@ -139,6 +139,8 @@ def is_named(indices: Array, x: Array, class_axis_name: AxisName | None) -> Arra
 def set_classes(x: Array, indices: Array, values: Array, class_axis_name: AxisName | None) -> Array:
     """Rows x with the values at the indices, each of which a row has once; what is out of range names no entry."""
     local = local_labels(indices, x, class_axis_name)
+    if not local.shape[-1]:
+        return x
     if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses a scatter
         entry = lax.broadcasted_iota(local.dtype, x.shape, x.ndim - 1)
         named = (jnp.moveaxis(array, -1, 0)[..., None] for array in (local, values))

@@ -66,7 +66,11 @@ def _summarize(z: Array, indices: Array, relative: bool, class_axis_name: AxisNa
     others = softmax_summary(_others(z, indices, class_axis_name), any(jax.typeof(z).sharding.spec), class_axis_name)
     named = take_classes(z, indices, class_axis_name).astype(others.top.dtype)
     named = jnp.where(_is_first(indices), named, others.top[..., None])
-    top = lax.stop_gradient(jnp.maximum(named.max(-1), others.top)) if relative else jnp.zeros_like(others.top)
+    top = (
+        lax.stop_gradient(jnp.maximum(named.max(-1, initial=-jnp.inf), others.top))
+        if relative
+        else jnp.zeros_like(others.top)
+    )
     of_others = others.log_total - gap_to_max(others.top, top)
     logits = _append(
         jnp.where(named == -jnp.inf, -jnp.inf, -gap_to_max(named, top[..., None])),
@@ -180,6 +184,7 @@ def _kl_divergence(rest: Rest) -> Loss:
             has_rest = (total < 1) & ~summary.others.empty
             teacher = _append(teacher, jnp.where(has_rest, jnp.log1p(-jnp.where(has_rest, total, 0)), -jnp.inf))
         losses = softmax_kl(student, teacher, Mask(), None)
+        losses = jnp.where((indices == PADDING).all(-1), 0, losses)  # of nothing
         return losses * nan_unless(are_distinct(indices), losses.dtype)
 
     return loss

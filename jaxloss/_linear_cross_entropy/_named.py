@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
@@ -80,7 +81,7 @@ def _linear(
     scale = arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype)
     T = arguments.option(name, "temperature", temperature, 1, shape, dtype)
     tokens: Tokens = i, t, arguments.option(name, "z_loss", z_loss, 0, shape, dtype), *at_temperature(cap, scale, T)
-    usable = is_finite_row(linear_head.hidden) & are_valid(i, classes)
+    usable = is_finite_row(linear_head.hidden) & are_valid(i, classes) & (t < jnp.inf).all(-1)
     labels, soft_weight, hard_weight = hard_labels
     check_weights(name, labels, soft_weight=soft_weight, hard_weight=hard_weight)
     if labels is not None:

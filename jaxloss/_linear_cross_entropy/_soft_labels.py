@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
+from .._core.classes import class_sum
 from .._core.compiler import compiled
 from .._core.cross_entropy import Options, dense_cross_entropy_backward, dense_cross_entropy_forward
 from .._core.masks import Mask, prepare_mask
@@ -120,7 +121,9 @@ def linear_cross_entropy_with_soft_labels(
     linear_head = widened(linear_head, t)
     dtype = dtype_of(linear_head)
     chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
-    mask = prepare_mask(name, where, weights, shape, dtype).exclude(is_finite_row(linear_head.hidden))
+    infinite = class_sum((~jnp.isfinite(t)).astype(np.int32), class_axis_name)
+    usable = is_finite_row(linear_head.hidden) & (infinite == 0)
+    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
     tokens = (
         t,
         arguments.option(name, "label_smoothing", label_smoothing, 0, shape, dtype),

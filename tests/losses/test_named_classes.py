@@ -213,3 +213,33 @@ def test_sharded_is_not_sharded(kind, spec, rng):
         ours = jax.jit(derivatives)(jax.device_put(x, NamedSharding(mesh, spec)), log_probs)
     for a, b in zip(jax.tree.leaves(jax.device_get(ours)), jax.tree.leaves(expected), strict=True):
         same(a, b, span=20)
+
+
+@pytest.mark.parametrize("indices", [jnp.zeros((4, 0), np.int32), jnp.full((4, 2), -1)], ids=["no index", "padding"])
+def test_rows_that_name_no_class_cost_nothing(indices, rng):
+    x, targets = jnp.asarray(rng.normal(size=(4, 9)), np.float32), jnp.zeros(indices.shape)
+    for loss in (INDEXED, *(functools.partial(TOP_K, rest=rest) for rest in RESTS)):
+        value, gradient = jax.value_and_grad(lambda x, f=loss: f(x, indices, targets).sum())(x)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_a_token_of_weight_0_may_have_any_targets(rng):
+    hidden, weight = (jnp.asarray(rng.normal(size=s), np.float32) for s in ((4, 5), (5, 9)))
+    weights = jnp.array([1.0, 0.0, 2.0, 0.5])
+    t = jnp.full((4, 2), -1.5).at[1].set(jnp.nan)
+    soft = jnp.full((4, 9), 0.1).at[1].set(jnp.inf)
+    indices = jnp.array([[1, 2]] * 4)
+    for loss, *targets in (
+        (jaxloss.linear_cross_entropy_with_indexed_labels, indices, t),
+        (jaxloss.linear_kl_divergence_with_top_k_targets, indices, t),
+        (jaxloss.linear_cross_entropy_with_soft_labels, soft),
+    ):
+
+        def total(h, w, loss=loss, targets=targets):
+            return loss(h, w, *targets, weights=weights, reduction="sum")
+
+        value, gradients = jax.value_and_grad(total, (0, 1))(hidden, weight)
+        assert jnp.isfinite(value)
+        assert all(jnp.isfinite(g).all() for g in gradients)
+        assert not gradients[0][1].any()
