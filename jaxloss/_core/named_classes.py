@@ -66,11 +66,7 @@ def _summarize(z: Array, indices: Array, relative: bool, class_axis_name: AxisNa
     others = softmax_summary(_others(z, indices, class_axis_name), any(jax.typeof(z).sharding.spec), class_axis_name)
     named = take_classes(z, indices, class_axis_name).astype(others.top.dtype)
     named = jnp.where(_is_first(indices), named, others.top[..., None])
-    top = (
-        lax.stop_gradient(jnp.maximum(named.max(-1, initial=-jnp.inf), others.top))
-        if relative
-        else jnp.zeros_like(others.top)
-    )
+    top = lax.stop_gradient(jnp.maximum(named.max(-1), others.top)) if relative else jnp.zeros_like(others.top)
     of_others = others.log_total - gap_to_max(others.top, top)
     logits = _append(
         jnp.where(named == -jnp.inf, -jnp.inf, -gap_to_max(named, top[..., None])),
@@ -211,6 +207,9 @@ def prepare_named(
     k = i.shape[axis] if i.ndim == len(shape) + 1 else 1
     hint = "; the classes that are named, padded with -1"
     arguments.same_shape(name, "indices", i, (*shape[:axis], k, *shape[axis:]), hint)
+    if not k:  # of no classes
+        i = jnp.full((*shape[:axis], 1, *shape[axis:]), PADDING, i.dtype)
+        targets = None if targets is None else jnp.zeros(i.shape, arguments.real(name, argument, targets).dtype)
     if targets is not None:
         t = arguments.real(name, argument, targets)
         arguments.same_shape(name, argument, t, i.shape, "; a number for each of `indices`")
