@@ -12,26 +12,27 @@ TRIED = ("right", *FAILED)
 
 HEAD = """# Extremes
 
-Every loss is tried where formulas break: zeros of both signs, denormal numbers, 1e-30, 1e4, 1e30, 3e38 and infinities,
-each beside each; rows of one to five classes with one entry far above or below the others, all alike, all moved by 1e6;
-equal, nearly equal, short and long vectors; hard, soft and zero targets; in float32, float16 and bfloat16. Its value,
-its gradient by the predictions, its tangent along a direction (forward mode) and the derivative of the gradient along
-it (second order) stand beside the textbook's formula at 420 digits.
+Every loss is tried at inputs where formulas break. Each result is compared with the textbook formula at 420 digits.
 
-- **NaN** is a NaN where the truth is a number, or infinite.
-- **Wrong** is an infinity that is none or is missed, or an error above a thousandth of the truth that is also above
-  what rounding may cost: 4 eps of the dtype that the library returns, times the sum of the absolute terms of the
-  formula, and as much again for each e-fold of its exponentials. So what is lost counts, and not what is rounded.
-- An infinite input is a limit. Where there is none, nothing is asked, unless jaxloss has a convention; where there are
-  both, either is right. At a kink any number is right. 0 does for a denormal number, as in XLA on a CPU.
-- **Masks** are the same inputs beside others that hold NaN, infinities and labels of -100, and that `where`, a weight
-  of 0 or PyTorch's `ignore_index` removes. **Empty** are batches of nothing, and their sums and means.
-- **Refused** is what raises an error, such as a second derivative that is not there.
+- **Inputs**: zeros of both signs, denormal numbers, 1e-30, 1e4, 1e30, 3e38 and infinities, in every combination; rows of
+  one to five classes, with one entry far above or below the others, all equal, or all moved by 1e6; equal, nearly equal,
+  short and long vectors; hard, soft and zero targets; in float32, float16 and bfloat16.
+- **Results**: the value, the gradient by the predictions, the tangent along a direction (forward mode), and the
+  derivative of the gradient along it (second order).
+- **NaN** counts where the truth is a number or infinite.
+- **Wrong** is a spurious or a missing infinity, or an error above a thousandth of the truth that rounding cannot explain.
+  Rounding explains 4 eps times the sum of the absolute terms of the formula, and as much for each e-fold of its
+  exponentials.
+- An infinite input is a limit. If the limit does not exist, no result is asked for, unless jaxloss documents one. At a
+  kink every number is right. XLA flushes denormal numbers to zero: 0 is right for them.
+- **Masks** repeat the inputs beside entries with NaN, infinities and labels of -100 that `where`, a weight of 0 or
+  PyTorch's `ignore_index` excludes. **Empty** are empty batches, their sums and means.
+- **Refused** is what raises an error, such as a second derivative that does not exist.
 
-A peer is called for the same formula only, as raw losses, with logits where it takes logits. Keras clips probabilities
-to [1e-7, 1 - 1e-7] and adds 1e-7 here and there by design: that counts, as it is what its users get.
+Other libraries are called for the same formula only, without reduction, and with logits where they take logits. Keras
+clips probabilities to [1e-7, 1 - 1e-7] and adds 1e-7 by design: that counts, as it is what its users get.
 
-`python tests/extremes/extremes.py --peers` has written this page, with {versions}, on a CPU.
+`python tests/extremes/extremes.py --peers` wrote this page, with {versions}, on a CPU.
 """
 
 
