@@ -14,15 +14,15 @@ HEAD = """# Extremes
 
 Every loss is tried at inputs where formulas break. Each result is compared with the textbook formula at 420 digits.
 
-- **Inputs**: zeros of both signs, denormal numbers, 1e-30, 1e4, 1e30, 3e38 and infinities, in every combination; rows of
-  one to five classes, with one entry far above or below the others, all equal, or all moved by 1e6; equal, nearly equal,
-  short and long vectors; hard, soft and zero targets; in float32, float16 and bfloat16.
+- **Inputs**: zeros of both signs, denormal numbers, 1e-30, 1e4, 1e30, 3e38 and infinities, in every combination; rows
+  of one to five classes, with one entry far above or below the others, all equal, or all moved by 1e6; equal, nearly
+  equal, short and long vectors; hard, soft and zero targets; in float32, float16 and bfloat16.
 - **Results**: the value, the gradient by the predictions, the tangent along a direction (forward mode), and the
   derivative of the gradient along it (second order).
 - **NaN** counts where the truth is a number or infinite.
-- **Wrong** is a spurious or a missing infinity, or an error above a thousandth of the truth that rounding cannot explain.
-  Rounding explains 4 eps times the sum of the absolute terms of the formula, and as much for each e-fold of its
-  exponentials.
+- **Wrong** is a spurious or a missing infinity, or an error above a thousandth of the truth that rounding cannot
+  explain. Rounding explains 4 eps times the sum of the absolute terms of the formula, and as much for each e-fold of
+  its exponentials.
 - An infinite input is a limit. If the limit does not exist, no result is asked for, unless jaxloss documents one. At a
   kink every number is right. XLA flushes denormal numbers to zero: 0 is right for them.
 - **Masks** repeat the inputs beside entries with NaN, infinities and labels of -100 that `where`, a weight of 0 or
