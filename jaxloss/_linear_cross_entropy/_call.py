@@ -38,6 +38,12 @@ def head(
     return Head(x, w, b), axis
 
 
+def all_classes(head: Head, class_axis: int, class_axis_name: AxisName | None) -> int:
+    """Their number, over all devices if they are split over a mapped axis."""
+    devices: int = 1 if class_axis_name is None else lax.axis_size(class_axis_name)
+    return devices * head.weight.shape[class_axis]
+
+
 def widened(head: Head, targets: Array) -> Head:
     """The head in float64 if the targets are."""
     dtype = arguments.compute_dtype(head.hidden, targets)

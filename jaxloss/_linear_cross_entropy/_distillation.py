@@ -16,7 +16,7 @@ from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
 from .._core.softmax_divergence import JS, KL, Formula, divergence, gradients, summarize
 from .._core.types import AxisName, Reduction
-from ._call import at_temperature, dtype_of, head, plan, reduced
+from ._call import all_classes, at_temperature, dtype_of, head, plan, reduced
 from ._hard_labels import check_weights, hard_tokens, with_hard_labels
 from ._head import Rows, Tokens
 
@@ -57,7 +57,7 @@ def _divergence(
     tokens: Tokens = soft_scale, student_cap, teacher_cap, *options
     check_weights(name, labels, soft_weight=soft_weight, hard_weight=hard_weight)
     if labels is not None:
-        classes *= 1 if class_axis_name is None else lax.axis_size(class_axis_name)
+        classes = all_classes(learner, axis, class_axis_name)
         hard, valid = hard_tokens(name, labels, soft_weight, hard_weight, (cap, scale), learner.hidden, dtype, classes)
         rows, tokens, usable = _WITH_HARD_LABELS[rows], hard + tokens, usable & valid
     mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)

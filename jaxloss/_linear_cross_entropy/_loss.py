@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
@@ -22,7 +22,7 @@ from .._core.cross_entropy import (
 from .._core.masks import Mask, prepare_mask
 from .._core.rows import is_finite_row
 from .._core.types import AxisName, Reduction
-from ._call import dtype_of, head, plan, reduced
+from ._call import all_classes, dtype_of, head, plan, reduced
 from ._head import Rows, Tokens
 
 
@@ -49,7 +49,7 @@ def _linear(
     if class_weights is not None:
         factor = class_weight(name, class_weights, y, linear_head.weight.shape[axis], dtype, class_axis_name)
         mask = mask.weigh(mask.fill_options(factor))
-    classes = linear_head.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    classes = all_classes(linear_head, axis, class_axis_name)
     mask = mask.exclude(is_finite_row(linear_head.hidden) & in_range(y, classes))
     tokens = (
         y,

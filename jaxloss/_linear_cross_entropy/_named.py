@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
@@ -24,7 +24,7 @@ from .._core.named_classes import (
 )
 from .._core.rows import is_finite_row
 from .._core.types import AxisName, Reduction
-from ._call import at_temperature, dtype_of, head, plan, reduced, widened
+from ._call import all_classes, at_temperature, dtype_of, head, plan, reduced, widened
 from ._hard_labels import check_weights, hard_tokens, with_hard_labels
 from ._head import Rows, Tokens
 
@@ -76,7 +76,7 @@ def _linear(
     i, t = prepare_named(name, indices, argument, targets, shape)
     linear_head = widened(linear_head, t)
     dtype = dtype_of(linear_head)
-    classes = linear_head.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    classes = all_classes(linear_head, axis, class_axis_name)
     cap = arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype)
     scale = arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype)
     T = arguments.option(name, "temperature", temperature, 1, shape, dtype)

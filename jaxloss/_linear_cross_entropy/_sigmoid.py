@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from .._core import arguments
@@ -19,7 +19,7 @@ from .._core.named_classes import are_valid
 from .._core.rows import is_finite_row
 from .._core.types import AxisName, Reduction
 from .._sigmoid_cross_entropy import sigmoid_elements
-from ._call import dtype_of, head, plan, reduced
+from ._call import all_classes, dtype_of, head, plan, reduced
 from ._head import Rows, Tokens
 
 
@@ -130,7 +130,7 @@ def linear_sigmoid_cross_entropy(
     k = y.shape[-1] if y.ndim > len(shape) else 1
     arguments.same_shape(name, "labels", y, (*shape, k), "; the positive classes of each example, padded with -1")
     chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
-    classes = linear_head.weight.shape[axis] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    classes = all_classes(linear_head, axis, class_axis_name)
     mask = prepare_mask(name, where, weights, shape, dtype)
     mask = mask.exclude(is_finite_row(linear_head.hidden) & are_valid(y, classes))
     tokens = (
