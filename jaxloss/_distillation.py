@@ -200,8 +200,8 @@ def softmax_kl_divergence_with_top_k_targets(
         q = \mathrm{softmax}(x / T), \quad
         r_t = 1 - \sum_j t_j, \quad r_q = \sum_{c \notin \{i_j\}} q_c
 
-    It is never negative, and keeps its relative accuracy where student and teacher nearly agree. What becomes of the
-    classes that the teacher does not name, ``rest`` says:
+    It is never negative. With ``"drop"`` it keeps its relative accuracy where student and teacher nearly agree. What
+    becomes of the classes that the teacher does not name, ``rest`` says:
 
     =================== ============================================================================================
     ``rest``            the divergence
@@ -223,8 +223,8 @@ def softmax_kl_divergence_with_top_k_targets(
         padded with -1. A class that is named twice, and any other integer outside of [0, classes), give NaN. Teacher
         and student share a vocabulary: the indices of another tokenizer name other tokens.
       log_probs: floating, of the shape of ``indices``: the teacher's :math:`\log t_j`, at the temperature. With
-        ``"renormalize"`` and ``"drop"`` its logits over T serve as well. A sum of :math:`t` above 1 leaves 0 for
-        :math:`r_t`.
+        ``"renormalize"`` and ``"drop"`` its logits over T serve as well. If the probabilities add up to more than 1,
+        they are divided by their sum. If the student gives all other classes the probability 0, those are left out.
       rest: ``"bucket"``, ``"renormalize"`` or ``"drop"``.
       temperature: :math:`T > 0`, which divides the student's logits. It may be traced, and may differ from row to row.
       axis: the class axis.
@@ -260,6 +260,7 @@ def softmax_kl_divergence_with_top_k_targets(
     targets = arguments.floating(name, "log_probs", log_probs)
     x, i, t, mask = prepare_named_rows(name, logits, indices, "log_probs", targets, axis, where, weights)
     T = arguments.option(name, "temperature", temperature, 1, x.shape[:-1], arguments.compute_dtype(x, t))
+    T = mask.fill_options(T)
     arguments.choice(name, "reduction", reduction)
     options = Options(logit_scale=None if T is None else 1 / T)
     losses = losses_of(x, i, t, mask.without_weight(), options, unweighted=mask.unweighted)

@@ -98,6 +98,15 @@ def integer(name: str, argument: str, value: ArrayLike, hint: str = "") -> Array
     return array if array.dtype.itemsize >= 4 else array.astype(np.int32)
 
 
+def signed_integer(name: str, argument: str, value: ArrayLike) -> Array:
+    """The same with a sign, for -1 as padding. What a signed integer does not hold becomes -2, out of range."""
+    array = integer(name, argument, value)
+    if jnp.issubdtype(array.dtype, np.signedinteger):
+        return array
+    limit = np.iinfo(np.int32).max
+    return jnp.where(array > limit, -2, jnp.minimum(array, limit).astype(np.int32))
+
+
 def identities(*labels: ArrayLike | None) -> tuple[Any, ...]:
     """Labels that are only compared with each other. Wider integers than those of JAX are numbered."""
     arrays = [x for x in labels if isinstance(x, np.ndarray)]

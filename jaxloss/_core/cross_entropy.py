@@ -32,7 +32,7 @@ from .softmax import (
     summary,
     surprisal,
 )
-from .special import bounded_product, multiply_no_nan, soft_cap, soft_cap_partials
+from .special import at_most, bounded_product, multiply_no_nan, soft_cap, soft_cap_partials
 from .types import AxisName
 
 
@@ -259,7 +259,7 @@ def _label_gaps(z: Array, labels: Array, top: Array, class_axis_name: AxisName |
     """The sum of t_c (m - z_c), computed from z / 2 and m / 2, whose difference does not overflow."""
     (half,) = cpu_fusion_barrier(_finite(top) / 2)
     half = half[..., None]
-    gaps = class_sum(bounded_product(labels, half - jnp.minimum(z.astype(top.dtype) / 2, half)), class_axis_name)
+    gaps = class_sum(bounded_product(labels, half - at_most(z.astype(top.dtype) / 2, half)), class_axis_name)
     return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # an infinite maximum was clipped
 
 

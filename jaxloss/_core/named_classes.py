@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
-from .classes import in_range, is_named, nan_unless, num_classes, set_classes, take_classes
+from .classes import in_range, is_named, nan_unless, num_classes, one_hot_mask, set_classes, take_classes
 from .compiler import shard_like
 from .cross_entropy import Options, dense_cross_entropy, transform_logits, transform_logits_backward
 from .masks import Mask, prepare_mask
@@ -24,7 +24,7 @@ from .rows import as_rows, defer_upcast
 from .softmax import Row, gap_to_max, logsumexp, probabilities
 from .softmax import summary as softmax_summary
 from .softmax_divergence import softmax_kl
-from .special import multiply_no_nan
+from .special import expm1, multiply_no_nan
 from .types import AxisName
 
 PADDING = -1  # an index that names no class
@@ -175,10 +175,12 @@ def _kl_divergence(rest: Rest) -> Loss:
         elif rest == "renormalize":
             teacher = _append(teacher, jnp.full_like(summary.top, -jnp.inf))
         else:
-            total = jnp.exp(teacher).sum(-1)
-            # By rounding, the sum may be above 1, and below it where no class is left.
-            has_rest = (total < 1) & ~summary.others.empty
-            teacher = _append(teacher, jnp.where(has_rest, jnp.log1p(-jnp.where(has_rest, total, 0)), -jnp.inf))
+            # 1 - sum t, from 1 - t of the largest t, which may be near 1. By rounding it may be negative, and positive
+            # where no class is left.
+            largest = one_hot_mask(teacher.argmax(-1), teacher)
+            r = -jnp.where(largest, expm1(teacher), jnp.exp(teacher)).sum(-1)
+            has_rest = (r > 0) & ~summary.others.empty
+            teacher = _append(teacher, jnp.where(has_rest, jnp.log(jnp.where(has_rest, r, 1)), -jnp.inf))
         losses = softmax_kl(student, teacher, Mask(), None)
         losses = jnp.where((indices == PADDING).all(-1), 0, losses)  # of nothing
         return losses * nan_unless(are_distinct(indices), losses.dtype)
@@ -193,7 +195,7 @@ KL_DIVERGENCES: dict[str, Pair] = {
 
 
 def kl_divergence(name: str, rest: Rest) -> Pair:
-    if rest not in KL_DIVERGENCES:
+    if not isinstance(rest, str) or rest not in KL_DIVERGENCES:
         raise ValueError(f"{name}: expected `rest` to be one of {get_args(Rest)}, got {rest!r}.")
     return KL_DIVERGENCES[rest]
 
@@ -202,7 +204,7 @@ def prepare_named(
     name: str, indices: ArrayLike, argument: str, targets: ArrayLike | None, shape: tuple[int, ...], axis: int = -1
 ) -> tuple[Array, Array]:
     """The indices and the targets of rows of that shape; without targets, a probability of 1 / n for n indices."""
-    i = arguments.integer(name, "indices", indices)
+    i = arguments.signed_integer(name, "indices", indices)
     axis = axis % (len(shape) + 1)
     k = i.shape[axis] if i.ndim == len(shape) + 1 else 1
     hint = "; the classes that are named, padded with -1"

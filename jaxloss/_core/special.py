@@ -16,10 +16,28 @@ def multiply_no_nan(a: Array, b: Array) -> Array:
     return jnp.where(undefined, 0, a * jnp.where(undefined, 0, b))
 
 
+@jax.custom_jvp
 def bounded_product(a: Array, b: Array) -> Array:
     """The same for b >= 0, in a form that XLA fuses into a sum: min(b, infinity), or min(b, 0) where a is 0."""
     largest = lax.optimization_barrier(jnp.finfo(a.dtype).max)  # XLA would make infinity of the square of a constant
     return a * jnp.minimum(b, jnp.abs(a) * largest * largest)
+
+
+@bounded_product.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    return bounded_product(a, b), multiply_no_nan(tangents[0], b) + multiply_no_nan(a, tangents[1])
+
+
+@jax.custom_jvp
+def at_most(x: Array, bound: Array) -> Array:
+    """min(x, bound) of an x that only rounding moves above the bound: it has the derivative of x, at the bound too."""
+    return jnp.minimum(x, bound)
+
+
+@at_most.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return at_most(*primals), jnp.broadcast_to(tangents[0], jnp.broadcast_shapes(*(p.shape for p in primals)))
 
 
 def subtract_no_nan(a: Array, b: Array) -> Array:

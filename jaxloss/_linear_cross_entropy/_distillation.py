@@ -51,7 +51,8 @@ def _divergence(
     scale = arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype)
     cap = arguments.option(name, "soft_cap", student[-1], np.inf, shape, dtype)
     teacher_cap = arguments.option(name, "teacher_soft_cap", teacher[-1], np.inf, shape, dtype)
-    T = arguments.option(name, "temperature", temperature, 1, shape, dtype)
+    mask = prepare_mask(name, where, weights, shape, dtype)
+    T = mask.fill_options(arguments.option(name, "temperature", temperature, 1, shape, dtype))
     (student_cap, soft_scale), (teacher_cap, _) = (at_temperature(c, scale, T) for c in (cap, teacher_cap))
     options = (arguments.option(name, argument, number, np.nan, shape, dtype) for argument, number in numbers.items())
     tokens: Tokens = soft_scale, student_cap, teacher_cap, *options
@@ -60,7 +61,7 @@ def _divergence(
         classes = all_classes(learner, axis, class_axis_name)
         hard, valid = hard_tokens(name, labels, soft_weight, hard_weight, (cap, scale), learner.hidden, dtype, classes)
         rows, tokens, usable = _WITH_HARD_LABELS[rows], hard + tokens, usable & valid
-    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
+    mask = mask.exclude(usable)
     arguments.choice(name, "reduction", reduction, axis_name)
     chunk_plan = plan(name, rows, (learner, guide), (axis, guide_axis), class_axis_name, chunk_size, accumulation_dtype)
     return reduced(chunk_plan, (learner, guide), tokens, mask, reduction, axis_name)[0]

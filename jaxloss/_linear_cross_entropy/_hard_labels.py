@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .._core import arguments
-from .._core.classes import in_range
+from .._core.classes import in_range, num_classes
 from .._core.cross_entropy import Options, indexed_cross_entropy_backward, indexed_cross_entropy_forward
 from .._core.masks import Mask, finite_where_unweighted, weigh
 from .._core.types import AxisName
@@ -27,12 +27,13 @@ def with_hard_labels(soft: Rows) -> Rows:
         logits: tuple[Array, ...], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
     ) -> tuple[tuple[Array], tuple[()], Any]:
         labels, soft_weight, hard_weight, soft_cap, logit_scale, *soft_tokens = tokens
+        ignored = (hard_weight == 0) & ~in_range(labels, num_classes(logits[0], class_axis_name))
         (soft_losses,), _, soft_saved = soft.forward(logits, tuple(soft_tokens), examples, class_axis_name)
         options = Options(soft_cap=soft_cap, logit_scale=logit_scale)
         hard_losses, hard_saved = indexed_cross_entropy_forward(
-            logits[0], labels, Mask(examples), options, class_axis_name
+            logits[0], jnp.where(ignored, 0, labels), Mask(examples), options, class_axis_name
         )
-        weights, losses = (soft_weight, hard_weight), (soft_losses, hard_losses)
+        weights, losses = (soft_weight, hard_weight), (soft_losses, jnp.where(ignored, 0, hard_losses))
         return (sum(map(weigh, weights, losses)),), (), (weights, losses, soft_saved, hard_saved)  # type: ignore[return-value]
 
     def backward(
@@ -67,9 +68,7 @@ def hard_tokens(
         for argument, weight in (("soft_weight", soft_weight), ("hard_weight", hard_weight))
     )
     soft, hard = weights
-    valid = in_range(y, classes)
-    y = jnp.where(valid | (hard != 0), y, 0)
-    return (y, soft, hard, *scaling), valid | (hard == 0)
+    return (y, soft, hard, *scaling), in_range(y, classes) | (hard == 0)
 
 
 def check_weights(name: str, labels: ArrayLike | None, **weights: ArrayLike) -> None:

@@ -134,7 +134,7 @@ def linear_cross_entropy(
       labels: integers in [0, classes), of the shape of ``hidden`` without its last axis. Any other integer, -1 too,
         gives NaN: exclude what is to be ignored with ``where=labels != -100``.
       bias: shape (classes,). A bias of ``-inf`` removes a class, as of a padded vocabulary; not with label_smoothing,
-        which gives each class some mass.
+        which gives each class some mass, nor with soft_cap, which makes it :math:`-s`.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
       label_smoothing: :math:`\alpha` in [0, 1]: the target is :math:`(1 - \alpha) [c = y] + \alpha / K`.
       class_weights: shape (classes,): each token's weight is multiplied by :math:`w_y`.

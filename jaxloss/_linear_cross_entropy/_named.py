@@ -53,6 +53,12 @@ _KL = {pair: _rows(pair) for pair in KL_DIVERGENCES.values()}
 _WITH_HARD_LABELS = {rows: with_hard_labels(rows) for rows in _KL.values()}
 
 
+def _are_usable(targets: Array, argument: str) -> Array:
+    """Whether a loss may be finite: a log-probability may be -inf."""
+    finite = jnp.isfinite(targets) if argument == "labels" else targets < jnp.inf
+    return finite.all(-1)
+
+
 def _linear(
     name: str,
     rows: Rows,
@@ -79,9 +85,10 @@ def _linear(
     classes = all_classes(linear_head, axis, class_axis_name)
     cap = arguments.option(name, "soft_cap", soft_cap, np.inf, shape, dtype)
     scale = arguments.option(name, "logit_scale", logit_scale, 1, shape, dtype)
-    T = arguments.option(name, "temperature", temperature, 1, shape, dtype)
+    mask = prepare_mask(name, where, weights, shape, dtype)
+    T = mask.fill_options(arguments.option(name, "temperature", temperature, 1, shape, dtype))
     tokens: Tokens = i, t, arguments.option(name, "z_loss", z_loss, 0, shape, dtype), *at_temperature(cap, scale, T)
-    usable = is_finite_row(linear_head.hidden) & are_valid(i, classes) & (t < jnp.inf).all(-1)
+    usable = is_finite_row(linear_head.hidden) & are_valid(i, classes) & _are_usable(t, argument)
     labels, soft_weight, hard_weight = hard_labels
     check_weights(name, labels, soft_weight=soft_weight, hard_weight=hard_weight)
     if labels is not None:
@@ -90,7 +97,7 @@ def _linear(
         )
         rows, tokens, usable = _WITH_HARD_LABELS[rows], hard + tokens, usable & valid
     chunk_plan = plan(name, rows, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)
-    mask = prepare_mask(name, where, weights, shape, dtype).exclude(usable)
+    mask = mask.exclude(usable)
     arguments.choice(name, "reduction", reduction, axis_name)
     return reduced(chunk_plan, (linear_head,), tokens, mask, reduction, axis_name)[0]
 

@@ -39,10 +39,13 @@ def _sample(
     where: ArrayLike | None,
     weights: ArrayLike | None,
 ) -> _Sample:
+    if not isinstance(remove_accidental_hits, bool):
+        got = repr(remove_accidental_hits)
+        raise TypeError(f"{name}: expected `remove_accidental_hits` to be True or False, got {got}.")
     linear_head, axis = head(name, "", *head_arguments)
     dtype, shape = dtype_of(linear_head), linear_head.hidden.shape[:-1]
     classes = linear_head.weight.shape[axis]
-    y, s = arguments.integer(name, "labels", labels), arguments.integer(name, "sampled", sampled)
+    y, s = arguments.signed_integer(name, "labels", labels), arguments.integer(name, "sampled", sampled)
     k = y.shape[-1] if y.ndim > len(shape) else 1
     arguments.same_shape(name, "labels", y, (*shape, k), "; the classes of each example, padded with -1")
     arguments.same_shape(name, "sampled", s, (s.size,), "; the same classes for all examples")
@@ -58,7 +61,7 @@ def _sample(
     logits = jnp.concatenate([_of_each(linear_head, axis, y), _of_all(linear_head, axis, s)], -1)
     of_rows = jnp.broadcast_to(s, (*shape, s.size))
     ids = jnp.concatenate([y, of_rows], -1)
-    logits += jnp.take(shift, ids, mode="clip")
+    logits += jnp.take(shift, jnp.clip(ids, 0, classes - 1))
     valid = are_valid(y, classes) & in_range(s, classes).all()
     is_label = y != PADDING
     hits = (y[..., :, None] == of_rows[..., None, :]).any(-2) & remove_accidental_hits
@@ -73,12 +76,13 @@ def _sample(
 
 def _of_each(head: Head, axis: int, labels: Array) -> Array:
     """The products of each example with its own labels' columns of the weight."""
-    columns = jnp.moveaxis(jnp.take(head.weight, labels, axis=axis, mode="clip"), 0 if axis else -1, -1)
+    labels = jnp.clip(labels, 0, head.weight.shape[axis] - 1)
+    columns = jnp.moveaxis(jnp.take(head.weight, labels, axis=axis), 0 if axis else -1, -1)
     return (at_least_float32(head.hidden)[..., None, :] * at_least_float32(columns)).sum(-1)
 
 
 def _of_all(head: Head, axis: int, sampled: Array) -> Array:
-    columns = jnp.take(head.weight, sampled, axis=axis, mode="clip")
+    columns = jnp.take(head.weight, jnp.clip(sampled, 0, head.weight.shape[axis] - 1), axis=axis)
     return dot(head.hidden, columns, ((head.hidden.ndim - 1,), (1 - axis,)))
 
 
@@ -107,14 +111,15 @@ def sampled_softmax_loss(
     those that are labels. With :math:`E_c`, how often class c is expected in the sample, it has its minimum where
     :math:`h \cdot w_c + b_c` are the logits of the cross entropy over all classes. Its value is another, that of a
     choice among fewer classes: measure with all of them. It takes samples / classes of the work. If there is time for
-    all of it, :func:`linear_cross_entropy` has no error, and needs no more memory.
+    all of it, :func:`linear_cross_entropy` has no error, and needs no more memory. It gathers classes of the weight,
+    which an explicit mesh refuses: there call it inside of ``shard_map``.
 
     Args:
       hidden: floating array (..., features).
       weight: floating array (features, classes), or its transpose with ``class_axis=0``, of which a class is read at
         once.
       labels: integers (..., k), the classes Y of each example. Fewer than k are padded with -1. Any other integer
-        outside of [0, classes) gives NaN.
+        outside of [0, classes) gives NaN. A class that is named twice counts twice.
       sampled: integers (samples,), drawn by you, as with ``jax.random.categorical``. A class that is drawn twice counts
         twice. A number outside of [0, classes) gives NaN.
       log_expected_counts: shape (classes,), :math:`\log E_c`: of m draws with replacement, of probability :math:`q_c`,
@@ -187,7 +192,8 @@ def nce_loss(
         - \sum_{c \in S} \log \sigma(-z_c), \quad z_c = h \cdot w_c + b_c - \log E_c
 
     :math:`Y` are the n labels of an example, in most cases one, and :math:`S` the classes that were sampled for all
-    examples, by their noise distribution. Without ``log_expected_counts`` it is negative sampling, as in word2vec.
+    examples, by their noise distribution. Without ``log_expected_counts`` it is negative sampling, as in word2vec. On
+    an explicit mesh call it inside of ``shard_map``, as :func:`sampled_softmax_loss`.
 
     Args:
       hidden: floating array (..., features).

@@ -126,7 +126,7 @@ def linear_sigmoid_cross_entropy(
     name = "linear_sigmoid_cross_entropy"
     linear_head, axis = head(name, "", hidden, weight, bias, class_axis)
     dtype, shape = dtype_of(linear_head), linear_head.hidden.shape[:-1]
-    y = arguments.integer(name, "labels", labels)
+    y = arguments.signed_integer(name, "labels", labels)
     k = y.shape[-1] if y.ndim > len(shape) else 1
     arguments.same_shape(name, "labels", y, (*shape, k), "; the positive classes of each example, padded with -1")
     chunk_plan = plan(name, _ROWS, (linear_head,), (axis,), class_axis_name, chunk_size, accumulation_dtype)

@@ -112,6 +112,7 @@ BAD = [
     (jaxloss.linear_cross_entropy_with_soft_labels, (X, W, Y), {}, ValueError, "expected `labels` of shape (6, 7), got (6,); for class indices, use `linear_cross_entropy`."),
     (jaxloss.sampled_softmax_loss, (X, W, Y, Y), {}, ValueError, "expected `labels` of shape (6, 1), got (6,); the classes of each example, padded with -1."),
     (jaxloss.nce_loss, (X, W, Y[:, None], Y[:, None]), {}, ValueError, "expected `sampled` of shape (6,), got (6, 1); the same classes for all examples."),
+    (jaxloss.nce_loss, (X, W, Y[:, None], Y), {"remove_accidental_hits": 2}, TypeError, "expected `remove_accidental_hits` to be True or False, got 2."),
     (jaxloss.linear_kl_divergence, (X, W, X, W), {"hard_weight": 0.5}, ValueError, "expected `labels` beside `hard_weight`; without them use `weights`."),
     (jaxloss.linear_kl_divergence, (X, W, X, W), {"teacher_class_axis": 0}, ValueError, "expected `teacher_weight` of shape (3, classes), or (classes, 3) with `teacher_class_axis=0`, as `teacher_hidden` has 3 features, got (3, 7) with `teacher_class_axis=0`."),
     (CTC, (FRAMES,), {}, TypeError, "expected `labels` to be an array, got None; pass `labels=`."),

@@ -398,6 +398,36 @@ def test_second_derivatives_of_a_mean(case, rng):
     compare(ours, expected, span=20)
 
 
+@every_reducing_case
+def test_a_second_derivative_has_the_value_and_its_tangent(case, rng):
+    """The forward pass of gradients gives a value, too, which a second derivative differentiates."""
+    arrays, labels = case.draw(rng, 6)
+    tangents = directions(arrays)
+
+    def mean(*arrays):
+        return case(arrays, labels, reduction="mean", chunk_size=4)
+
+    by = tuple(range(len(arrays)))
+    (value, _), (of_value, _) = jax.jvp(jax.value_and_grad(mean, by), arrays, tangents)
+    expected, tangent = jax.jvp(mean, arrays, tangents)
+    same(value, expected, span=20)
+    same(of_value, tangent, span=20)
+
+
+def test_a_second_derivative_by_soft_labels(rng):
+    (hidden, weight, _), labels = LINEAR_CASES[0].draw(rng, 6)
+    t = jax.nn.one_hot(labels, weight.shape[1])
+
+    def square(t):
+        return jaxloss.linear_cross_entropy_with_soft_labels(hidden, weight, t, reduction="mean") ** 2
+
+    def dense(t):
+        return jaxloss.softmax_cross_entropy(hidden @ weight, t, reduction="mean") ** 2
+
+    v = jnp.cos(jnp.arange(t.size, dtype=t.dtype)).reshape(t.shape)
+    same(*(jax.jvp(jax.grad(f), (t,), (v,))[1] for f in (square, dense)), span=20)
+
+
 @pytest.mark.parametrize("axes", [(0, None, 0), (0, 0, 0), (None, 0, None)])
 def test_vmap_over_tokens_and_over_weights(axes, rng):
     (h, w, _), labels = LINEAR_CASES[0].draw(rng, 4, 6)

@@ -243,3 +243,28 @@ def test_a_token_of_weight_0_may_have_any_targets(rng):
         assert jnp.isfinite(value)
         assert all(jnp.isfinite(g).all() for g in gradients)
         assert not gradients[0][1].any()
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("log_prob", [-2e-8, -1e-6, -1e-4, -0.5, -7.0])
+def test_the_rest_of_a_confident_teacher_is_exact(log_prob):
+    x, log_probs = jnp.array([9.0, 0.0, -5.0]), jnp.array([log_prob])
+    with mp.workdps(40):
+        logits = [mp.mpf(float(v)) for v in x]
+        total, t = mp.fsum(mp.exp(v) for v in logits), mp.mpf(float(log_probs[0]))
+        rest_q = mp.fsum(mp.exp(v) for v in logits[1:]) / total
+        rest_t = -mp.expm1(t)
+        truth = mp.exp(t) * (t - logits[0] + mp.log(total)) + rest_t * mp.log(rest_t / rest_q)
+    np.testing.assert_allclose(TOP_K(x, jnp.array([0]), log_probs), float(truth), rtol=20 * FEW * EPS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_an_unsigned_index_is_no_padding(dtype):
+    assert jnp.isnan(INDEXED(jnp.zeros(3), np.array([0, np.iinfo(dtype).max], dtype)))
+
+
+def test_a_masked_row_hides_its_temperature():
+    x, indices, log_probs = jnp.zeros((2, 4)), jnp.array([[0], [1]]), jnp.full((2, 1), -1.0)
+    kept = jnp.array([True, False])
+    gradient = jax.grad(lambda T: TOP_K(x, indices, log_probs, temperature=T, where=kept).sum())(jnp.array([1.0, 0.0]))
+    assert jnp.isfinite(gradient).all()
