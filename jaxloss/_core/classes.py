@@ -133,7 +133,13 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array,
 
 def is_named(indices: Array, x: Array, class_axis_name: AxisName | None) -> Array:
     """True at the entries of rows x that an index names; what is out of range names none."""
-    return set_classes(jnp.zeros_like(x, bool), indices, jnp.ones_like(indices, bool), class_axis_name)
+    named = jnp.zeros_like(x, bool)
+    if indices.shape[-1] > 16:
+        return set_classes(named, indices, jnp.ones_like(indices, bool), class_axis_name)
+    # Comparisons are fused into what reads them: no array of a chunk's classes, which a scatter writes.
+    local = local_labels(indices, x, class_axis_name)
+    entry = lax.broadcasted_iota(local.dtype, x.shape, x.ndim - 1)
+    return reduce(lambda named, j: named | (entry == local[..., j, None]), range(indices.shape[-1]), named)
 
 
 def set_classes(x: Array, indices: Array, values: Array, class_axis_name: AxisName | None) -> Array:
