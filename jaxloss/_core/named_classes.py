@@ -47,7 +47,7 @@ def are_valid(indices: Array, classes: int) -> Array:
     return (in_range(indices, classes) | (indices == PADDING)).all(-1)
 
 
-def are_distinct(indices: Array) -> Array:
+def _are_distinct(indices: Array) -> Array:
     """Whether no class of a row is named twice."""
     return (_is_first(indices) | (indices == PADDING)).all(-1)
 
@@ -183,7 +183,7 @@ def _kl_divergence(rest: Rest) -> Loss:
             teacher = _append(teacher, jnp.where(has_rest, jnp.log(jnp.where(has_rest, r, 1)), -jnp.inf))
         losses = softmax_kl(student, teacher, Mask(), None)
         losses = jnp.where((indices == PADDING).all(-1), 0, losses)  # of nothing
-        return losses * nan_unless(are_distinct(indices), losses.dtype)
+        return losses * nan_unless(_are_distinct(indices), losses.dtype)
 
     return loss
 
