@@ -17,18 +17,18 @@ from ._core.vectors import SavedVectors, clipped_cosine, compare_vectors, distan
 
 
 class _MaskedVectors(NamedTuple):
-    """The saved vectors, with zeros in masked rows."""
+    """The saved vectors, and where they are masked."""
 
     saved: SavedVectors
     examples: Array | None
 
     def rows(self) -> SavedVectors:
-        x, t = (Mask(self.examples).fill(a) for a in self.saved[:2])
+        x, t = Mask(self.examples).fill_vectors(self.saved.x, self.saved.t)
         return self.saved._replace(x=x, t=t)
 
 
 def _forward(x: Array, t: Array, examples: Array | None) -> tuple[Array, Array, _MaskedVectors]:
-    cosine, distance, saved = compare_vectors(*(Mask(examples).fill(a) for a in (x, t)))
+    cosine, distance, saved = compare_vectors(*Mask(examples).fill_vectors(x, t))
     return cosine, distance, _MaskedVectors(saved._replace(x=x, t=t), examples)
 
 

@@ -142,6 +142,26 @@ def cpu_fusion_barrier(*arrays: Array) -> tuple[Array, ...]:
     return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
 
 
+def cpu_shortcut(rare: Array, exact: Callable[..., T], shortcut: Callable[..., T], *arrays: Array) -> T:
+    """Returns exact(*arrays), on a CPU shortcut(*arrays) if ``rare``, which says where they differ, is True nowhere.
+
+    A CPU pays for each pass over an array, and most batches hold no row that needs all of them. Elsewhere the branches
+    would only keep apart what XLA makes one pass. Under `vmap` both are computed.
+    """
+
+    def on_cpu(rare: Array, *arrays: Array) -> T:
+        chosen: T = lax.cond(rare.any(), exact, shortcut, *arrays)
+        return chosen
+
+    result: T = lax.platform_dependent(rare, *arrays, cpu=on_cpu, default=lambda rare, *arrays: exact(*arrays))
+    return result
+
+
+def zeros_of_type(x: Array) -> Array:
+    """Zeros of the shape, the dtype, the varying axes and the sharding of x."""
+    return jnp.where(jnp.zeros_like(x, bool), x, 0)
+
+
 def match_varying_axes(like: Any, arrays: Any) -> Any:
     """Returns the arrays, varying over each mapped axis of a `shard_map` over which an array of ``like`` varies.
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from .compiler import match_varying_axes, recompute_barrier
+from .compiler import match_varying_axes, recompute_barrier, zeros_of_type
 
 
 def drop_symbolic_zeros(tangents: Any) -> Any:
@@ -117,11 +117,7 @@ def _flatten(tree: Any) -> tuple[list[Any], Any]:
 def _slot(x: Array, losses: Array) -> Array:
     """Zeros of the type of the gradient by x, with its varying axes and its sharding."""
     x = jnp.asarray(x, losses.dtype)
-    return _zeros(x) + _zeros(_over_row(losses, x))
-
-
-def _zeros(x: Array) -> Array:
-    return jnp.where(jnp.zeros_like(x, bool), x, 0)
+    return zeros_of_type(x) + zeros_of_type(_over_row(losses, x))
 
 
 def recompute_in_backward(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -140,7 +136,7 @@ def _widened(x: Array, losses: Array, args: tuple[Array | None, ...]) -> Array:
     x = match_varying_axes(args, x.astype(losses.dtype))
     x = x if x.ndim else jnp.broadcast_to(x, losses.shape)
     # On an explicit mesh the derivative is sharded as the losses are.
-    return x + _zeros(_over_row(losses, x)) if any(jax.typeof(losses).sharding.spec) else x
+    return x + zeros_of_type(_over_row(losses, x)) if any(jax.typeof(losses).sharding.spec) else x
 
 
 def _over_row(mask: Array, x: Array) -> Array:

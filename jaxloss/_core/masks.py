@@ -65,6 +65,10 @@ class Mask(NamedTuple):
         """Rows with ``value`` in masked examples."""
         return x if self.examples is None else jnp.where(self.examples[..., None], x, value)
 
+    def fill_vectors(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Rows with vectors of ordinary length, far apart, in masked examples."""
+        return self.fill_examples(x, -1), self.fill_examples(t, 1)
+
     def fill(self, x: Array, value: float = 0) -> Array:
         """Rows with ``value`` in masked classes and examples."""
         return self.fill_examples(self.fill_classes(x, value), value)

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
-from .compiler import cpu_fusion_barrier
+from .compiler import cpu_fusion_barrier, cpu_shortcut, zeros_of_type
 from .masks import Mask
 from .rows import is_finite_row, prepare_rows
 from .special import power_of_two
@@ -33,7 +33,7 @@ def prepare_vectors(
     x, t = mask.fill_classes(x), mask.fill_classes(t)
     if mask.weight is not None and not arguments.is_number(epsilon, 0):  # a norm below epsilon has no rule of its own
         mask = mask.exclude(is_finite_row(x) & is_finite_row(t))
-    x, t = mask.fill_examples(x), mask.fill_examples(t)
+    x, t = mask.fill_vectors(x, t)
     x, t = map(lax.optimization_barrier, (x, t))  # of constants, XLA turns (t s) (t s) into (t t) (s s): it overflows
     smallest = arguments.option(name, "epsilon", epsilon, 0, x.shape[:-1], arguments.compute_dtype(x, t))
     if smallest is not None:
@@ -88,12 +88,42 @@ def _xt(x: Array, t: Array) -> Array:
     return x * t
 
 
+def _scaled_sums(x: Array, t: Array, *_: Array) -> tuple[Array, ...]:
+    sums, scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt)
+    return *sums, *scales
+
+
+def _unscaled_sums(x: Array, t: Array, *sums: Array) -> tuple[Array, ...]:
+    xx, _, xt = sums
+    return *sums, 1 + zeros_of_type(xx), 1 + zeros_of_type(xt)
+
+
+def _is_ordinary(squared: Array) -> Array:
+    """Whether squares of the vector neither overflow nor, if they count, underflow."""
+    smallest = 2.0 ** (0.6 * jnp.finfo(squared.dtype).minexp)
+    return (squared > smallest) & (squared < 1 / smallest)
+
+
+def _near_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, xx: Array) -> tuple[Array, ...]:
+    """x . d / |x|^2, |o|^2 and t . d, with d = x - t."""
+    (xd,), scales = _sums(x, t, (x_scale, t_scale), lambda x, t: x * (x - t))
+    along_x = xd / xx
+    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * along_x))
+    (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
+    return along_x, oo, td
+
+
+def _no_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, xx: Array) -> tuple[Array, ...]:
+    zero = zeros_of_type(t_scale)
+    return zero, zero, zero
+
+
 class SavedVectors(NamedTuple):
     x: Array
     t: Array
     x_scale: Array  # from here on, one number a row each
     t_scale: Array
-    is_near: Array
+    near: Array  # 1 or 0
     along_x: Array  # x . d / |x|^2
     along_t: Array
     factor: Array  # 1 / (|x| |t|), 0 where one of them is 0
@@ -104,19 +134,19 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     vectors = x, t
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
-    (xx, tt, xt, xd), scales = _sums(x, t, _scales(x, t), _xx, _tt, _xt, lambda x, t: x * (x - t))
+    sums, _ = _sums(x, t, (1, 1), _xx, _tt, _xt)
+    rare = ~(_is_ordinary(sums[0]) & _is_ordinary(sums[1]))
+    xx, tt, xt, *scales = cpu_shortcut(rare, _scaled_sums, _unscaled_sums, x, t, *sums)
     zero = (xx == 0) | (tt == 0)
     xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
     factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
     cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
     is_near = cosine > 0.5
-    along_x = xd / xx
-    (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * along_x))
-    (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
+    along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, *scales, xx)
     distance = jnp.where(is_near, oo / (tt * (1 + jnp.where(is_near, cosine, 0))), 1 - cosine)
     cosine = jnp.where(is_near, 1 - distance, cosine)
     along_x, along_t = jnp.where(is_near, along_x, -xt / xx), jnp.where(is_near, td, xt) / tt
-    saved = SavedVectors(*vectors, *scales, is_near, along_x, along_t, jnp.where(zero, 0, factor))
+    saved = SavedVectors(*vectors, *scales, is_near.astype(dtype), along_x, along_t, jnp.where(zero, 0, factor))
     return cosine[..., 0], distance[..., 0], saved
 
 
@@ -124,8 +154,8 @@ def distance_gradients(saved: SavedVectors, g: Array) -> tuple[Array, Array]:
     """The gradients of the distance."""
     x, t = (a.astype(g.dtype) * scale for a, scale in ((saved.x, saved.x_scale), (saved.t, saved.t_scale)))
     g = g[..., None] * saved.factor
-    d_x = jnp.where(saved.is_near, x, 0) - t - x * saved.along_x
-    d_t = x - jnp.where(saved.is_near, t, 0) - t * saved.along_t
+    d_x = saved.near * x - t - x * saved.along_x
+    d_t = x - saved.near * t - t * saved.along_t
     return g * saved.x_scale * d_x, -g * saved.t_scale * d_t
 
 
