@@ -13,57 +13,110 @@ from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_fusion_barrier, shard_like
+from ._core.compiler import compiled, cpu_fusion_barrier, cpu_shortcut, shard_like, zeros_of_type
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask
 from ._core.rows import as_rows, defer_upcast, is_finite_row, per_example_option, prepare_logits
 from ._core.special import power_of_two
 from ._core.types import Axis, Reduction
-from ._core.vectors import compare_vectors, distance_gradients, prepare_vectors
+from ._core.vectors import compare_vectors, distance_gradients, is_ordinary, prepare_vectors
 
 _SHRUNK = 2.0**-6  # exact, and long enough for the largest numbers in 1024 features
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
-def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
-    """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers.
+def _difference(a: Array, b: Array, dtype: np.dtype) -> Array:
+    return _SHRUNK * a.astype(dtype) - _SHRUNK * b.astype(dtype)
 
-    It is u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, here the root of the largest term, a constant to
-    derivatives: no power leaves the range. For squares u is a power of two, which is exact.
-    """
-    difference = _SHRUNK * a.astype(eps.dtype) - _SHRUNK * b.astype(eps.dtype)
+
+# Distances are u (sum |(a - b) / u|^q + eps / u^q)^(1/q) for any u, a constant to derivatives. As the root of the
+# largest term it keeps all powers in range. For squares u is a power of two, which is exact.
+
+
+def _distance(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
+    """(sum |a - b|^q + eps)^(1/q), shrunk; ``known`` is a degree that needs no powers."""
+    return _euclidean(a, b, eps) if known == 2 else _minkowski(a, b, eps, q, known)
+
+
+def _largest_term(difference: Array, root_of_eps: Array) -> Array:
+    constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
+    largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
+    return jnp.maximum(largest, _SHRUNK * lax.stop_gradient(root_of_eps))
+
+
+def _scaled_squares(a: Array, b: Array, eps: Array, total: Array) -> tuple[Array, Array]:
+    """The sum of the squares of (a - b) / u and of eps / u^2, and u."""
+    difference = _difference(a, b, eps.dtype)
+    unit = power_of_two(_largest_term(difference, jnp.sqrt(lax.stop_gradient(eps))))
+    unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
+    (unit,) = cpu_fusion_barrier(unit)
+    (total,) = cpu_fusion_barrier(jnp.square(difference / unit).sum(-1, keepdims=True))
+    return total + eps * _squared_unit_of_eps(unit), unit
+
+
+def _squared_unit_of_eps(unit: Array) -> Array:
+    highest = float(jnp.finfo(unit.dtype).max) ** 0.5 / 1024  # whose square, times a logarithm, is a number
+    return jnp.square(jnp.minimum(_SHRUNK / unit, highest))
+
+
+def _unscaled_squares(a: Array, b: Array, eps: Array, total: Array) -> tuple[Array, Array]:
+    return total, 1 + zeros_of_type(total)
+
+
+@jax.custom_jvp
+def _squared_distance(a: Array, b: Array) -> Array:
+    return jnp.square(a - b).sum(-1, keepdims=True)
+
+
+@_squared_distance.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    largest = jnp.finfo(a.dtype).max / 4  # so that a cotangent of 0 gives 0 where the square overflows
+    slope = 2 * jnp.clip(a - b, -largest, largest)
+    return _squared_distance(a, b), (slope * (tangents[0] - tangents[1])).sum(-1, keepdims=True)
+
+
+def _euclidean_forward(a: Array, b: Array, eps: Array) -> tuple[Array, tuple[Array, ...]]:
+    eps = eps[..., None]
+    total = _SHRUNK**2 * (_squared_distance(a.astype(eps.dtype), b.astype(eps.dtype)) + eps)
+    total, unit = cpu_shortcut(~is_ordinary(total), _scaled_squares, _unscaled_squares, a, b, eps, total)
+    zero = total == 0
+    root = jnp.sqrt(jnp.where(zero, 1, total))
+    return jnp.where(zero, 0, unit * root)[..., 0], (a, b, unit, jnp.where(zero, 0, 1 / root))
+
+
+def _euclidean_backward(saved: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
+    a, b, unit, inverse = cpu_fusion_barrier(*saved)  # else both differences are kept
+    g = g[..., None] * inverse
+    gradient = _SHRUNK * g * (_difference(a, b, g.dtype) / unit)
+    return gradient, -gradient, (g * unit * _squared_unit_of_eps(unit) / 2)[..., 0]
+
+
+_euclidean = custom_derivative(_euclidean_forward, _euclidean_backward)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=4)
+def _minkowski(a: Array, b: Array, eps: Array, q: Array, known: float | None) -> Array:
+    difference = _difference(a, b, eps.dtype)
     if known in (1, np.inf):
         size = difference * jnp.sign(difference)
         return size.max(-1) if known == np.inf else size.sum(-1) + _SHRUNK * eps
-    if known is None:  # a degree among others that is infinite has no powers either
-        is_largest = q == jnp.inf
-        distance = _distance_from_powers(difference, eps, jnp.where(is_largest, 2, q), False)
-        return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), distance)
-    return _distance_from_powers(difference, eps, q, True)
+    is_largest = q == jnp.inf  # has no powers
+    distance = _distance_from_powers(difference, eps, jnp.where(is_largest, 2, q))
+    return jnp.where(is_largest, (difference * jnp.sign(difference)).max(-1), distance)
 
 
-def _distance_from_powers(difference: Array, eps: Array, q: Array, square: bool) -> Array:
+def _distance_from_powers(difference: Array, eps: Array, q: Array) -> Array:
     q, eps = q[..., None], eps[..., None]
-    power = jnp.square if square else lambda x: _size_to_the(x, q, False)
-    root = jnp.sqrt if square else lambda x: x ** (1 / q)
-    constant = lax.stop_gradient(difference)  # whose size XLA would write to memory
-    largest = jnp.maximum(constant.max(-1, keepdims=True), -constant.min(-1, keepdims=True))
-    largest = jnp.maximum(largest, _SHRUNK * root(lax.stop_gradient(eps)))
     finfo = jnp.finfo(eps.dtype)
-    if square:
-        unit = power_of_two(largest)
-        unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
-    else:
-        unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
-    degree = 2.0 if square else lax.stop_gradient(jnp.maximum(q, 1))
-    highest = float(finfo.max) ** (1 / degree) / 1024  # whose power, times a logarithm, is a number
-    scaled_eps = jnp.minimum(_SHRUNK / unit, highest)
+    largest = _largest_term(difference, lax.stop_gradient(eps) ** (1 / lax.stop_gradient(q)))
+    unit = lax.stop_gradient(jnp.clip(largest, 8 * finfo.tiny, finfo.max / 4))
+    highest = float(finfo.max) ** (1 / lax.stop_gradient(jnp.maximum(q, 1))) / 1024  # as for squares
     (unit,) = cpu_fusion_barrier(unit)
-    (total,) = cpu_fusion_barrier(power(difference / unit).sum(-1, keepdims=True))
-    total += eps * power(scaled_eps)
+    (total,) = cpu_fusion_barrier(_size_to_the(difference / unit, q, False).sum(-1, keepdims=True))
+    total += eps * _size_to_the(jnp.minimum(_SHRUNK / unit, highest), q, False)
     zero = total == 0
-    return jnp.where(zero, 0, unit * root(jnp.where(zero, 1, total)))[..., 0]
+    return jnp.where(zero, 0, unit * jnp.where(zero, 1, total) ** (1 / q))[..., 0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

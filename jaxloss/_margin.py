@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask
+from ._core.special import relu
 from ._core.types import Reduction
 from ._sigmoid_cross_entropy import sigmoid_elements
 
@@ -21,7 +21,7 @@ def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]
 
 
 # The margin is an argument, as a number that stands in both passes becomes an array of them to XLA on a CPU.
-_hinge = elementwise(lambda x, t, margin: jnp.maximum(margin - x * t, 0), _hinge_slopes)
+_hinge = elementwise(lambda x, t, margin: relu(margin - x * t), _hinge_slopes)
 
 
 def _signed(
@@ -84,7 +84,12 @@ def hinge_loss(
     return mask.reduce(_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), reduction)
 
 
-_squared_hinge = elementwise(lambda x, t: jnp.square(relu(1 - x * t)))
+def _squared_hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
+    excess = 2 * jnp.maximum(margin - x * t, 0)
+    return -t * excess, -x * excess, None
+
+
+_squared_hinge = elementwise(lambda x, t, margin: jnp.square(relu(margin - x * t)), _squared_hinge_slopes)
 
 
 @compiled()
@@ -128,7 +133,7 @@ def squared_hinge_loss(
       Rosasco et al., Are Loss Functions All the Same?, 2004.
     """
     arrays, mask = _signed("squared_hinge_loss", predictor_outputs, targets, where, weights, reduction)
-    return mask.reduce(_squared_hinge(*arrays, unweighted=mask.unweighted), reduction)
+    return mask.reduce(_squared_hinge(*arrays, jnp.float32(1), unweighted=mask.unweighted), reduction)
 
 
 def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
@@ -136,7 +141,7 @@ def _perceptron_slopes(x: Array, t: Array) -> tuple[Array, Array]:
     return -t * violated, jnp.where(x * t < 0, -x, 0)
 
 
-_perceptron = elementwise(lambda x, t: jnp.maximum(-x * t, 0), _perceptron_slopes)
+_perceptron = elementwise(lambda x, t: relu(-x * t), _perceptron_slopes)
 
 
 @compiled()

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -16,7 +15,7 @@ from ._core.compiler import compiled, match_varying_axes, shard_like
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
-from ._core.special import multiply_no_nan, subtract_no_nan
+from ._core.special import multiply_no_nan, relu, subtract_no_nan
 from ._core.types import Axis, AxisName, Reduction
 
 

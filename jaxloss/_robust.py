@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled
+from ._core.compiler import compiled, cpu_single_pass
 from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
 from ._core.special import horner, quotient, sine_and_cosine, tanh
 from ._core.types import Reduction
@@ -165,7 +165,7 @@ def smooth_l1_loss(
 def _charbonnier_of_error(error: Array, epsilon: Array) -> Array:
     # sqrt(e^2 + eps^2) - eps = e^2 / (sqrt(e^2 + eps^2) + eps), where nothing cancels and, by sines, nothing overflows.
     sine, cosine = sine_and_cosine(error, epsilon)
-    return error * (sine / (1 + cosine))
+    return cpu_single_pass(error * (sine / (1 + cosine)))
 
 
 def _charbonnier_slopes(error: Array, epsilon: Array) -> tuple[Array, Array]:

@@ -9,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import class_max, in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
-from ._core.compiler import compiled, cpu_fusion_barrier
+from ._core.compiler import compiled, cpu_single_pass
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask
 from ._core.softmax import gap_to_max
-from ._core.special import bounded_product, multiply_no_nan
+from ._core.special import bounded_product, multiply_no_nan, relu
 from ._core.types import Reduction
 from ._multiclass_margin import prepare_scores
 
@@ -32,8 +31,7 @@ def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
 
 def _binary_element(x: Array, t: Array) -> Array:
     size, label, near = _binary_parts(x, t)
-    (losses,) = cpu_fusion_barrier(jnp.square(label - near) + bounded_product(label, relu(size - 1)))
-    return losses  # not fused into their sum, for which XLA would write their parts to memory on a CPU
+    return cpu_single_pass(jnp.square(label - near) + bounded_product(label, jnp.maximum(size - 1, 0)))
 
 
 def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:

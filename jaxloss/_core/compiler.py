@@ -139,7 +139,30 @@ def cpu_fusion_barrier(*arrays: Array) -> tuple[Array, ...]:
     if XLA fuses it with the computation of a number per row or with what follows. A value that two sums share, even a
     constant, is written to memory, which may take longer than both sums. The barrier keeps them in separate fusions.
     """
-    return tuple(lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a) for a in arrays)
+    barred: tuple[Array, ...] = lax.platform_dependent(*arrays, cpu=_barriers, default=_same)
+    return barred
+
+
+def _barriers(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(map(lax.optimization_barrier, arrays))
+
+
+def _same(*arrays: Array) -> tuple[Array, ...]:
+    return arrays
+
+
+def cpu_single_pass(x: Array) -> Array:
+    """Returns x, which a CPU computes in one pass if it is summed.
+
+    Its kernel of sums takes the last steps of plain arithmetic into it, and all that they need is written to memory
+    first, for a long formula several arrays. A select ends what it can take.
+    """
+
+    def on_cpu(x: Array) -> Array:
+        return jnp.where(lax.optimization_barrier(jnp.ones((), bool)), x, 0)
+
+    result: Array = lax.platform_dependent(x, cpu=on_cpu, default=lambda x: x)
+    return result
 
 
 def cpu_shortcut(rare: Array, exact: Callable[..., T], shortcut: Callable[..., T], *arrays: Array) -> T:
@@ -180,8 +203,6 @@ def recompute_barrier(arrays: Any, *, rows: bool) -> Any:
     cost more than memory. Merged elementwise passes pay on accelerators only, where they become a single pass.
     """
 
-    def same(a: Any) -> Any:
-        return a
-
-    cpu, default = (same, lax.optimization_barrier) if rows else (lax.optimization_barrier, same)
-    return jax.tree.map(lambda a: lax.platform_dependent(a, cpu=cpu, default=default), arrays)
+    leaves, structure = jax.tree.flatten(arrays)
+    cpu, default = (_same, _barriers) if rows else (_barriers, _same)
+    return jax.tree.unflatten(structure, lax.platform_dependent(*leaves, cpu=cpu, default=default))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .compiler import cpu_fusion_barrier
+
 
 def multiply_no_nan(a: Array, b: Array) -> Array:
     """a * b, 0 where ``a`` is 0 and ``b`` infinite."""
@@ -81,6 +83,19 @@ def expm1(x: Array) -> Array:
 @expm1.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return expm1(*primals), jnp.exp(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def relu(x: Array) -> Array:
+    """max(x, 0), with slope 0 at 0."""
+    (zero,) = cpu_fusion_barrier(jnp.zeros((), x.dtype))  # one that two passes share is written as an array
+    return jnp.maximum(x, zero)
+
+
+@relu.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,) = primals
+    return relu(x), jnp.where(x > 0, tangents[0], 0)
 
 
 @jax.custom_jvp

@@ -98,8 +98,8 @@ def _unscaled_sums(x: Array, t: Array, *sums: Array) -> tuple[Array, ...]:
     return *sums, 1 + zeros_of_type(xx), 1 + zeros_of_type(xt)
 
 
-def _is_ordinary(squared: Array) -> Array:
-    """Whether squares of the vector neither overflow nor, if they count, underflow."""
+def is_ordinary(squared: Array) -> Array:
+    """Whether no square that counts in a sum of squares over- or underflows."""
     smallest = 2.0 ** (0.6 * jnp.finfo(squared.dtype).minexp)
     return (squared > smallest) & (squared < 1 / smallest)
 
@@ -135,7 +135,7 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
     sums, _ = _sums(x, t, (1, 1), _xx, _tt, _xt)
-    rare = ~(_is_ordinary(sums[0]) & _is_ordinary(sums[1]))
+    rare = ~(is_ordinary(sums[0]) & is_ordinary(sums[1]))
     xx, tt, xt, *scales = cpu_shortcut(rare, _scaled_sums, _unscaled_sums, x, t, *sums)
     zero = (xx == 0) | (tt == 0)
     xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
