@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_single_pass, gpu_recompute_barrier
 from ._core.elementwise import elementwise, of_error, prepare_summed
 from ._core.special import js_ratios, kl_term, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
@@ -240,7 +240,7 @@ def _js_element(lq: Array, lt: Array, b: Array) -> Array:
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:
-    lq, lt, b = map(lax.optimization_barrier, (lq, lt, b))  # else a GPU keeps r and s
+    lq, lt, b = gpu_recompute_barrier(lq, lt, b)  # else it keeps r and s
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s = js_ratios(subtract_no_nan(lt, lq), b)
     m = b * t + (1 - b) * q

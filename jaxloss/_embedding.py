@@ -46,11 +46,10 @@ def _largest_term(difference: Array, root_of_eps: Array) -> Array:
 
 def _scaled_squares(a: Array, b: Array, eps: Array, total: Array) -> tuple[Array, Array]:
     """The sum of the squares of (a - b) / u and of eps / u^2, and u."""
-    difference = _difference(a, b, eps.dtype)
-    unit = power_of_two(_largest_term(difference, jnp.sqrt(lax.stop_gradient(eps))))
+    unit = power_of_two(_largest_term(_difference(a, b, eps.dtype), jnp.sqrt(lax.stop_gradient(eps))))
     unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
-    (unit,) = cpu_fusion_barrier(unit)
-    (total,) = cpu_fusion_barrier(jnp.square(difference / unit).sum(-1, keepdims=True))
+    a, b, unit = map(lax.optimization_barrier, (a, b, unit))  # here too
+    (total,) = cpu_fusion_barrier(jnp.square(_difference(a, b, eps.dtype) / unit).sum(-1, keepdims=True))
     return total + eps * _squared_unit_of_eps(unit), unit
 
 
@@ -86,7 +85,7 @@ def _euclidean_forward(a: Array, b: Array, eps: Array) -> tuple[Array, tuple[Arr
 
 
 def _euclidean_backward(saved: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
-    a, b, unit, inverse = cpu_fusion_barrier(*saved)  # else both differences are kept
+    a, b, unit, inverse = map(lax.optimization_barrier, saved)  # else the differences are kept
     g = g[..., None] * inverse
     gradient = _SHRUNK * g * (_difference(a, b, g.dtype) / unit)
     return gradient, -gradient, (g * unit * _squared_unit_of_eps(unit) / 2)[..., 0]

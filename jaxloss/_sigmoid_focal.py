@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled
+from ._core.compiler import compiled, gpu_recompute_barrier
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.special import divide_no_nan, expm1, multiply_no_nan
 from ._core.types import Reduction
@@ -54,6 +54,7 @@ def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None
 
 
 def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
+    x, t, gamma = gpu_recompute_barrier(x, t, gamma)  # else it keeps the losses
     size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
     share = _alpha_of_label(t, alpha)
     d_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)

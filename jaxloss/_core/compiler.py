@@ -151,6 +151,16 @@ def _same(*arrays: Array) -> tuple[Array, ...]:
     return arrays
 
 
+def gpu_recompute_barrier(*arrays: Array, depth: int = 1) -> tuple[Array, ...]:
+    """Returns the arrays behind barriers on a GPU, where XLA else keeps what two long passes share in memory.
+
+    XLA merges two barriers of one array, so that each of several passes needs a ``depth`` of its own.
+    """
+    for _ in range(depth):
+        arrays = lax.platform_dependent(*arrays, cuda=_barriers, rocm=_barriers, default=_same)
+    return arrays
+
+
 def cpu_single_pass(x: Array) -> Array:
     """Returns x, which a CPU computes in one pass if it is summed.
 

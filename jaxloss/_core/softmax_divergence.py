@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 from .classes import class_max, class_sum
-from .compiler import cpu_fusion_barrier
+from .compiler import cpu_fusion_barrier, gpu_recompute_barrier
 from .cross_entropy import Options, transform_logits, transform_logits_backward
 from .derivatives import custom_derivative
 from .masks import Mask
@@ -145,15 +145,14 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def _totals(
     logits: tuple[Array, Array], tops: Tops, temperature: Array | None, class_axis_name: AxisName | None
 ) -> Totals:
-    def relative() -> tuple[Array, Array, Array]:  # for each sum anew, or XLA keeps what they share
+    def relative(depth: int) -> tuple[Array, Array, Array]:  # for each sum anew, or XLA keeps what they share
         x, y, *rows = cpu_fusion_barrier(*logits, *tops)
+        x, y = gpu_recompute_barrier(x, y, depth=depth)
         return _relative((x, y), Tops(*rows), temperature)
 
-    student, teacher = (
-        class_sum(jnp.exp(relative()[0]), class_axis_name),
-        class_sum(jnp.exp(relative()[1]), class_axis_name),
-    )
-    a, b, half = relative()
+    student = class_sum(jnp.exp(relative(1)[0]), class_axis_name)
+    teacher = class_sum(jnp.exp(relative(2)[1]), class_axis_name)
+    a, b, half = relative(3)
     difference = 2 * half
     is_small = jnp.abs(difference) < 1
     exp_difference = jnp.where(
@@ -207,7 +206,7 @@ def summarize(
     """The summary of two rows of logits, whose masked entries are replaced already."""
     tops = _tops(*logits, class_axis_name)
     totals = _totals(logits, tops, temperature, class_axis_name)
-    x, y = cpu_fusion_barrier(*logits)
+    x, y = gpu_recompute_barrier(*cpu_fusion_barrier(*logits), depth=4)
     comparison = _compare(*_relative((x, y), tops, temperature), totals, class_axis_name)
     terms = formula.terms(comparison, *map(_column, numbers))
     return Summary(tops, totals, tuple(class_sum(term, class_axis_name) for term in terms))

@@ -100,8 +100,9 @@ def _unscaled_sums(x: Array, t: Array, *sums: Array) -> tuple[Array, ...]:
 
 def is_ordinary(squared: Array) -> Array:
     """Whether no square that counts in a sum of squares over- or underflows."""
-    smallest = 2.0 ** (0.6 * jnp.finfo(squared.dtype).minexp)
-    return (squared > smallest) & (squared < 1 / smallest)
+    smallest = 2.0 ** (0.6 * int(jnp.finfo(squared.dtype).minexp))
+    ordinary: Array = (squared > smallest) & (squared < 1 / smallest)
+    return ordinary
 
 
 def _near_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, xx: Array) -> tuple[Array, ...]:
@@ -134,19 +135,20 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     vectors = x, t
     dtype = arguments.compute_dtype(x, t)
     x, t = x.astype(dtype), t.astype(dtype)
-    sums, _ = _sums(x, t, (1, 1), _xx, _tt, _xt)
+    sums = tuple(product(x, t).sum(-1, keepdims=True) for product in (_xx, _tt, _xt))
     rare = ~(is_ordinary(sums[0]) & is_ordinary(sums[1]))
-    xx, tt, xt, *scales = cpu_shortcut(rare, _scaled_sums, _unscaled_sums, x, t, *sums)
+    xx, tt, xt, x_scale, t_scale = cpu_shortcut(rare, _scaled_sums, _unscaled_sums, x, t, *sums)
     zero = (xx == 0) | (tt == 0)
     xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
     factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
     cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
     is_near = cosine > 0.5
-    along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, *scales, xx)
+    along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, x_scale, t_scale, xx)
     distance = jnp.where(is_near, oo / (tt * (1 + jnp.where(is_near, cosine, 0))), 1 - cosine)
     cosine = jnp.where(is_near, 1 - distance, cosine)
     along_x, along_t = jnp.where(is_near, along_x, -xt / xx), jnp.where(is_near, td, xt) / tt
-    saved = SavedVectors(*vectors, *scales, is_near.astype(dtype), along_x, along_t, jnp.where(zero, 0, factor))
+    near, factor = is_near.astype(dtype), jnp.where(zero, 0, factor)
+    saved = SavedVectors(*vectors, x_scale, t_scale, near, along_x, along_t, factor)
     return cosine[..., 0], distance[..., 0], saved
 
 
