@@ -21,8 +21,8 @@ from tqdm import tqdm
 from . import layouts, records
 from .candidates import MODULES, library_of, ours, plain, with_gradients
 from .cases import Case, Shape
-from .compiled_text import collectives, in_loops
-from .measure import floor_bytes, operations
+from .compiled_text import collectives, in_loops, moved
+from .measure import floor_bytes, least_bytes, operations
 from .run import chosen
 from .targets import ABSENT, MEMORY, devices_of, needs
 
@@ -75,9 +75,13 @@ def forms(case: Case) -> dict[str, Callable[..., Array]]:
 
 def _memory(program: Any) -> dict[str, Any]:
     if program is None:
-        return {"temp_bytes": None, "peak_bytes": None}
-    memory = program.memory_analysis()
-    return {"temp_bytes": memory.temp_size_in_bytes, "peak_bytes": memory.peak_memory_in_bytes}
+        return {"temp_bytes": None, "peak_bytes": None, "moved_bytes": None}
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    return {
+        "temp_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "moved_bytes": cost["bytes accessed"] if cost else moved(program.as_text()),  # there is no cost for GPUs
+    }
 
 
 def record(case: Case, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
@@ -96,6 +100,7 @@ def record(case: Case, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
         "shape": list(shape),
         "dtype": dtype,
         "bytes": floor_bytes(arrays),
+        "least_bytes": least_bytes(arrays),
         "flops": operations(case, arrays),
         "candidates": candidates,
         "split": _memory(split) | {"collectives": collectives(text), "in_loops": collectives(in_loops(text))},

@@ -1,4 +1,4 @@
-"""What a compiled program says in its text of what moves between devices."""
+"""What a compiled program says in its text of what moves between devices, and between a device and its memory."""
 
 import math
 import re
@@ -13,6 +13,9 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _STEPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
+_OPERATION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_MOVES_NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = (  # how compilers write which devices exchange: {{0,1},{2,3}}, [groups,size]<=..., mesh['a'=2,'b'=2] {'a'}
     re.compile(r"replica_groups=\{\{([\d,]*)\}"),
@@ -119,6 +122,20 @@ def _sent(operation: str, group: int, *, scattered: bool) -> float:
     if kind == "reduce-scatter":
         return result * (group - 1)
     return result * (group - 1) / group * (2 if kind == "all-reduce" and not scattered else 1)
+
+
+def moved(text: str) -> int:
+    """Bytes that the operations of a compiled program read and write, those in its fusions apart."""
+    sizes: dict[str, int] = {}
+    total = 0
+    for line in _computations(text).get("ENTRY", ()):
+        if (match := _OPERATION.match(line)) is None:
+            continue
+        name, result, operation, operands = match.groups()
+        sizes[name] = sum(_bytes(*array) for array in arrays([result]))
+        if operation not in _MOVES_NOTHING:
+            total += sizes[name] + sum(sizes.get(operand, 0) for operand in _NAME.findall(operands))
+    return total
 
 
 def arrays(lines: list[str]) -> list[tuple[str, tuple[int, ...]]]:

@@ -67,9 +67,7 @@ def test_a_loss_needs_no_second_array_and_devices_exchange_numbers_of_rows(case,
 
 
 @pytest.mark.parametrize("target", ["v6e", "h100"])
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.loss in SEQUENCES], ids=lambda case: case.loss
-)
+@pytest.mark.parametrize("case", [case for case in CASES if case.loss in SEQUENCES], ids=lambda case: case.loss)
 def test_sequences_on_an_accelerator_need_less_than_their_logits_and_exchange_one_number(case, target):
     pytest.importorskip(needs(target))
     shape = 16, 200, 20, 1000
