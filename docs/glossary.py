@@ -32,7 +32,7 @@ WORDS = {
     "`full` (Poisson, Gaussian)": "`full`",
     "`z_loss`": "`z_loss`; apart, `token_metrics(logits, labels).lse ** 2`",
     "`final_logit_softcapping`": "`soft_cap`",
-    "`k3`, `selective_log_softmax`": "`linear_log_probs` gives the log-probabilities that they are made of",
+    "`k3`, `selective_log_softmax`": "they are made of log-probabilities: `log_probs`, `linear_log_probs`",
     "label -1 or -100, ignored by default": "an out-of-range label is NaN: say what is ignored with `where`",
 }
 

@@ -39,6 +39,7 @@ SECTIONS = {
         Row("Keras' hinge", "one-hot", "categorical_hinge_loss_with_zero_class(scores, labels)"),
         Row("smoothed labels, made by hand", "a probability for each class", "smooth_labels(labels, alpha)"),
         Row("accuracy, top-k accuracy, entropy", "the index", "token_metrics(logits, labels)"),
+        Row("log-probabilities and entropy, to differentiate", "the index", "log_probs(logits, labels)"),
     ],
     "Binary and multi-label": [
         Row("logits", "0 and 1, or between", "sigmoid_binary_cross_entropy(logits, labels)"),

@@ -7,14 +7,15 @@ such as ``jaxloss.mse_loss``, raises an error that names ours.
 Softmax cross entropy:
     softmax_cross_entropy, softmax_cross_entropy_with_integer_labels, softmax_cross_entropy_with_indexed_labels,
     safe_softmax_cross_entropy, softmax_focal_loss, softmax_focal_loss_with_integer_labels, poly_loss_cross_entropy,
-    multiclass_sparsemax_loss, make_fenchel_young_loss, smooth_labels, token_metrics, TokenMetrics
+    multiclass_sparsemax_loss, make_fenchel_young_loss, smooth_labels, token_metrics, TokenMetrics,
+    log_probs, LogProbs
 
 Binary and multi-label:
     sigmoid_binary_cross_entropy, sigmoid_focal_loss, sparsemax_loss, multilabel_hinge_loss
 
 Fused linear layer and loss:
     linear_cross_entropy, linear_cross_entropy_with_metrics, linear_cross_entropy_with_soft_labels,
-    linear_cross_entropy_with_indexed_labels, linear_sigmoid_cross_entropy, linear_log_probs, LogProbs,
+    linear_cross_entropy_with_indexed_labels, linear_sigmoid_cross_entropy, linear_log_probs,
     linear_kl_divergence, linear_kl_divergence_with_top_k_targets, linear_jensen_shannon_divergence,
     sampled_softmax_loss, nce_loss
 
@@ -93,7 +94,6 @@ from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
 from ._likelihood import poisson_nll_loss_with_log_rates as poisson_nll_loss_with_log_rates
-from ._linear_cross_entropy import LogProbs as LogProbs
 from ._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from ._linear_cross_entropy import linear_cross_entropy_with_indexed_labels as linear_cross_entropy_with_indexed_labels
 from ._linear_cross_entropy import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics
@@ -105,6 +105,8 @@ from ._linear_cross_entropy import linear_log_probs as linear_log_probs
 from ._linear_cross_entropy import linear_sigmoid_cross_entropy as linear_sigmoid_cross_entropy
 from ._linear_cross_entropy import nce_loss as nce_loss
 from ._linear_cross_entropy import sampled_softmax_loss as sampled_softmax_loss
+from ._log_probs import LogProbs as LogProbs
+from ._log_probs import log_probs as log_probs
 from ._margin import hinge_loss as hinge_loss
 from ._margin import perceptron_loss as perceptron_loss
 from ._margin import soft_margin_loss as soft_margin_loss
@@ -200,6 +202,7 @@ __all__ = [
     "linear_log_probs",
     "linear_sigmoid_cross_entropy",
     "log_cosh",
+    "log_probs",
     "LogProbs",
     "make_fenchel_young_loss",
     "margin_ranking_loss",

@@ -56,7 +56,7 @@ NAMES = {
     "poisson": "poisson_nll_loss",
     "poly_loss": "poly_loss_cross_entropy",
     "rnn_transducer_loss": "rnnt_loss",
-    "selective_log_softmax": "linear_log_probs",
+    "selective_log_softmax": "log_probs",
     "sigmoid_cross_entropy": "sigmoid_binary_cross_entropy",
     "sigmoid_cross_entropy_with_logits": "sigmoid_binary_cross_entropy",
     "softmax_cross_entropy_with_logits": "softmax_cross_entropy",

@@ -98,6 +98,7 @@ OTHERS = [
     _call("reduce", jaxloss.reduce, _reals()),
     _call("sum_and_weight", jaxloss.sum_and_weight, _reals()),
     _call("token_metrics", jaxloss.token_metrics, _reals(CLASSES), _integers(CLASSES), differentiable=False),
+    _call("log_probs", jaxloss.log_probs, _reals(CLASSES), _integers(CLASSES)),
     _call(
         "softmax_cross_entropy_with_indexed_labels",
         jaxloss.softmax_cross_entropy_with_indexed_labels,

@@ -268,7 +268,7 @@ NOT_IN_TABLE = {
     "ranking_softmax_loss",  # test_ranking.py
     *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_dice.py
     *("circle_loss", "ntxent"),  # test_contrastive.py
-    "LogProbs",
+    *("log_probs", "LogProbs"),  # test_log_probs.py
     *("token_metrics", "TokenMetrics"),  # test_softmax_cross_entropy.py
     *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),  # test_named_classes.py
     *("nce_loss", "sampled_softmax_loss"),  # test_sampled.py

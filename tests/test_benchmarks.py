@@ -29,7 +29,7 @@ from benchmarks.compiled_text import collectives, in_loops, largest
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_MEASURED = {
     *("reduce", "sum_and_weight", "SumAndWeight", "smooth_labels", "token_metrics", "TokenMetrics"),  # no loss
-    *("LogProbs", "CTCAlignment", "CTCDecoded"),
+    *("log_probs", "LogProbs", "CTCAlignment", "CTCDecoded"),
     *("ctc_align", "ctc_beam_decode", "ctc_greedy_decode"),
     "safe_softmax_cross_entropy",  # another name
     "make_fenchel_young_loss",  # of any maximum

@@ -251,7 +251,7 @@ def _is_weak(array: Array) -> bool:
     return bool(jax.typeof(array).weak_type)
 
 
-def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:
+def axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:
     """The axes as non-negative numbers, in the order of the argument."""
     ndim = len(shape)
     named = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
@@ -261,7 +261,12 @@ def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "a
         raise ValueError(
             f"{name}: expected `{argument}` to name distinct axes of an array of rank {ndim}, got {axis!r}."
         )
-    named = tuple(int(a) % ndim for a in named)
+    return tuple(int(a) % ndim for a in named)
+
+
+def class_axes(name: str, axis: Axis, shape: tuple[int, ...], argument: str = "axis") -> tuple[int, ...]:
+    """The same of axes with at least one class."""
+    named = axes(name, axis, shape, argument)
     if any(shape[a] == 0 for a in named):
         raise ValueError(
             f"{name}: expected at least one class along `{argument}` {axis}, got an array of shape {shape}."

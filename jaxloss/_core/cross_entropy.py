@@ -97,7 +97,7 @@ def _uniform_label(x: Array, mask: Mask, class_axis_name: AxisName | None = None
     return 1 / jnp.maximum(mask.classes.sum(-1, keepdims=True), 1).astype(x.dtype)
 
 
-class _Saved(NamedTuple):
+class Saved(NamedTuple):
     x: Array
     labels: Array
     mask: Mask
@@ -114,7 +114,7 @@ def indexed_cross_entropy_forward(
     mask: Mask,
     options: Options,
     class_axis_name: AxisName | None = None,
-) -> tuple[Array, tuple[_Saved, Array, Array | None]]:
+) -> tuple[Array, tuple[Saved, Array, Array | None]]:
     options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
@@ -133,11 +133,11 @@ def indexed_cross_entropy_forward(
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty & ~jnp.isnan(label_logit), jnp.inf, loss)
-    return loss, (_Saved(x, y, mask, options, row), label_logit, mean_gap)
+    return loss, (Saved(x, y, mask, options, row), label_logit, mean_gap)
 
 
 def indexed_cross_entropy_backward(
-    saved: tuple[_Saved, Array, Array | None], g: Array, class_axis_name: AxisName | None = None
+    saved: tuple[Saved, Array, Array | None], g: Array, class_axis_name: AxisName | None = None
 ) -> tuple[Array, Array | None, None, Options]:
     (x, y, mask, options, row), label_logit, mean_gap = saved
     z = transform_logits(x.astype(g.dtype), mask, options)
@@ -173,6 +173,13 @@ indexed_cross_entropy = custom_derivative(indexed_cross_entropy_forward, indexed
 # Statistics of a row: its logsumexp, its entropy, the rank of its label.
 
 
+class LogProbs(NamedTuple):
+    """The log-probability of each label, and the entropy of each softmax, in nats, of the shape of the labels."""
+
+    log_prob: Array
+    entropy: Array
+
+
 class TokenMetrics(NamedTuple):
     """Statistics of each token's logits, of the shape of the labels and without derivative.
 
@@ -189,7 +196,7 @@ class TokenMetrics(NamedTuple):
 
 
 def measure(
-    saved: tuple[_Saved, Array, Array | None], class_axis_name: AxisName | None = None
+    saved: tuple[Saved, Array, Array | None], class_axis_name: AxisName | None = None
 ) -> tuple[Array, Array, Array]:
     """The logsumexp, the entropy and the rank as floating numbers."""
     saved_row, label_logit, _ = saved
@@ -202,7 +209,7 @@ def as_metrics(lse: Array, value: Array, rank: Array) -> TokenMetrics:
     return TokenMetrics(lse, rank == 0, value, rank.astype(np.int32))
 
 
-def _label_rank(saved: _Saved, label_logit: Array, class_axis_name: AxisName | None) -> Array:
+def _label_rank(saved: Saved, label_logit: Array, class_axis_name: AxisName | None) -> Array:
     """How many classes come before the label; all, where it is none or a logit is NaN."""
     z = _logits(saved).astype(label_logit.dtype)
     local = local_labels(saved.labels, z, class_axis_name)[..., None]
@@ -213,7 +220,7 @@ def _label_rank(saved: _Saved, label_logit: Array, class_axis_name: AxisName | N
     return jnp.where(jnp.isnan(label_logit) | jnp.isnan(saved.row.tail), num_classes(z, class_axis_name), count)
 
 
-def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
+def entropy(saved: Saved, class_axis_name: AxisName | None) -> Array:
     """sum_c p_c (m - z_c) + log1p(tail), in nats, of the row that was saved."""
     z, row = _logits(saved), saved.row
     mean_gap = class_sum(_weighted_gaps(z, row), class_axis_name) / (1 + row.tail)
@@ -221,7 +228,7 @@ def entropy(saved: _Saved, class_axis_name: AxisName | None) -> Array:
 
 
 def entropy_backward(
-    saved: _Saved, value: Array, g: Array, class_axis_name: AxisName | None
+    saved: Saved, value: Array, g: Array, class_axis_name: AxisName | None
 ) -> tuple[Array, Array | None, Array | None]:
     """The cotangents of x, soft_cap and logit_scale; that of z_c is p_c (-log p_c - entropy)."""
     z, row = _logits(saved), saved.row
@@ -231,7 +238,7 @@ def entropy_backward(
     return transform_logits_backward(gradient, saved.x, saved.mask, saved.options, class_axis_name)
 
 
-def _logits(saved: _Saved) -> Array:
+def _logits(saved: Saved) -> Array:
     return transform_logits(saved.x, saved.mask, saved.options)
 
 
@@ -279,7 +286,7 @@ def _label_gaps_of_infinities(
 
 
 class _Dense(NamedTuple):
-    saved: _Saved
+    saved: Saved
     label_sum: Array  # of all labels
     off_max_sum: Array  # of the labels off the maximum, exact in confident rows only
 
@@ -304,7 +311,7 @@ def dense_cross_entropy_forward(
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)
-    return loss, _Dense(_Saved(x, t, mask, options, row), label_sum, off_max_sum)
+    return loss, _Dense(Saved(x, t, mask, options, row), label_sum, off_max_sum)
 
 
 def off_max_label_mass(z: Array, top: Array, labels: Array, class_axis_name: AxisName | None = None) -> Array:

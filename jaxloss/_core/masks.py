@@ -1,6 +1,7 @@
 """Masks and weights: which losses count, and how much."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -81,8 +82,17 @@ class Mask(NamedTuple):
         filled: T = jax.tree.map(lambda number: jnp.where(examples, number, value), options)
         return filled
 
-    def reduce(self, losses: Array, reduction: Reduction, axis_name: AxisName | None = None) -> Array:
-        """The weighted losses, their sum or their mean. It expects a weight of 0 in masked examples, see `exclude`."""
+    def reduce(
+        self,
+        losses: Array,
+        reduction: Reduction,
+        axis_name: AxisName | None = None,
+        total: Callable[[Array], Array] = jnp.sum,
+    ) -> Array:
+        """The weighted losses, their sum or their mean. It expects a weight of 0 in masked examples, see `exclude`.
+
+        ``total`` adds up some of the entries, by default all.
+        """
         examples, _, weight = self
         if examples is not None:
             losses = jnp.where(examples, losses, 0)
@@ -90,13 +100,13 @@ class Mask(NamedTuple):
             losses = weigh(weight, losses)
         if reduction == "none":
             return losses
-        total = losses.sum()
+        summed = total(losses)
         if axis_name is not None:
-            total = jax.lax.psum(total, axis_name)
+            summed = jax.lax.psum(summed, axis_name)
         if reduction == "sum":
-            return total
-        count = self.total_weight(losses.shape, losses.dtype, axis_name)
-        return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+            return summed
+        count = self.total_weight(losses.shape, losses.dtype, axis_name, total)
+        return jnp.where(count == 0, 0, summed / jnp.where(count == 0, 1, count))
 
     def example_weights(
         self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
@@ -110,14 +120,22 @@ class Mask(NamedTuple):
         count = self.total_weight(shape, dtype, axis_name)
         return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
 
-    def total_weight(self, shape: tuple[int, ...], dtype: np.dtype, axis_name: AxisName | None) -> Array:
+    def total_weight(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        axis_name: AxisName | None,
+        total: Callable[[Array], Array] = jnp.sum,
+    ) -> Array:
         """The sum of the weights, by which a mean divides."""
         if self.weight is not None:
-            count = self.weight.sum()
+            count = total(self.weight)
         elif self.examples is not None:
-            count = self.examples.sum().astype(dtype)
-        else:
+            count = total(self.examples.astype(np.int32)).astype(dtype)
+        elif total is jnp.sum:
             count = jnp.asarray(math.prod(shape), dtype)
+        else:
+            count = total(jnp.ones(shape, np.int32)).astype(dtype)
         return count if axis_name is None else jax.lax.psum(count, axis_name)
 
 

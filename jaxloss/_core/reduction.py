@@ -2,23 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from jax import Array
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
+from .classes import in_range
 from .compiler import compiled
-from .masks import prepare_mask
-from .types import AxisName, Reduction
+from .masks import Mask, prepare_mask
+from .rows import as_rows
+from .types import Axis, AxisName, Reduction
+
+
+class _Sums(NamedTuple):
+    """Which entries are added up: those along the axes, and of them those of each segment."""
+
+    axes: tuple[int, ...]
+    segment_ids: Array | None = None  # in the rows of these axes
+    num_segments: int = 0
+
+    def total(self, x: Array) -> Array:
+        if self.segment_ids is None:
+            return x.sum(self.axes)
+        sums = _segment_sums(as_rows(x, self.axes), self.segment_ids, self.num_segments)
+        if not jnp.issubdtype(x.dtype, np.floating):
+            return sums
+        return jnp.where(in_range(self.segment_ids, self.num_segments).all(-1, keepdims=True), sums, jnp.nan)
+
+
+def _segment_sums(x: Array, segment_ids: Array, num_segments: int) -> Array:
+    """The sums of the entries of a row that have each index; what is out of range is added to one of them."""
+    index = jnp.clip(segment_ids, 0, num_segments - 1)
+    if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses a scatter
+        segment = lax.broadcasted_iota(index.dtype, (*(1,) * (x.ndim - 1), num_segments, 1), x.ndim - 1)
+        return jnp.where(index[..., None, :] == segment, x[..., None, :], 0).sum(-1)
+    rows, index = x.reshape(-1, x.shape[-1]), index.reshape(-1, x.shape[-1])
+    row = lax.broadcasted_iota(index.dtype, index.shape, 0)
+    sums = jnp.zeros((rows.shape[0], num_segments), x.dtype).at[row, index].add(rows)
+    return sums.reshape(*x.shape[:-1], num_segments)
+
+
+def _prepare(
+    name: str,
+    losses: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    segment_ids: ArrayLike | None,
+    num_segments: int | None,
+) -> tuple[Array, Mask, Callable[[Array], Array]]:
+    """The losses, the mask, and what adds them up."""
+    values = arguments.real(name, "losses", losses)
+    values = values.astype(arguments.compute_dtype(values))
+    mask = prepare_mask(name, where, weights, values.shape, values.dtype).exclude()
+    if segment_ids is None:
+        if num_segments is not None:
+            raise ValueError(f"{name}: expected `num_segments` with `segment_ids`, got it alone.")
+        sums = None if axis is None else _Sums(arguments.axes(name, axis, values.shape))
+        return values, mask, jnp.sum if sums is None else sums.total
+    axes = arguments.axes(name, axis, values.shape)
+    ids = arguments.broadcast(name, "segment_ids", arguments.integer(name, "segment_ids", segment_ids), values.shape)
+    ids = mask.fill_options(ids, 0)
+    if mask.weight is not None:
+        ids = jnp.where(mask.weight == 0, 0, ids)
+    ids = as_rows(ids, axes)
+    count = ids.shape[-1] if num_segments is None else arguments.positive_integer(name, "num_segments", num_segments)
+    return values, mask, _Sums(axes, ids, count).total
 
 
 @compiled()
 def reduce(
     losses: ArrayLike,
     *,
+    axis: Axis = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    num_segments: int | None = None,
     reduction: Reduction = "mean",
     axis_name: AxisName | None = None,
 ) -> Array:
@@ -36,6 +101,12 @@ def reduce(
 
     Use it to reduce your own losses, and to average metrics such as a masked accuracy. Mask the *inputs* of your own
     loss too: an infinite derivative times the zero of the mask is NaN.
+
+    The mean of each sequence, and then over sequences, is two calls, of which the second masks empty ones. So are those
+    of packed sequences, where ``segment_ids`` say to which one an entry belongs::
+
+        each = jaxloss.sum_and_weight(losses, axis=-1, where=mask, segment_ids=segment_ids)
+        loss = jaxloss.reduce(each.mean, where=each.weight > 0)
 
     Over devices the mean of means is not the mean. With ``axis_name`` both sums run over the mapped axis as well, so
     that every device holds the mean of the whole batch. What ``jax.grad`` then gives, for parameters that every device
@@ -59,21 +130,27 @@ def reduce(
 
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``.
+      axis: the axis or axes over which ``"sum"`` and ``"mean"`` run; None for all.
       where: boolean mask, broadcast to the shape of ``losses``: False masks an entry. Masked entries may contain
         anything, even NaN, infinities and labels of -100; they affect neither the value nor the gradient. An empty mask
         gives 0 with zero gradient.
       weights: real, broadcast to the shape of ``losses``. An entry of weight 0 is masked, but for the derivative by the
         weight: that is the loss, or 0 if the loss is not finite, so that weights may be learned from 0.
+      segment_ids: integers in [0, num_segments), broadcast to the shape of ``losses``. Sums and means are then those of
+        the entries with each index, along ``axis``; of no entry 0. Masked entries may have any index; that of another
+        one, out of range, makes the sums of its row NaN.
+      num_segments: how many there are, static; by default as many as entries along ``axis``.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``.
       axis_name: a mapped axis, or several, over which ``"sum"`` and ``"mean"`` run as well.
 
     Returns:
-      An array of the shape of ``losses`` for ``"none"``, else a scalar; float64 if ``losses`` is, else float32.
+      An array of the shape of ``losses`` for ``"none"``, else of that shape without ``axis``, and with ``segment_ids``
+      num_segments as its last axis; float64 if ``losses`` is, else float32.
 
     Raises:
       TypeError: ``where`` is not boolean, or an array is not real.
-      ValueError: a shape does not broadcast to that of ``losses``, ``reduction`` is unknown, or ``axis_name`` is given
-        with ``"none"``.
+      ValueError: a shape does not broadcast to that of ``losses``, ``reduction`` or ``axis`` is unknown, or what says
+        over which entries or devices to sum is given with ``"none"``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,15 +160,21 @@ def reduce(
       1.5
       >>> print(jaxloss.reduce(losses, weights=jnp.array([3.0, 1.0, 0.0])))
       1.25
+      >>> print(jaxloss.reduce(jnp.array([1.0, 2.0, 6.0]), segment_ids=jnp.array([0, 0, 2])))
+      [1.5 0.  6. ]
 
     Keras divides a weighted mean by the number of entries, PyTorch by the sum of the weights in some losses and by the
     number of entries in others.
     """
-    arguments.choice("reduce", "reduction", reduction, axis_name)
-    values = arguments.real("reduce", "losses", losses)
-    values = values.astype(arguments.compute_dtype(values))
-    mask = prepare_mask("reduce", where, weights, values.shape, values.dtype).exclude()
-    return mask.reduce(values, reduction, axis_name)
+    name = "reduce"
+    arguments.choice(name, "reduction", reduction, axis_name)
+    values, mask, total = _prepare(name, losses, axis, where, weights, segment_ids, num_segments)
+    if reduction != "none":
+        return mask.reduce(values, reduction, axis_name, total)
+    for argument, value in {"axis": axis, "segment_ids": segment_ids}.items():
+        if value is not None:
+            raise ValueError(f'{name}: expected `{argument}` with `reduction` "sum" or "mean", got "none".')
+    return mask.reduce(values, reduction)
 
 
 class SumAndWeight(NamedTuple):
@@ -100,13 +183,21 @@ class SumAndWeight(NamedTuple):
     sum: Array
     weight: Array
 
+    @property
+    def mean(self) -> Array:
+        """The quotient, 0 for a weight of 0."""
+        return jnp.where(self.weight == 0, 0, self.sum / jnp.where(self.weight == 0, 1, self.weight))
+
 
 @compiled()
 def sum_and_weight(
     losses: ArrayLike,
     *,
+    axis: Axis = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    num_segments: int | None = None,
     axis_name: AxisName | None = None,
 ) -> SumAndWeight:
     r"""The numerator and the denominator of the mean of :func:`reduce`, for those who divide later or elsewhere.
@@ -119,12 +210,16 @@ def sum_and_weight(
 
     Args:
       losses: real array of any shape, such as the losses of ``reduction="none"``, or metrics.
+      axis: the axis or axes over which both sums run; None for all.
       where: boolean mask, broadcast to the shape of ``losses``, see :func:`reduce`.
       weights: real, broadcast to the shape of ``losses``. An entry of weight 0 is masked.
+      segment_ids: integers, broadcast to the shape of ``losses``: the sums are those of each index, see :func:`reduce`.
+      num_segments: how many indices there are, static; by default as many as entries along ``axis``.
       axis_name: a mapped axis, or several, over which both sums run as well.
 
     Returns:
-      A :class:`SumAndWeight` of two scalars; float64 if ``losses`` is, else float32.
+      A :class:`SumAndWeight` of two arrays of the shape of ``losses`` without ``axis``, with ``segment_ids`` and
+      num_segments as the last axis; float64 if ``losses`` is, else float32. Its property ``mean`` is their quotient.
 
     Raises:
       TypeError: ``where`` is not boolean, or an array is not real.
@@ -136,13 +231,11 @@ def sum_and_weight(
       >>> import jaxloss
       >>> batches = jnp.array([1.0, 2.0, 6.0]), jnp.array([4.0, jnp.nan])
       >>> pairs = [jaxloss.sum_and_weight(losses, where=~jnp.isnan(losses)) for losses in batches]
-      >>> total, weight = jax.tree.map(lambda *values: sum(values), *pairs)
-      >>> print(total / weight)  # (1 + 2 + 6 + 4) / 4
+      >>> print(jax.tree.map(lambda *values: sum(values), *pairs).mean)  # (1 + 2 + 6 + 4) / 4
       3.25
     """
     name = "sum_and_weight"
     arguments.mapped(name, "axis_name", axis_name)
-    values = arguments.real(name, "losses", losses)
-    values = values.astype(arguments.compute_dtype(values))
-    mask = prepare_mask(name, where, weights, values.shape, values.dtype).exclude()
-    return SumAndWeight(mask.reduce(values, "sum", axis_name), mask.total_weight(values.shape, values.dtype, axis_name))
+    values, mask, total = _prepare(name, losses, axis, where, weights, segment_ids, num_segments)
+    summed = mask.reduce(values, "sum", axis_name, total)
+    return SumAndWeight(summed, mask.total_weight(values.shape, values.dtype, axis_name, total))

@@ -2,7 +2,6 @@
 
 from ._distillation import linear_jensen_shannon_divergence as linear_jensen_shannon_divergence
 from ._distillation import linear_kl_divergence as linear_kl_divergence
-from ._log_probs import LogProbs as LogProbs
 from ._log_probs import linear_log_probs as linear_log_probs
 from ._loss import linear_cross_entropy as linear_cross_entropy
 from ._loss import linear_cross_entropy_with_metrics as linear_cross_entropy_with_metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from .._core import arguments
 from .._core.compiler import compiled
 from .._core.cross_entropy import (
+    LogProbs,
     Options,
     entropy,
     entropy_backward,
@@ -22,13 +23,6 @@ from .._core.types import AxisName
 from ._call import dtype_of, head, plan
 from ._each import loss_of_each
 from ._head import Rows, Tokens
-
-
-class LogProbs(NamedTuple):
-    """The log-probability of each label, and the entropy of each softmax, in nats, of the shape of the labels."""
-
-    log_prob: Array
-    entropy: Array
 
 
 def _forward(
@@ -86,7 +80,7 @@ def linear_log_probs(
 
     For policy gradients, where log-probability and entropy are weighted later, and for evaluation. Both may be
     differentiated; the logits are then computed again, once for both. Nothing is reduced: see
-    :func:`jaxloss.reduce`.
+    :func:`jaxloss.reduce`. Of logits that exist: :func:`log_probs`.
 
     Args:
       hidden: floating array (..., features), such as [batch, length, features].

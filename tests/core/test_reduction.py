@@ -43,6 +43,97 @@ def test_what_is_excluded_may_hold_anything():
         np.testing.assert_array_equal(gradient, [1, 0, 0])
 
 
+def _by_segment(losses, weights, segments, count):
+    """Sums and weights, by loops."""
+    sums, totals = np.zeros((len(losses), count)), np.zeros((len(losses), count))
+    for i, j in np.ndindex(losses.shape):
+        if weights[i, j] != 0:
+            sums[i, segments[i, j]] += weights[i, j] * losses[i, j]
+            totals[i, segments[i, j]] += weights[i, j]
+    return sums, totals
+
+
+@pytest.fixture
+def packed(rng):
+    losses, weights = rng.normal(size=(8, 12)).astype(np.float32), rng.integers(3, size=(8, 12)).astype(np.float32)
+    return losses, weights, np.sort(rng.integers(4, size=(8, 12)), axis=1)
+
+
+def test_sums_and_means_of_segments(packed):
+    losses, weights, segments = packed
+    sums, totals = _by_segment(losses, weights, segments, 5)
+    masked = np.where(weights == 0, np.nan, losses), np.where(weights == 0, -100, segments)
+    of_segments = {"axis": -1, "weights": weights, "segment_ids": masked[1], "num_segments": 5}
+    close(jaxloss.reduce(masked[0], reduction="sum", **of_segments), sums, np.abs(losses).sum())
+    means = np.where(totals == 0, 0, sums / np.where(totals == 0, 1, totals))
+    close(jaxloss.reduce(masked[0], **of_segments), means, np.abs(losses).max())
+    pair = jaxloss.sum_and_weight(masked[0], **of_segments)
+    np.testing.assert_array_equal(pair.weight, totals)
+    close(pair.mean, means, np.abs(losses).max())
+    over_sequences = jaxloss.reduce(pair.mean, where=pair.weight > 0)
+    close(over_sequences, means[totals > 0].mean(), np.abs(losses).max())
+    default = jaxloss.reduce(masked[0], reduction="sum", **of_segments | {"num_segments": None})
+    assert default.shape == (8, 12)  # as many as entries
+    across = jaxloss.reduce(losses, segment_ids=segments, num_segments=5, reduction="sum")  # of all rows
+    close(across, _by_segment(losses, np.ones_like(losses), segments, 5)[0].sum(0), np.abs(losses).sum())
+
+
+def test_derivatives_of_means_of_segments(packed):
+    losses, weights, segments = packed
+    gradient = jax.grad(lambda x: jaxloss.reduce(x, axis=-1, weights=weights, segment_ids=segments).sum())(losses)
+    _, totals = _by_segment(losses, weights, segments, 12)
+    close(gradient, weights / np.maximum(np.take_along_axis(totals, segments, 1), 1), 1.0)
+
+
+def test_an_index_that_names_no_segment_makes_its_row_nan(packed):
+    losses, _, segments = packed
+    for outside in (-1, 4, 2**40):
+        segments = segments.copy()
+        segments[2, 3] = outside
+        pair = jaxloss.sum_and_weight(losses, axis=-1, segment_ids=segments, num_segments=4)
+        np.testing.assert_array_equal(np.isnan(pair.sum), np.tile(np.arange(8)[:, None] == 2, 4))
+        means = jaxloss.reduce(losses, axis=-1, segment_ids=segments, num_segments=4)
+        np.testing.assert_array_equal(means, pair.mean)
+
+
+def test_axes_of_a_mean(rng):
+    losses, mask = rng.normal(size=(3, 4, 5)).astype(np.float32), rng.random((3, 4, 5)) < 0.5
+    mask[0, :, 1] = False
+    for axis in (0, -1, (0, 2), (2, 0), None):
+        names = (0, 1, 2) if axis is None else axis
+        count = mask.sum(names)
+        expected = np.where(mask, losses, 0).sum(names) / np.maximum(count, 1)
+        close(jaxloss.reduce(losses, axis=axis, where=mask), expected, np.abs(losses).max())
+        np.testing.assert_array_equal(jaxloss.sum_and_weight(losses, axis=axis, where=mask).weight, count)
+    assert jaxloss.reduce(np.zeros((3, 0), np.float32), axis=1).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_segments_over_devices(packed, kind):
+    losses, weights, segments = packed
+    mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(AxisType[kind],) * 2)
+    expected = jaxloss.reduce(losses, axis=-1, weights=weights, segment_ids=segments)
+    with jax.set_mesh(mesh):
+        split = [jax.device_put(a, P("rows")) for a in (losses, weights, segments.astype(np.int32))]
+        mean = jax.jit(lambda x, w, s: jaxloss.reduce(x, axis=-1, weights=w, segment_ids=s))
+        close(mean(*split), expected, np.abs(losses).max())
+        jax.jit(jax.grad(lambda *arrays: mean(*arrays).sum()))(*split)
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_a_segment_that_devices_share(packed, check_vma):
+    losses, weights, segments = packed
+    mesh = jax.make_mesh((4,), ("tokens",), axis_types=(AxisType.Auto,))
+
+    def local(x, w, s):
+        return jaxloss.reduce(x, axis=-1, weights=w, segment_ids=s, num_segments=4, axis_name="tokens")
+
+    specs = (P(None, "tokens"),) * 3
+    found = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma))
+    expected = jaxloss.reduce(losses, axis=-1, weights=weights, segment_ids=segments, num_segments=4)
+    close(found(losses, weights, segments.astype(np.int32)), expected, np.abs(losses).max())
+
+
 def test_a_large_mask_is_counted_exactly():
     n = 2**24 + 3
     mean = jax.jit(lambda m: jaxloss.reduce(jnp.where(m, 1.0, jnp.nan), where=m))(jnp.ones(n, bool).at[0].set(False))
