@@ -6,7 +6,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 from edges import at_edges, check_edge
-from tolerances import close
+from tolerances import close, same
 
 import jaxloss
 
@@ -89,3 +89,26 @@ def test_second_derivatives_of_a_vector_below_epsilon():
     x = 1e-20 * jnp.array([1.0, 2.0])
     np.testing.assert_allclose(jax.grad(f)(x), [-600, -800], rtol=1e-6)
     np.testing.assert_array_equal(jax.hessian(f)(x), 0)
+
+
+@pytest.mark.parametrize("loss", [jaxloss.cosine_similarity, jaxloss.cosine_distance])
+@pytest.mark.parametrize(
+    "rare", [{"scale": 1e30}, {"scale": 1e-30}, {"near": 1e-3}, {"scale": 1e30, "near": 1e-3}, {"scale": 0.0}]
+)
+def test_a_rare_row_changes_no_other(loss, rare, rng):
+    """A CPU takes more passes for a batch that holds such a row."""
+    x, t = (jnp.asarray(rng.normal(size=(6, 16)), np.float32) for _ in range(2))
+    with_rare = t.at[2].set(x[2] + rare["near"] * t[2] if "near" in rare else t[2]) * rare.get("scale", 1.0)
+    mixed = jnp.where(jnp.arange(6)[:, None] == 2, with_rare, t)
+
+    @jax.jit
+    def law(x, t):
+        return loss(x, t), jax.grad(lambda x, t: loss(x, t).sum(), (0, 1))(x, t)
+
+    (losses, gradients), (expected, slopes) = law(x, mixed), law(x, t)
+    others = np.arange(6) != 2
+    np.testing.assert_array_equal(losses[others], expected[others])
+    for found, slope in zip(gradients, slopes, strict=True):
+        same(found[others], slope[others])
+    (alone,), _ = law(x[2:3], mixed[2:3])
+    same(losses[2], alone)
