@@ -48,7 +48,7 @@ def _scaled_squares(a: Array, b: Array, eps: Array, total: Array) -> tuple[Array
     """The sum of the squares of (a - b) / u and of eps / u^2, and u."""
     unit = power_of_two(_largest_term(_difference(a, b, eps.dtype), jnp.sqrt(lax.stop_gradient(eps))))
     unit *= jnp.where(unit > 1, 2.0**-20, 1)  # tangents are divided by it, and cotangents multiplied
-    a, b, unit = map(lax.optimization_barrier, (a, b, unit))  # here too
+    a, b, unit = map(lax.optimization_barrier, (a, b, unit))  # else the difference is kept
     (total,) = cpu_fusion_barrier(jnp.square(_difference(a, b, eps.dtype) / unit).sum(-1, keepdims=True))
     return total + eps * _squared_unit_of_eps(unit), unit
 
@@ -79,6 +79,7 @@ def _euclidean_forward(a: Array, b: Array, eps: Array) -> tuple[Array, tuple[Arr
     eps = eps[..., None]
     total = _SHRUNK**2 * (_squared_distance(a.astype(eps.dtype), b.astype(eps.dtype)) + eps)
     total, unit = cpu_shortcut(~is_ordinary(total), _scaled_squares, _unscaled_squares, a, b, eps, total)
+    unit = lax.stop_gradient(unit)  # else the condition gives it a tangent of zeros, which 1 / unit^2 makes NaN
     zero = total == 0
     root = jnp.sqrt(jnp.where(zero, 1, total))
     return jnp.where(zero, 0, unit * root)[..., 0], (a, b, unit, jnp.where(zero, 0, 1 / root))
@@ -87,7 +88,7 @@ def _euclidean_forward(a: Array, b: Array, eps: Array) -> tuple[Array, tuple[Arr
 def _euclidean_backward(saved: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
     a, b, unit, inverse = map(lax.optimization_barrier, saved)  # else the differences are kept
     g = g[..., None] * inverse
-    gradient = _SHRUNK * g * (_difference(a, b, g.dtype) / unit)
+    gradient = g * (_difference(a, b, g.dtype) / (unit / _SHRUNK))
     return gradient, -gradient, (g * unit * _squared_unit_of_eps(unit) / 2)[..., 0]
 
 

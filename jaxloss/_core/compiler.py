@@ -179,8 +179,13 @@ def cpu_shortcut(rare: Array, exact: Callable[..., T], shortcut: Callable[..., T
     """Returns exact(*arrays), on a CPU shortcut(*arrays) if ``rare``, which says where they differ, is True nowhere.
 
     A CPU pays for each pass over an array, and most batches hold no row that needs all of them. Elsewhere the branches
-    would only keep apart what XLA makes one pass. Under `vmap` both are computed.
+    would only keep apart what XLA makes one pass. Under `vmap` both are computed, on explicit meshes the exact ones.
     """
+
+    if any(any(jax.typeof(a).sharding.spec) for a in arrays):  # a condition under `vmap` is a select, which they refuse
+        return exact(*arrays)
+    if jax.sharding.get_abstract_mesh().manual_axes:  # under `vmap` its branches want arrays that all vary alike
+        rare, *arrays = match_varying_axes((rare, *arrays), (rare, *arrays))
 
     def on_cpu(rare: Array, *arrays: Array) -> T:
         chosen: T = lax.cond(rare.any(), exact, shortcut, *arrays)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,39 +14,36 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
-from .classes import in_range
-from .compiler import compiled
+from .classes import in_range, nan_unless
+from .compiler import compiled, shard_like
 from .masks import Mask, prepare_mask
 from .rows import as_rows
 from .types import Axis, AxisName, Reduction
 
 
-class _Sums(NamedTuple):
-    """Which entries are added up: those along the axes, and of them those of each segment."""
+class _Segments(NamedTuple):
+    """The sums of the entries that have each index, along the axes."""
 
     axes: tuple[int, ...]
-    segment_ids: Array | None = None  # in the rows of these axes
-    num_segments: int = 0
+    ids: Array  # of the shape of the losses
+    number: int
+    dtype: np.dtype  # of the sums
 
     def total(self, x: Array) -> Array:
-        if self.segment_ids is None:
-            return x.sum(self.axes)
-        sums = _segment_sums(as_rows(x, self.axes), self.segment_ids, self.num_segments)
-        if not jnp.issubdtype(x.dtype, np.floating):
-            return sums
-        return jnp.where(in_range(self.segment_ids, self.num_segments).all(-1, keepdims=True), sums, jnp.nan)
+        valid = in_range(self.ids, self.number).all(self.axes)[..., None]
+        ids = jnp.clip(self.ids, 0, self.number - 1)
+        return self._sums(x, ids).astype(self.dtype) * nan_unless(valid, self.dtype)
 
-
-def _segment_sums(x: Array, segment_ids: Array, num_segments: int) -> Array:
-    """The sums of the entries of a row that have each index; what is out of range is added to one of them."""
-    index = jnp.clip(segment_ids, 0, num_segments - 1)
-    if any(jax.typeof(x).sharding.spec):  # an explicit mesh refuses a scatter
-        segment = lax.broadcasted_iota(index.dtype, (*(1,) * (x.ndim - 1), num_segments, 1), x.ndim - 1)
-        return jnp.where(index[..., None, :] == segment, x[..., None, :], 0).sum(-1)
-    rows, index = x.reshape(-1, x.shape[-1]), index.reshape(-1, x.shape[-1])
-    row = lax.broadcasted_iota(index.dtype, index.shape, 0)
-    sums = jnp.zeros((rows.shape[0], num_segments), x.dtype).at[row, index].add(rows)
-    return sums.reshape(*x.shape[:-1], num_segments)
+    def _sums(self, x: Array, ids: Array) -> Array:
+        if any(jax.typeof(ids).sharding.spec):  # an explicit mesh refuses a scatter
+            segment = lax.broadcasted_iota(ids.dtype, (*(1,) * x.ndim, self.number), x.ndim)
+            return jnp.where(ids[..., None] == segment, x[..., None], 0).sum(self.axes)
+        rows, index = as_rows(x, self.axes), as_rows(ids, self.axes)
+        flat = math.prod(rows.shape[:-1]), rows.shape[-1]
+        index = index.reshape(flat)
+        row = lax.broadcasted_iota(index.dtype, index.shape, 0)
+        sums = jnp.zeros((flat[0], self.number), x.dtype).at[row, index].add(rows.reshape(flat))
+        return sums.reshape(*rows.shape[:-1], self.number)
 
 
 def _prepare(
@@ -63,16 +62,21 @@ def _prepare(
     if segment_ids is None:
         if num_segments is not None:
             raise ValueError(f"{name}: expected `num_segments` with `segment_ids`, got it alone.")
-        sums = None if axis is None else _Sums(arguments.axes(name, axis, values.shape))
-        return values, mask, jnp.sum if sums is None else sums.total
+        axes = None if axis is None else arguments.axes(name, axis, values.shape)
+        return values, mask, jnp.sum if axes is None else partial(jnp.sum, axis=axes)
+    if values.ndim == 0:
+        raise ValueError(f"{name}: expected `losses` with an axis for `segment_ids`, got a number.")
     axes = arguments.axes(name, axis, values.shape)
     ids = arguments.broadcast(name, "segment_ids", arguments.integer(name, "segment_ids", segment_ids), values.shape)
+    like = values if any(jax.typeof(values).sharding.spec) else ids
+    values, mask, ids = shard_like(like, (values, mask, ids))
     ids = mask.fill_options(ids, 0)
     if mask.weight is not None:
         ids = jnp.where(mask.weight == 0, 0, ids)
-    ids = as_rows(ids, axes)
-    count = ids.shape[-1] if num_segments is None else arguments.positive_integer(name, "num_segments", num_segments)
-    return values, mask, _Sums(axes, ids, count).total
+    count = math.prod(values.shape[a] for a in axes)
+    if num_segments is not None:
+        count = arguments.positive_integer(name, "num_segments", num_segments)
+    return values, mask, _Segments(axes, ids, count, values.dtype).total
 
 
 @compiled()
@@ -102,15 +106,16 @@ def reduce(
     Use it to reduce your own losses, and to average metrics such as a masked accuracy. Mask the *inputs* of your own
     loss too: an infinite derivative times the zero of the mask is NaN.
 
-    The mean of each sequence, and then over sequences, is two calls, of which the second masks empty ones. So are those
-    of packed sequences, where ``segment_ids`` say to which one an entry belongs::
+    The mean of each sequence, and then over sequences, is two calls, of which the second masks empty ones. Where
+    sequences are packed into rows, ``segment_ids`` say to which one an entry belongs::
 
-        each = jaxloss.sum_and_weight(losses, axis=-1, where=mask, segment_ids=segment_ids)
+        each = jaxloss.sum_and_weight(losses, axis=-1, where=mask)  # [batch, length] to [batch]
+        each = jaxloss.sum_and_weight(losses, axis=-1, where=mask, segment_ids=ids)  # to [batch, sequences of a row]
         loss = jaxloss.reduce(each.mean, where=each.weight > 0)
 
     Over devices the mean of means is not the mean. With ``axis_name`` both sums run over the mapped axis as well, so
-    that every device holds the mean of the whole batch. What ``jax.grad`` then gives, for parameters that every device
-    holds alike:
+    that every device holds the mean of the whole batch. (Of the two calls above the second one takes it, unless devices
+    share a sequence.) What ``jax.grad`` then gives, for parameters that every device holds alike:
 
     ============================================== ===========================================================
     ``grad`` taken                                 result
@@ -137,8 +142,9 @@ def reduce(
       weights: real, broadcast to the shape of ``losses``. An entry of weight 0 is masked, but for the derivative by the
         weight: that is the loss, or 0 if the loss is not finite, so that weights may be learned from 0.
       segment_ids: integers in [0, num_segments), broadcast to the shape of ``losses``. Sums and means are then those of
-        the entries with each index, along ``axis``; of no entry 0. Masked entries may have any index; that of another
-        one, out of range, makes the sums of its row NaN.
+        the entries with each index, along ``axis``, and 0 for an index that no entry has. Masked entries may have any
+        index. Any other index out of range gives NaN for all segments that are summed along the same ``axis``, value
+        and gradient.
       num_segments: how many there are, static; by default as many as entries along ``axis``.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``.
       axis_name: a mapped axis, or several, over which ``"sum"`` and ``"mean"`` run as well.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerances import close, same
 
@@ -91,7 +91,12 @@ def test_an_index_that_names_no_segment_makes_its_row_nan(packed):
         segments = segments.copy()
         segments[2, 3] = outside
         pair = jaxloss.sum_and_weight(losses, axis=-1, segment_ids=segments, num_segments=4)
-        np.testing.assert_array_equal(np.isnan(pair.sum), np.tile(np.arange(8)[:, None] == 2, 4))
+        for found in pair:
+            np.testing.assert_array_equal(np.isnan(found), np.tile(np.arange(8)[:, None] == 2, 4))
+        gradient = jax.grad(
+            lambda x, s=segments: jaxloss.reduce(x, axis=-1, segment_ids=s, num_segments=4, reduction="sum").sum()
+        )(losses)
+        np.testing.assert_array_equal(np.isnan(gradient), np.tile(np.arange(8)[:, None] == 2, 12))
         means = jaxloss.reduce(losses, axis=-1, segment_ids=segments, num_segments=4)
         np.testing.assert_array_equal(means, pair.mean)
 
@@ -118,6 +123,20 @@ def test_segments_over_devices(packed, kind):
         mean = jax.jit(lambda x, w, s: jaxloss.reduce(x, axis=-1, weights=w, segment_ids=s))
         close(mean(*split), expected, np.abs(losses).max())
         jax.jit(jax.grad(lambda *arrays: mean(*arrays).sum()))(*split)
+        for spec in (P("rows", "columns"), P("columns"), P(None, "rows")):
+            split = [jax.device_put(a, NamedSharding(mesh, spec)) for a in (losses, segments.astype(np.int32))]
+            for ids in (split[1], segments):
+                found = jaxloss.sum_and_weight(split[0], segment_ids=ids, num_segments=4)  # over both axes
+                close(found.sum, jaxloss.sum_and_weight(losses, segment_ids=segments, num_segments=4).sum, 96.0)
+
+
+def test_segments_of_nothing():
+    for shape, expected in (((3, 0), (3, 2)), ((0, 3), (0, 2))):
+        arrays = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        assert (
+            jaxloss.reduce(arrays[0], axis=-1, segment_ids=arrays[1], num_segments=2).tolist()
+            == np.zeros(expected).tolist()
+        )
 
 
 @pytest.mark.parametrize("check_vma", [False, True])

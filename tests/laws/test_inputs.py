@@ -77,6 +77,7 @@ BAD = [
     (jaxloss.reduce, (X,), {"reduction": "max"}, ValueError, "expected `reduction` to be one of ('none', 'sum', 'mean'), got 'max'."),
     (jaxloss.reduce, (X,), {"reduction": "none", "axis": 0}, ValueError, 'expected `axis` with `reduction` "sum" or "mean", got "none".'),
     (jaxloss.reduce, (X,), {"reduction": "none", "segment_ids": Y[:, None]}, ValueError, 'expected `segment_ids` with `reduction` "sum" or "mean", got "none".'),
+    (jaxloss.reduce, (2.5,), {"segment_ids": 0}, ValueError, "expected `losses` with an axis for `segment_ids`, got a number."),
     (jaxloss.reduce, (X,), {"num_segments": 3}, ValueError, "expected `num_segments` with `segment_ids`, got it alone."),
     (jaxloss.reduce, (X,), {"segment_ids": X}, TypeError, "expected `segment_ids` of an integer dtype, got float32."),
     (jaxloss.sum_and_weight, (X,), {"axis": 2}, ValueError, "expected `axis` to name distinct axes of an array of rank 2, got 2."),

@@ -130,6 +130,27 @@ def test_shard_map(case, check_vma, replicated):
 
 
 @every_loss
+def test_examples_mapped_by_vmap_on_devices(case, rng):
+    """In a shard_map that checks what varies, and with classes that an explicit mesh splits."""
+    x, t = case.draw(rng, 8)
+
+    def mapped(x, t):
+        return jax.vmap(jax.value_and_grad(lambda x, t: case(x, t).sum()))(x, t)
+
+    expected = jax.jit(mapped)(x, t)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    local = jax.shard_map(mapped, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=True)
+    found = [jax.jit(local)(x, t)]
+    if case.rows:
+        with jax.set_mesh(jax.make_mesh((8,), ("classes",), axis_types=(AxisType.Explicit,))):
+            split = [jax.device_put(a, P(None, "classes") if a.ndim == 2 else P()) for a in (x, t)]
+            found.append(jax.jit(mapped)(*split))
+    for ours in found:
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            same(a, b, span=50)
+
+
+@every_loss
 def test_export_for_three_platforms(case, rng):
     x, t = case.draw(rng, 4)
     f = jax.jit(jax.value_and_grad(lambda x, t: case(x, t, reduction="mean")))
