@@ -272,7 +272,8 @@ CASES = (
         ),
         cpu_note=(
             "the exact tail, and the labels beside a sure class for its gradient, are a sum each over the row, beside "
-            "the three of the textbook. For ten classes the time is that of starting them."
+            "the three of the textbook; labels are multiplied by gaps that are bounded, so that 0 times an infinite "
+            "gap is 0. For ten classes the time is that of starting them."
         ),
         **_rows,
     ),

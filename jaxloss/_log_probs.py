@@ -82,7 +82,7 @@ def log_probs(
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
       >>> log_prob, entropy = jaxloss.log_probs(logits, jnp.array([0, 1]))
       >>> print(log_prob, entropy)
-      [-0.2761 -2.9518] [0.7012 0.8415]
+      [-0.2761 -2.9518] [0.7171 0.8573]
 
     References:
       Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992.

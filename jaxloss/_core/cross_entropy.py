@@ -11,7 +11,6 @@ is a sum of non-negative terms: nothing cancels, neither in confident rows nor i
 columns, and sums and maxima over a row run over all devices.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from .classes import class_sum, in_range, local_labels, num_classes, one_hot_mask, take_label_of_shards
-from .compiler import cpu_fusion_barrier, cpu_shortcut
+from .compiler import cpu_fusion_barrier
 from .derivatives import custom_derivative
 from .masks import Mask
 from .softmax import (
@@ -264,21 +263,7 @@ def _finite(top: Array) -> Array:
 
 
 def _label_gaps(z: Array, labels: Array, top: Array, class_axis_name: AxisName | None) -> Array:
-    """The sum of t_c (m - z_c), 0 for a label of 0."""
-    m = top[..., None]
-    plain = class_sum(labels * (m - at_most(z.astype(top.dtype), m)), class_axis_name)
-    of_infinities = partial(_label_gaps_of_infinities, class_axis_name=class_axis_name)
-    return cpu_shortcut(~jnp.isfinite(plain), of_infinities, _plain_label_gaps, z, labels, top, plain)
-
-
-def _plain_label_gaps(z: Array, labels: Array, top: Array, plain: Array) -> Array:
-    return plain
-
-
-def _label_gaps_of_infinities(
-    z: Array, labels: Array, top: Array, plain: Array, class_axis_name: AxisName | None
-) -> Array:
-    """The same for infinite logits too, from z / 2 and m / 2, whose difference does not overflow."""
+    """The sum of t_c (m - z_c), computed from z / 2 and m / 2, whose difference does not overflow."""
     (half,) = cpu_fusion_barrier(_finite(top) / 2)
     half = half[..., None]
     gaps = class_sum(bounded_product(labels, half - at_most(z.astype(top.dtype) / 2, half)), class_axis_name)
