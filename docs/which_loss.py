@@ -156,7 +156,11 @@ SECTIONS = {
     ],
     "Weigh, mask and average": [
         Row("losses of your own, metrics", "", "reduce(losses, where=where, weights=weights)"),
-        Row("to divide later", "", "sum_and_weight(losses, where=where, weights=weights)"),
+        Row(
+            "to divide later, means of sequences and of packed ones",
+            "",
+            "sum_and_weight(losses, where=where, weights=weights)",
+        ),
     ],
 }
 

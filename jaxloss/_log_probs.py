@@ -58,14 +58,15 @@ def log_probs(
 
     Args:
       logits: floating array, the classes along ``axis``: scores before any softmax. ``-inf`` is a class of probability
-        0, such as an action that is not allowed.
+        0, such as an action that is not allowed; with ``soft_cap``, which makes it -s, mask it by ``where``.
       labels: integers in [0, classes), of the shape of ``logits`` without ``axis``. Any other integer, -1 too, gives
         NaN: exclude what is to be ignored with ``where=labels != -100``.
-      axis: the class axis, or several, flattened together.
+      axis: the class axis, or several, flattened together in that order.
       soft_cap: :math:`s > 0`: logits become :math:`s \tanh(x / s)`.
       logit_scale: multiplies the logits, before ``soft_cap``: for a policy that samples at temperature T pass 1 / T.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks classes; with a lower rank,
-        examples, and broadcasts to the shape of the labels. Masked logits may be anything.
+        examples, and broadcasts to the shape of the labels. Masked logits may be anything. A label in a masked class
+        has log-probability ``-inf``.
 
     Returns:
       :class:`LogProbs`, two arrays of the shape of ``labels``, in nats, 0 for masked examples; float64 if ``logits``
