@@ -26,7 +26,10 @@ KEPT = {
         "weston_watkins_hinge_loss": 3,
         "softmax_jensen_shannon_divergence": 16.1,  # 12.0 on one device
     },
-    "v6e": {"softmax_jensen_shannon_divergence": 4.1},
+    "v6e": {
+        "softmax_jensen_shannon_divergence": 4.1,
+        "triplet_margin_loss": 4.1,  # the negatives, which the benchmark computes
+    },
 }
 # How often a GPU moves the inputs and the gradient: once if they are elements, twice if they are rows, which it reads
 # for their sums too, and a softmax for its maximum. These look for more: the largest entry, near vectors, ties.
