@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from . import tables
 from .compile_only import LARGE, LONG
@@ -41,28 +41,32 @@ def page(result: Record) -> Iterator[str]:
     with_logits = [r for r in result["records"] if "candidates" in r and r["loss"] not in OF_PRODUCTS]
     yield HEAD
     yield tables.provenance(result)
-    yield from _shares(with_logits)
-    yield from _moved(with_logits)
+    if with_logits:
+        yield SHARES + _by_loss(with_logits, _largest_shares)
+    if counted := [r for r in with_logits if "least_bytes" in r]:
+        yield MOVED + _by_loss(counted, _moved_of_largest)
     yield from _without_logits(result["records"])
     yield from _layouts([r for r in result["records"] if r.get("kind") == "layout"])
     yield from _every(with_logits)
 
 
-def _shares(compiled: list[Record]) -> Iterator[str]:
-    """A row a loss: its temporaries over its predictions."""
+def _by_loss(compiled: list[Record], cell: Callable[[list[Record], list[str]], str]) -> str:
+    """A row a loss, a column a device: what the function makes of the records."""
     names, targets = _names(compiled), _targets(compiled)
     rows = []
     for loss in dict.fromkeys(record["loss"] for record in compiled):
         of_loss = [record for record in compiled if record["loss"] == loss]
-        cells = [_largest_shares([r for r in of_loss if r["target"] == target], names) for target in targets]
+        cells = [cell([r for r in of_loss if r["target"] == target], names) for target in targets]
         rows.append([f"`{loss}`", *cells])
-    if rows:
-        headers = ["loss", *(f"{ABSENT[target]}: {', '.join(names)}" for target in targets)]
-        yield (
-            "## Temporaries over the predictions\n\n"
-            "The size of the temporaries over that of the predictions. Of several shapes and dtypes, the largest.\n"
-            "Predictions below 1 MiB count as 1 MiB. `-`: it has no such loss.\n\n" + tables.table(rows, headers)
-        )
+    return tables.table(rows, ["loss", *(f"{ABSENT[target]}: {', '.join(names)}" for target in targets)])
+
+
+SHARES = """## Temporaries over the predictions
+
+The size of the temporaries over that of the predictions. Of several shapes and dtypes, the largest.
+Predictions below 1 MiB count as 1 MiB. `-`: it has no such loss.
+
+"""
 
 
 MOVED = """## Bytes moved
@@ -72,24 +76,11 @@ loss of elements needs no more than that: 1. A loss of rows reads them again onc
 a softmax before that for its maximum, 2.0. Exact cosines and distances look for the largest entry first, and near
 vectors are subtracted, for 3. What other losses read again, they would else have to keep. Of arrays below some 100 MB,
 compilers for TPUs also count what they copy between the two memories of a TPU, so that 1.7 is 4 to 5.
+
 """
 
 
-def _moved(compiled: list[Record]) -> Iterator[str]:
-    """A row a loss: the bytes that it moves over the fewest that there can be."""
-    counted = [r for r in compiled if "least_bytes" in r]
-    if not counted:
-        return
-    names, targets = _names(counted), _targets(counted)
-    rows = []
-    for loss in dict.fromkeys(record["loss"] for record in counted):
-        of_loss = [record for record in counted if record["loss"] == loss]
-        cells = [_most_moved([r for r in of_loss if r["target"] == target], names) for target in targets]
-        rows.append([f"`{loss}`", *cells])
-    yield MOVED + "\n" + tables.table(rows, ["loss", *(f"{ABSENT[t]}: {', '.join(names)}" for t in targets)])
-
-
-def _most_moved(records: list[Record], names: list[str]) -> str:
+def _moved_of_largest(records: list[Record], names: list[str]) -> str:
     cells = []
     for name in names:
         if found := [r for r in records if name in r["candidates"]]:
