@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import relu, softplus
+from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled, replicate_from_axis
 from ._core.masks import Mask, prepare_mask
 from ._core.rows import is_finite_row, per_example_option
+from ._core.special import relu
 from ._core.types import Reduction
 from ._core.vectors import largest_power
 

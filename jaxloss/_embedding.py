@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import relu
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -18,7 +17,7 @@ from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask
 from ._core.rows import as_rows, defer_upcast, is_finite_row, per_example_option, prepare_logits
-from ._core.special import power_of_two
+from ._core.special import power_of_two, relu
 from ._core.types import Axis, Reduction
 from ._core.vectors import compare_vectors, distance_gradients, is_ordinary, prepare_vectors
 

@@ -85,7 +85,7 @@ def hinge_loss(
 
 
 def _squared_hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
-    excess = 2 * jnp.maximum(margin - x * t, 0)
+    excess = 2 * jnp.maximum(margin - x * t, 0)  # not `relu`: XLA would merge its 0 with that of the forward pass
     return -t * excess, -x * excess, None
 
 

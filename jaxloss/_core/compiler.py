@@ -162,10 +162,10 @@ def gpu_recompute_barrier(*arrays: Array, depth: int = 1) -> tuple[Array, ...]:
 
 
 def cpu_single_pass(x: Array) -> Array:
-    """Returns x, which a CPU computes in one pass if it is summed.
+    """Returns x, which a CPU then computes in one pass before it is summed.
 
-    Its kernel of sums takes the last steps of plain arithmetic into it, and all that they need is written to memory
-    first, for a long formula several arrays. A select ends what it can take.
+    XLA's kernel of sums also takes the last arithmetic steps before the sum, and their operands are written to memory
+    first: several arrays for a long formula. The kernel takes no select, so that it starts behind this one.
     """
 
     def on_cpu(x: Array) -> Array:
@@ -181,10 +181,11 @@ def cpu_shortcut(rare: Array, exact: Callable[..., T], shortcut: Callable[..., T
     A CPU pays for each pass over an array, and most batches hold no row that needs all of them. Elsewhere the branches
     would only keep apart what XLA makes one pass. Under `vmap` both are computed, on explicit meshes the exact ones.
     """
-
-    if any(any(jax.typeof(a).sharding.spec) for a in arrays):  # a condition under `vmap` is a select, which they refuse
+    # `vmap` makes a select of a condition. Its scalar predicate is refused for arrays that an explicit mesh splits, and
+    # in a shard_map all arrays have to vary over the same axes.
+    if any(any(jax.typeof(a).sharding.spec) for a in arrays):
         return exact(*arrays)
-    if jax.sharding.get_abstract_mesh().manual_axes:  # under `vmap` its branches want arrays that all vary alike
+    if jax.sharding.get_abstract_mesh().manual_axes:
         rare, *arrays = match_varying_axes((rare, *arrays), (rare, *arrays))
 
     def on_cpu(rare: Array, *arrays: Array) -> T:
@@ -217,7 +218,6 @@ def recompute_barrier(arrays: Any, *, rows: bool) -> Any:
     Merged passes over rows save an intermediate of the size of the logits. That pays on a CPU only, where exponentials
     cost more than memory. Merged elementwise passes pay on accelerators only, where they become a single pass.
     """
-
     leaves, structure = jax.tree.flatten(arrays)
     cpu, default = (_same, _barriers) if rows else (_barriers, _same)
     return jax.tree.unflatten(structure, lax.platform_dependent(*leaves, cpu=cpu, default=default))

@@ -106,7 +106,7 @@ class Mask(NamedTuple):
         if reduction == "sum":
             return summed
         count = self.total_weight(losses.shape, losses.dtype, axis_name, total)
-        return jnp.where(count == 0, 0, summed / jnp.where(count == 0, 1, count))
+        return divide_or_zero(summed, count)
 
     def example_weights(
         self, shape: tuple[int, ...], dtype: np.dtype, reduction: Reduction, axis_name: AxisName | None
@@ -118,7 +118,7 @@ class Mask(NamedTuple):
         if reduction == "sum":
             return weight
         count = self.total_weight(shape, dtype, axis_name)
-        return jnp.where(count == 0, 0, weight / jnp.where(count == 0, 1, count))
+        return divide_or_zero(weight, count)
 
     def total_weight(
         self,
@@ -153,6 +153,11 @@ def prepare_mask(
     if weights is not None:
         weight = arguments.broadcast(name, "weights", arguments.real(name, "weights", weights).astype(dtype), shape)
     return Mask(examples, weight=weight)
+
+
+def divide_or_zero(a: Array, b: Array) -> Array:
+    """a / b, 0 where b is 0."""
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
 def weigh(weight: Array, x: Array) -> Array:

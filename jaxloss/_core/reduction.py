@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from . import arguments
 from .classes import in_range, nan_unless
 from .compiler import compiled, shard_like
-from .masks import Mask, prepare_mask
+from .masks import Mask, divide_or_zero, prepare_mask
 from .rows import as_rows
 from .types import Axis, AxisName, Reduction
 
@@ -192,7 +192,7 @@ class SumAndWeight(NamedTuple):
     @property
     def mean(self) -> Array:
         """The quotient, 0 for a weight of 0."""
-        return jnp.where(self.weight == 0, 0, self.sum / jnp.where(self.weight == 0, 1, self.weight))
+        return divide_or_zero(self.sum, self.weight)
 
 
 @compiled()

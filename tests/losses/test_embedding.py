@@ -365,3 +365,20 @@ def test_degrees_of_triplets_in_one_batch():
         np.testing.assert_allclose(gradient[i], jax.grad(lambda a, d=degree: loss(a, d).sum())(a[:1])[0], rtol=1e-6)
     empty = jnp.zeros((0, 3))
     assert jaxloss.triplet_margin_loss(empty, empty, empty, swap=True, norm_degree=jnp.ones(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("scale", [1e-17, 1e-18, 1e-30, 1e20, 1e30])
+def test_second_derivatives_of_distances_at_any_scale(scale):
+    """Those of scaled triplets, with a scaled margin, are those of the triplets over the scale."""
+    anchor, positive, negative = jnp.array([3.0, 1.5]), jnp.array([1.0, 1.0]), jnp.array([0.0, 2.0])
+
+    def hessian(scale, mode):
+        def loss(a):
+            return jaxloss.triplet_margin_loss(a, scale * positive, scale * negative, eps=0, margin=10 * scale)
+
+        return mode(jax.grad(loss))(scale * anchor) * scale
+
+    expected = hessian(jnp.float32(1), jax.jacfwd)
+    terms = sum(1 / np.linalg.norm(anchor - other) for other in (positive, negative))
+    for mode in (jax.jacfwd, jax.jacrev):
+        close(hessian(jnp.float32(scale), mode), expected, terms)
