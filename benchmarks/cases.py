@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import batches, linear, sequences
+from . import batches, linear, policies, sequences
 
 Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
@@ -753,5 +753,33 @@ CASES = (
         _pair(shares, shares),
         lambda p, t: 0.5 * jnp.abs(p - t).sum(-1),
         shapes=(NARROW,),
+    ),
+    Case(
+        "softmax_total_variation_distance",
+        _pair(logits, logits),
+        lambda x, y: 0.5 * jnp.abs(jax.nn.softmax(x) - jax.nn.softmax(y)).sum(-1),
+        shapes=(NARROW,),
+    ),
+    # A number a token: of a policy that has moved a little.
+    Case(
+        "ppo_clip_loss",
+        _pair(normal, normal),
+        policies.plain_clip,
+        call=policies.clip,
+    ),
+    Case("kl_estimate", _pair(normal, normal), lambda x, t: jnp.expm1(t - x) - (t - x)),
+    Case("dpo_loss", _pair(normal, normal), lambda c, j: jax.nn.softplus(-0.1 * (c - j))),
+    Case(
+        "linear_log_probs",
+        linear.draw,
+        policies.plain_of_hidden,
+        (Peer("scan", lambda jax: policies.scan),),
+        shapes=((2048, 512, 16_000),),
+        on_accelerators=((8192, 2048, 32_768), (8192, 4096, 128_256)),
+        dtypes=BOTH,
+        dtypes_on_accelerators=("bfloat16",),
+        quick=(1024, 256, 2048),
+        products=linear.products,
+        call=policies.clip_of_hidden,
     ),
 )

@@ -32,7 +32,11 @@ WORDS = {
     "`full` (Poisson, Gaussian)": "`full`",
     "`z_loss`": "`z_loss`; apart, `token_metrics(logits, labels).lse ** 2`",
     "`final_logit_softcapping`": "`soft_cap`",
-    "`k3`, `selective_log_softmax`": "they are made of log-probabilities: `log_probs`, `linear_log_probs`",
+    "`selective_log_softmax`": "`log_probs`, `linear_log_probs`",
+    "`k1`, `k2`, `k3`, `low_var_kl`": "`kl_estimate`",
+    "`label_smoothing` (DPO of TRL and Liger)": "`flip_probability`",
+    "`cliprange`, `epsilon_low`, `epsilon_high`": "`clip_low`, `clip_high`",
+    "`clip_ratio_c` (verl), `delta` (TRL)": "`dual_clip`",
     "label -1 or -100, ignored by default": "an out-of-range label is NaN: say what is ignored with `where`",
 }
 

@@ -46,6 +46,12 @@ CURVES = [
     ("sigmoid_binary_cross_entropy", 1.0, {}, -5.0, 5.0, 5),
     ("sigmoid_focal_loss", 1.0, {"gamma": 2.0}, -5.0, 5.0, 5),
     ("binary_cross_entropy", 0.75, {}, 0.001, 0.999, 5),
+    ("ppo_clip_loss", -1.5, {"advantages": 1.0}, -3.0, 0.0, 4),
+    ("sapo_loss", -1.5, {"advantages": 1.0}, -3.0, 0.0, 4),
+    ("kl_estimate", -1.5, {}, -4.0, 0.0, 4),
+    ("dpo_loss", 0.0, {"beta": 1.0}, -5.0, 5.0, 5),
+    ("kto_loss", 1.0, {"beta": 1.0}, -5.0, 5.0, 1),
+    ("odds_ratio_loss", -1.0, {}, -4.0, -0.001, 4),
 ]
 
 

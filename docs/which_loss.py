@@ -93,11 +93,47 @@ SECTIONS = {
             "a teacher's hidden states",
             "linear_jensen_shannon_divergence(hidden, weight, teacher_hidden, teacher_weight)",
         ),
+        Row(
+            "logits, the largest difference of an event",
+            "a teacher's logits",
+            "softmax_total_variation_distance(logits, teacher_logits)",
+        ),
         Row("log-probabilities", "probabilities", "kl_divergence(log_predictions, targets)"),
         Row("log-probabilities", "log-probabilities", "kl_divergence_with_log_targets(log_predictions, log_targets)"),
         Row("unnormalised", "unnormalised", "generalized_kl_divergence(log_predictions, targets)"),
         Row("symmetric", "log-probabilities", "jensen_shannon_divergence(log_predictions, log_targets)"),
         Row("the largest difference of an event", "probabilities", "total_variation_distance(predictions, targets)"),
+    ],
+    "A policy, preferences": [
+        Row(
+            "PPO, GRPO, DAPO, GSPO",
+            "log-probabilities of the policy that sampled, advantages",
+            "ppo_clip_loss(log_probs, old_log_probs, advantages)",
+        ),
+        Row("CISPO", "the same", "cispo_loss(log_probs, old_log_probs, advantages)"),
+        Row("SAPO", "the same", "sapo_loss(log_probs, old_log_probs, advantages)"),
+        Row("REINFORCE, GPG", "advantages", "policy_gradient_loss(log_probs, advantages)"),
+        Row("a value, PPO's clipped", "returns", "clipped_value_loss(values, old_values, returns)"),
+        Row(
+            "a penalty for leaving a reference (k1, k2, k3)",
+            "its log-probabilities",
+            "kl_estimate(log_probs, reference_log_probs)",
+        ),
+        Row(
+            "DPO, IPO, SLiC and others, SimPO, CPO, a reward model",
+            "pairs, one of which is chosen",
+            "dpo_loss(chosen_log_ratios, rejected_log_ratios)",
+        ),
+        Row("KTO", "answers, desirable or not", "kto_loss(log_ratios, labels)"),
+        Row(
+            "ORPO",
+            "pairs, one of which is chosen",
+            "odds_ratio_loss(chosen_log_probs, rejected_log_probs)",
+        ),
+    ],
+    "A mixture of experts": [
+        Row("the same load for each expert", "where tokens go", "load_balancing_loss(logits, experts)"),
+        Row("small logits of the router", "", "router_z_loss(logits)"),
     ],
     "A number": [
         Row("its mean", "real", "squared_error(predictions, targets)"),
@@ -137,6 +173,7 @@ SECTIONS = {
     ],
     "Ranking": [
         Row("scores of a list", "relevance", "ranking_softmax_loss(logits, labels)"),
+        Row("scores of a list, the likelihood of its order", "relevance", "plackett_luce_loss(logits, labels)"),
         Row("scores of pairs", "-1 and 1", "margin_ranking_loss(predictions, others, targets)"),
     ],
     "Sequences": [

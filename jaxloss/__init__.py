@@ -21,8 +21,12 @@ Fused linear layer and loss:
 
 Distillation and divergences:
     softmax_kl_divergence, softmax_kl_divergence_with_top_k_targets, softmax_jensen_shannon_divergence,
-    kl_divergence, kl_divergence_with_log_targets, generalized_kl_divergence, jensen_shannon_divergence,
-    total_variation_distance
+    softmax_total_variation_distance, kl_divergence, kl_divergence_with_log_targets, generalized_kl_divergence,
+    jensen_shannon_divergence, total_variation_distance
+
+Policies and preferences:
+    ppo_clip_loss, cispo_loss, sapo_loss, policy_gradient_loss, clipped_value_loss, kl_estimate, dpo_loss, kto_loss,
+    odds_ratio_loss
 
 From probabilities:
     categorical_cross_entropy, categorical_cross_entropy_with_integer_labels, binary_cross_entropy, nll_loss,
@@ -47,7 +51,10 @@ Segmentation:
     dice_loss, binary_dice_loss, multiclass_generalized_dice_loss, tversky_loss
 
 Ranking:
-    ranking_softmax_loss, margin_ranking_loss
+    ranking_softmax_loss, plackett_luce_loss, margin_ranking_loss
+
+Mixtures of experts:
+    load_balancing_loss, router_z_loss
 
 Sequences:
     ctc_loss, ctc_loss_with_forward_probs, ctc_greedy_decode, ctc_beam_decode, CTCDecoded, ctc_align, CTCAlignment,
@@ -82,6 +89,7 @@ from ._dice import multiclass_generalized_dice_loss as multiclass_generalized_di
 from ._distillation import softmax_jensen_shannon_divergence as softmax_jensen_shannon_divergence
 from ._distillation import softmax_kl_divergence as softmax_kl_divergence
 from ._distillation import softmax_kl_divergence_with_top_k_targets as softmax_kl_divergence_with_top_k_targets
+from ._distillation import softmax_total_variation_distance as softmax_total_variation_distance
 from ._divergence import generalized_kl_divergence as generalized_kl_divergence
 from ._divergence import jensen_shannon_divergence as jensen_shannon_divergence
 from ._divergence import kl_divergence as kl_divergence
@@ -116,6 +124,15 @@ from ._multiclass_margin import multiclass_hinge_loss as multiclass_hinge_loss
 from ._multiclass_margin import multiclass_perceptron_loss as multiclass_perceptron_loss
 from ._multiclass_margin import multilabel_hinge_loss as multilabel_hinge_loss
 from ._multiclass_margin import weston_watkins_hinge_loss as weston_watkins_hinge_loss
+from ._policy import cispo_loss as cispo_loss
+from ._policy import clipped_value_loss as clipped_value_loss
+from ._policy import kl_estimate as kl_estimate
+from ._policy import policy_gradient_loss as policy_gradient_loss
+from ._policy import ppo_clip_loss as ppo_clip_loss
+from ._policy import sapo_loss as sapo_loss
+from ._preference import dpo_loss as dpo_loss
+from ._preference import kto_loss as kto_loss
+from ._preference import odds_ratio_loss as odds_ratio_loss
 from ._probability_cross_entropy import binary_cross_entropy as binary_cross_entropy
 from ._probability_cross_entropy import categorical_cross_entropy as categorical_cross_entropy
 from ._probability_cross_entropy import (
@@ -124,6 +141,7 @@ from ._probability_cross_entropy import (
 from ._probability_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
 from ._probability_cross_entropy import nll_loss as nll_loss
 from ._ranking import margin_ranking_loss as margin_ranking_loss
+from ._ranking import plackett_luce_loss as plackett_luce_loss
 from ._ranking import ranking_softmax_loss as ranking_softmax_loss
 from ._regression import absolute_error as absolute_error
 from ._regression import absolute_percentage_error as absolute_percentage_error
@@ -136,6 +154,8 @@ from ._robust import charbonnier_loss as charbonnier_loss
 from ._robust import huber_loss as huber_loss
 from ._robust import log_cosh as log_cosh
 from ._robust import smooth_l1_loss as smooth_l1_loss
+from ._router import load_balancing_loss as load_balancing_loss
+from ._router import router_z_loss as router_z_loss
 from ._sigmoid_cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from ._sigmoid_focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
@@ -170,6 +190,8 @@ __all__ = [
     "categorical_hinge_loss_with_zero_class",
     "charbonnier_loss",
     "circle_loss",
+    "cispo_loss",
+    "clipped_value_loss",
     "cosine_distance",
     "cosine_embedding_loss",
     "cosine_similarity",
@@ -181,6 +203,7 @@ __all__ = [
     "CTCAlignment",
     "CTCDecoded",
     "dice_loss",
+    "dpo_loss",
     "gaussian_nll_loss",
     "gaussian_nll_loss_with_log_variance",
     "generalized_cross_entropy",
@@ -191,6 +214,8 @@ __all__ = [
     "jensen_shannon_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
+    "kl_estimate",
+    "kto_loss",
     "l2_loss",
     "linear_cross_entropy",
     "linear_cross_entropy_with_indexed_labels",
@@ -201,6 +226,7 @@ __all__ = [
     "linear_kl_divergence_with_top_k_targets",
     "linear_log_probs",
     "linear_sigmoid_cross_entropy",
+    "load_balancing_loss",
     "log_cosh",
     "log_probs",
     "LogProbs",
@@ -214,17 +240,23 @@ __all__ = [
     "nce_loss",
     "nll_loss",
     "ntxent",
+    "odds_ratio_loss",
     "perceptron_loss",
+    "plackett_luce_loss",
     "poisson_nll_loss",
     "poisson_nll_loss_with_log_rates",
+    "policy_gradient_loss",
     "poly_loss_cross_entropy",
+    "ppo_clip_loss",
     "quantile_loss",
     "ranking_softmax_loss",
     "reduce",
     "rnnt_loss",
     "rnnt_loss_with_joint",
+    "router_z_loss",
     "safe_softmax_cross_entropy",
     "sampled_softmax_loss",
+    "sapo_loss",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -238,6 +270,7 @@ __all__ = [
     "softmax_jensen_shannon_divergence",
     "softmax_kl_divergence",
     "softmax_kl_divergence_with_top_k_targets",
+    "softmax_total_variation_distance",
     "sparsemax_loss",
     "squared_error",
     "squared_hinge_loss",

@@ -14,7 +14,7 @@ from ._core.cross_entropy import Options
 from ._core.derivatives import custom_derivative
 from ._core.named_classes import KL_DIVERGENCES, Rest, kl_divergence, prepare_named_rows
 from ._core.rows import defer_upcast, prepare_rows
-from ._core.softmax_divergence import softmax_js, softmax_kl
+from ._core.softmax_divergence import softmax_js, softmax_kl, softmax_tv
 from ._core.types import Axis, Reduction
 
 
@@ -175,6 +175,62 @@ def softmax_jensen_shannon_divergence(
     """
     name = "softmax_jensen_shannon_divergence"
     return _loss(name, softmax_js, {"beta": beta}, logits, teacher_logits, temperature, axis, where, weights, reduction)
+
+
+@compiled(temperature=arguments.POSITIVE)
+def softmax_total_variation_distance(
+    logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Total variation distance between a student's softmax and a teacher's, both from logits: distillation.
+
+    .. math::
+        \ell = \tfrac{1}{2} \sum_c |q_c - t_c|, \quad
+        q = \mathrm{softmax}(x / T), \quad t = \mathrm{softmax}(y / T), \qquad
+        \frac{\partial \ell}{\partial x_c} = \frac{q_c}{T} \Bigl(s_c - \sum_k q_k s_k\Bigr), \quad
+        s = \tfrac{1}{2} \mathrm{sign}(q - t)
+
+    The largest difference of the probabilities of any event. Nearly equal distributions keep their relative accuracy.
+
+    Args:
+      logits: the student's logits :math:`x`, floating, the classes along ``axis``: scores before any softmax. ``-inf``
+        is a class of probability 0.
+      teacher_logits: the teacher's logits :math:`y`, floating, of the shape of ``logits``.
+      temperature: :math:`T > 0`, which divides the logits of both. It may be traced and may differ from row to row.
+      axis: the class axis or axes (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks the classes of both; with a
+        lower rank, examples, and broadcasts to the shape of the loss.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss, in [0, 1], of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is, else
+      float32. A row of ``-inf`` alone costs infinity, with gradient 0.
+
+    Raises:
+      TypeError: ``logits`` or ``teacher_logits`` is not floating, ``where`` is not boolean.
+      ValueError: ``teacher_logits`` has another shape, there is no class, an option does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> student, teacher = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([[0.5, 3.0, -1.0]])
+      >>> print(jaxloss.softmax_total_variation_distance(student, teacher).round(4))
+      [0.2802]
+
+    Liger: ``LigerTVDLoss``.
+
+    References:
+      Wen et al., f-Divergence Minimization for Sequence-Level Knowledge Distillation, 2023.
+    """
+    name = "softmax_total_variation_distance"
+    return _loss(name, softmax_tv, {}, logits, teacher_logits, temperature, axis, where, weights, reduction)
 
 
 _KL_OF_NAMED = {pair: custom_derivative(*pair) for pair in KL_DIVERGENCES.values()}

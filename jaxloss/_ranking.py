@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, dense_cross_entropy
+from ._core.derivatives import recompute_in_backward
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask, weigh
 from ._core.reduction import reduce
-from ._core.rows import as_rows
+from ._core.rows import as_rows, prepare_rows
 from ._core.types import Axis, Reduction
 
 
@@ -80,6 +82,82 @@ def ranking_softmax_loss(
     if reduce_fn is jnp.mean:
         return reduce(losses, where=mask.examples)
     return reduce_fn(losses, where=mask.examples)
+
+
+# Of scores in order, item i comes first of those that are left with probability exp(s_i) / sum_{j >= i} exp(s_j). Its
+# negative logarithm is softplus(logsumexp_{j > i}(s_j) - s_i).
+
+
+def _plackett_luce(s: Array, items: Array) -> Array:
+    least = jnp.finfo(s.dtype).min / 4  # of what is no item, and below all that are: the logsumexp of -inf has no slope
+    s = jnp.where(items, jnp.maximum(s, least / 2), least)
+    rest = lax.cumlogsumexp(s, axis=s.ndim - 1, reverse=True)
+    gaps = jnp.concatenate([rest[..., 1:], jnp.full_like(rest[..., :1], least)], -1) - s
+    return jnp.where(items, jax.nn.softplus(gaps), 0).sum(-1)
+
+
+_plackett_luce_loss = recompute_in_backward(_plackett_luce)
+
+
+@compiled()
+def plackett_luce_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+) -> Array:
+    r"""Negative log-likelihood of an order of a list's items under the model of Plackett and Luce (ListMLE).
+
+    .. math::
+        \ell = \sum_{i=1}^{n} \Bigl(\log \sum_{j=i}^{n} e^{s_j} - s_i\Bigr), \qquad
+        \frac{\partial \ell}{\partial s_k} = \sum_{i \le k} \frac{e^{s_k}}{\sum_{j \ge i} e^{s_j}} - 1
+
+    with the items in the order of their labels, the best first. Of two items it is Bradley and Terry's model. Scores
+    that are sure of the order lose no digit.
+
+    Args:
+      logits: the scores :math:`s`, floating, the items of a list along ``axis``.
+      labels: the relevances, real, of the shape of ``logits``: a larger one comes first. Items of the same relevance
+        are taken in the order of the array.
+      axis: the axis or axes of the items (flattened together); None for all.
+      where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks items, which fill up a list;
+        with a lower rank, lists, and broadcasts to the shape of the loss.
+      weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+
+    Returns:
+      The loss of each list in nats, of the shape of ``logits`` without ``axis``, or a scalar; float64 if an input is,
+      else float32.
+
+    Raises:
+      TypeError: ``logits`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``labels`` has another shape, there is no item, a mask or weight does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits, labels = jnp.array([[2.0, 0.5, 1.0], [0.0, 0.0, 0.0]]), jnp.array([[3, 1, 2], [3, 2, 1]])
+      >>> print([f"{loss:.3f}" for loss in jaxloss.plackett_luce_loss(logits, labels)])
+      ['0.938', '1.792']
+
+    References:
+      Xia et al., Listwise Approach to Learning to Rank: Theory and Algorithm, 2008. Plackett, The Analysis of
+      Permutations, 1975.
+    """
+    name = "plackett_luce_loss"
+    x, y, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
+    arguments.choice(name, "reduction", reduction)
+    dtype = arguments.compute_dtype(x, y)
+    items = jnp.ones(x.shape, bool) if mask.classes is None else mask.classes
+    if mask.examples is not None:
+        items &= mask.examples[..., None]
+    order = jnp.argsort(jnp.where(items, -y.astype(dtype), jnp.inf), axis=-1)
+    x, items = (jnp.take_along_axis(a, order, -1) for a in (mask.fill(x), items))
+    losses = _plackett_luce_loss(x.astype(dtype), items, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)
 
 
 def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[Array, ...]:

@@ -99,6 +99,15 @@ OTHERS = [
     _call("sum_and_weight", jaxloss.sum_and_weight, _reals()),
     _call("token_metrics", jaxloss.token_metrics, _reals(CLASSES), _integers(CLASSES), differentiable=False),
     _call("log_probs", jaxloss.log_probs, _reals(CLASSES), _integers(CLASSES)),
+    _call("cispo_loss", jaxloss.cispo_loss, _reals(), _reals(), _reals()),
+    _call("policy_gradient_loss", jaxloss.policy_gradient_loss, _reals(), _reals()),
+    _call(
+        "load_balancing_loss",
+        lambda x, e: jaxloss.load_balancing_loss(x, e, token_axis=1),
+        *(_reals(3, CLASSES), _integers(CLASSES, 3, 2)),
+    ),
+    _call("router_z_loss", jaxloss.router_z_loss, _reals(CLASSES)),
+    _call("plackett_luce_loss", jaxloss.plackett_luce_loss, _reals(CLASSES), _reals(CLASSES)),
     _call(
         "softmax_cross_entropy_with_indexed_labels",
         jaxloss.softmax_cross_entropy_with_indexed_labels,

@@ -58,6 +58,17 @@ SIGN = Domain(lambda rng, shape, scale: rng.choice([-1.0, 1.0], shape), (-1.0, 1
 UNIT_INTERVAL = Domain(lambda rng, shape, scale: rng.random(shape), (0.0, 0.25, 0.9, 1.0))
 PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), UNIT)
 LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
+LOG_PROBABILITY = Domain(
+    lambda rng, shape, scale: -rng.exponential(scale, shape) - 0.01,
+    (-200.0, -110.0, -60.0, -5.0, -0.9, -0.7, -0.5, -0.01, -1e-4, -1e-8),
+)
+OTHER_LOG_PROBABILITY = Domain(  # never the same, where estimates of a divergence are 0
+    LOG_PROBABILITY.draw, (-190.0, -100.0, -50.0, -4.0, -0.91, -0.71, -0.52, -0.02, -3e-4, -2e-8)
+)
+OLD_VALUE = Domain(  # none as far from a return as another value, but on the other side
+    REAL.draw, (-33.0, -7.3, -1.1, -0.31, -0.04, 0.02, 0.26, 0.6, 2.2, 1100.0)
+)
+FEW_LOG_PROBABILITIES = Domain(LOG_PROBABILITY.draw, (-2.0, -1.2, -0.7, -0.5, -0.01, -1e-4))
 # Rows. Targets need not sum to 1.
 SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), ())
 TEACHER_LOGITS = Domain(REAL.draw, ())
@@ -68,7 +79,7 @@ LOG_SHARES = Domain(lambda rng, shape, scale: _log_softmax(rng.normal(size=shape
 # Losses that contain an exponential of their arguments, by the beginning of their names: their tolerance is wider.
 EXPONENTIAL = (
     *("softmax", "safe", "sigmoid", "poly", "soft_margin", "log_cosh", "kl", "generalized_kl", "jensen"),
-    *("poisson_nll_loss_with", "gaussian_nll_loss_with"),
+    *("poisson_nll_loss_with", "gaussian_nll_loss_with", "ppo", "sapo", "dpo", "kto", "odds"),
 )
 
 
@@ -203,6 +214,47 @@ CASES = [
     case(oracles.poisson_nll_loss_with_log_rates, LOG_RATE, COUNT, static={"full": True}),
     case(oracles.gaussian_nll_loss, REAL, REAL, variance=0.7),
     case(oracles.gaussian_nll_loss_with_log_variance, REAL, REAL, log_variance=0.7, static={"full": True}),
+    # policies and preferences
+    case(oracles.ppo_clip_loss, LOG_PROBABILITY, LOG_PROBABILITY, advantages=1.3, clip_low=0.3, clip_high=0.4),
+    case(oracles.ppo_clip_loss, LOG_PROBABILITY, LOG_PROBABILITY, advantages=-1.3, dual_clip=3.0),
+    case(oracles.ppo_clip_loss, LOG_PROBABILITY, LOG_PROBABILITY, advantages=-1.3),
+    case(oracles.sapo_loss, FEW_LOG_PROBABILITIES, FEW_LOG_PROBABILITIES, advantages=1.3),
+    case(oracles.sapo_loss, FEW_LOG_PROBABILITIES, FEW_LOG_PROBABILITIES, advantages=-1.3, temperature_negative=0.3),
+    case(
+        oracles.clipped_value_loss,
+        REAL,
+        OLD_VALUE,
+        call=lambda x, t, **kwargs: jaxloss.clipped_value_loss(x, t, t * 0 + 0.25, **kwargs),
+        clip=0.2,
+    ),
+    *(
+        case(oracles.kl_estimate, LOG_PROBABILITY, OTHER_LOG_PROBABILITY, static={"estimator": k})
+        for k in ("k3", "k1", "k2")
+    ),
+    *(
+        case(
+            oracles.weighted_kl_estimate,
+            LOG_PROBABILITY,
+            OTHER_LOG_PROBABILITY,
+            name="kl_estimate",
+            call=lambda x, t, **kwargs: jaxloss.kl_estimate(x, t, t * 0 - 0.75, **kwargs),
+            static={"estimator": k},
+        )
+        for k in ("k3", "k1", "k2")
+    ),
+    case(oracles.dpo_loss, REAL, REAL, beta=0.3),
+    case(oracles.dpo_loss, REAL, REAL, beta=0.3, flip_probability=0.2),
+    *(
+        case(oracles.dpo_loss, REAL, REAL, static={"loss_type": loss_type}, beta=0.3, flip_probability=0.2)
+        for loss_type in ("robust", "exo_pair")
+    ),
+    *(
+        case(oracles.dpo_loss, REAL, REAL, static={"loss_type": loss_type}, beta=0.3)
+        for loss_type in ("hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")
+    ),
+    case(oracles.dpo_loss, REAL, REAL, static={"loss_type": "discopop"}, beta=0.3, temperature=0.05),
+    case(oracles.kto_loss, REAL, UNIT_INTERVAL, beta=0.3, kl=0.4, desirable_weight=1.2, undesirable_weight=0.8),
+    case(oracles.odds_ratio_loss, LOG_PROBABILITY, LOG_PROBABILITY),
     # margins
     case(oracles.hinge_loss, REAL, SIGN),
     case(oracles.squared_hinge_loss, REAL, SIGN),
@@ -247,6 +299,8 @@ CASES = [
     row_case(oracles.softmax_kl_divergence, REAL, TEACHER_LOGITS, temperature=2.5),
     row_case(oracles.softmax_jensen_shannon_divergence, REAL, TEACHER_LOGITS, beta=0.8),
     row_case(oracles.softmax_jensen_shannon_divergence, REAL, TEACHER_LOGITS, beta=0.3, temperature=2.5),
+    row_case(oracles.softmax_total_variation_distance, REAL, TEACHER_LOGITS),
+    row_case(oracles.softmax_total_variation_distance, REAL, TEACHER_LOGITS, temperature=2.5),
     row_case(oracles.total_variation_distance, SHARES, SHARES),
     # from probabilities
     row_case(oracles.categorical_cross_entropy, SHARES, SHARES),
@@ -269,6 +323,9 @@ NOT_IN_TABLE = {
     *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_dice.py
     *("circle_loss", "ntxent"),  # test_contrastive.py
     *("log_probs", "LogProbs"),  # test_log_probs.py
+    *("cispo_loss", "policy_gradient_loss"),  # test_policy.py
+    *("load_balancing_loss", "router_z_loss"),  # test_router.py
+    "plackett_luce_loss",  # test_ranking.py
     *("token_metrics", "TokenMetrics"),  # test_softmax_cross_entropy.py
     *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),  # test_named_classes.py
     *("nce_loss", "sampled_softmax_loss"),  # test_sampled.py

@@ -49,6 +49,16 @@ def softmax_cross_entropy(m, x, t, label_smoothing=0, z_loss=0, soft_cap=None, l
     return [t * (log_total - z), z_loss * log_total**2]
 
 
+def squared_logsumexp(m, x, t):
+    top = m.max(x)
+    return [(top + m.log(m.sum(m.exp(x - top)))) ** 2]
+
+
+def plackett_luce_loss(m, x, t):
+    """Of scores in their order."""
+    return [m.log(m.cumsum(m.exp(x)[..., ::-1])[..., ::-1]) - x]
+
+
 def sigmoid_binary_cross_entropy(m, x, t, label_smoothing=0, pos_weight=1, soft_cap=None, logit_scale=1):
     z = _to_logits(m, x, soft_cap, logit_scale)
     t = (1 - label_smoothing) * t + label_smoothing / 2
@@ -148,6 +158,72 @@ def gaussian_nll_loss(m, x, t, variance, full=False):
 
 def gaussian_nll_loss_with_log_variance(m, x, t, log_variance, full=False):
     return gaussian_nll_loss(m, x, t, m.exp(0 * x + log_variance), full)
+
+
+def ppo_clip_loss(m, x, t, advantages, clip_low=0.2, clip_high=0.2, dual_clip=None):
+    ratio = m.exp(x - t)
+    clipped = m.where(
+        ratio < 1 - clip_low, 0 * x + 1 - clip_low, m.where(ratio > 1 + clip_high, 0 * x + 1 + clip_high, ratio)
+    )
+    loss = m.maximum(-ratio * advantages, -clipped * advantages)
+    if dual_clip is None:
+        return [loss]
+    bound = -dual_clip * advantages
+    return [m.where((0 * x + bound > 0) & (loss > bound), 0 * x + bound, loss)]
+
+
+def sapo_loss(m, x, t, advantages, temperature_positive=1, temperature_negative=1.05):
+    tau = temperature_positive if advantages > 0 else temperature_negative
+    return [-4 / tau / (1 + m.exp(-tau * (m.exp(x - t) - 1))) * advantages]
+
+
+def clipped_value_loss(m, x, t, clip):
+    """Of a return of 1/4."""
+    clipped = m.maximum(t - clip, -m.maximum(-x, -t - clip))
+    larger = m.where(m.abs(x - 0.25) >= m.abs(clipped - 0.25), x, clipped)
+    return [larger**2 / 2, -larger / 4, 0 * x + 1 / 32]
+
+
+def kl_estimate(m, x, t, estimator):
+    d = t - x
+    return {"k1": [x, -t], "k2": [d**2 / 2], "k3": [m.exp(d) - 1 - d]}[estimator]
+
+
+def weighted_kl_estimate(m, x, t, estimator):
+    """Of an action of log-probability -3/4 under the policy that sampled."""
+    return [m.exp(x + 0.75) * term for term in kl_estimate(m, x, t, estimator)]
+
+
+def _softplus(m, z):
+    return m.log(1 + m.exp(z))
+
+
+def dpo_loss(m, x, t, loss_type="sigmoid", beta=0.1, flip_probability=0, temperature=0.05):
+    e, z, c, j, half = flip_probability, beta * (x - t), beta * x, beta * t, 1 / (2 * beta)
+    p, q, share = 1 / (1 + m.exp(-z)), 1 / (1 + m.exp(z)), 1 / (1 + m.exp(-z / temperature))
+    return {
+        "sigmoid": lambda: [(1 - e) * _softplus(m, -z), e * _softplus(m, z)],
+        "robust": lambda: [(1 - e) / (1 - 2 * e) * _softplus(m, -z), -e / (1 - 2 * e) * _softplus(m, z)],
+        "exo_pair": lambda: [p * (m.log(p) - m.log(0 * x + 1 - e)) + q * (m.log(q) - m.log(0 * x + e))],
+        "hinge": lambda: [m.where(z < 1, term, 0 * z) for term in (0 * z + 1, -c, j)],
+        "ipo": lambda: [(x - t) ** 2, -2 * half * (x - t), 0 * x + half**2],
+        "discopop": lambda: [_softplus(m, -z) * (1 - share), m.exp(-z) * share],
+        "nca_pair": lambda: [_softplus(m, -c), _softplus(m, c) / 2, _softplus(m, j) / 2],
+        "bco_pair": lambda: [_softplus(m, -c), _softplus(m, j)],
+        "sppo_hard": lambda: [x**2, -2 * half * x, t**2, 2 * half * t, 0 * x + 2 * half**2],
+        "apo_zero": lambda: [1 / (1 + m.exp(c)), 1 / (1 + m.exp(-j))],
+        "apo_down": lambda: [1 / (1 + m.exp(-c)), q],
+    }[loss_type]()
+
+
+def kto_loss(m, x, t, beta=0.1, kl=0, desirable_weight=1, undesirable_weight=1):
+    z = beta * (x - kl)
+    return [desirable_weight * t / (1 + m.exp(z)), undesirable_weight * (1 - t) / (1 + m.exp(-z))]
+
+
+def odds_ratio_loss(m, x, t):
+    p, q = m.exp(x), m.exp(t)
+    return [m.log(1 + (1 - p) * q / (p * (1 - q)))]
 
 
 def hinge_loss(m, x, t):
@@ -261,6 +337,11 @@ def softmax_kl_divergence(m, x, t, temperature=1):
 def softmax_jensen_shannon_divergence(m, x, t, beta=0.5, temperature=1):
     log_q, log_t = _log_softmax(m, x / temperature), _log_softmax(m, t / temperature)
     return jensen_shannon_divergence(m, log_q, log_t, beta)
+
+
+def softmax_total_variation_distance(m, x, t, temperature=1):
+    q, p = (m.exp(_log_softmax(m, z / temperature)) for z in (x, t))
+    return [m.abs(q - p) / 2]
 
 
 def total_variation_distance(m, x, t):

@@ -34,7 +34,7 @@ NOT_MEASURED = {
     "safe_softmax_cross_entropy",  # another name
     "make_fenchel_young_loss",  # of any maximum
     # from the same core as linear_cross_entropy
-    *("linear_cross_entropy_with_metrics", "linear_log_probs", "linear_sigmoid_cross_entropy"),
+    *("linear_cross_entropy_with_metrics", "linear_sigmoid_cross_entropy"),
     *("linear_cross_entropy_with_indexed_labels", "linear_cross_entropy_with_soft_labels"),
     "linear_kl_divergence_with_top_k_targets",
     *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),
@@ -42,6 +42,9 @@ NOT_MEASURED = {
     *("linear_kl_divergence", "linear_jensen_shannon_divergence"),
     "ctc_loss_with_forward_probs",  # and as ctc_loss
     "rnnt_loss_with_joint",  # and as rnnt_loss
+    *("policy_gradient_loss", "cispo_loss", "sapo_loss", "clipped_value_loss"),  # as ppo_clip_loss
+    *("kto_loss", "odds_ratio_loss"),  # as dpo_loss
+    *("load_balancing_loss", "router_z_loss", "plackett_luce_loss"),  # of few experts and items
 }
 
 

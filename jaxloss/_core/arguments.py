@@ -199,6 +199,17 @@ def broadcast(name: str, argument: str, array: Array, shape: Sequence[int]) -> A
     return jnp.broadcast_to(array, shape)
 
 
+def same_rank(name: str, argument: str, value: ArrayLike, other: str, array: ArrayLike) -> None:
+    """Checks that an array to be broadcast has all axes of the other one, or none: (n,) would align with the last."""
+    shape, rank = getattr(unwrapped(value), "shape", ()), len(getattr(unwrapped(array), "shape", ()))
+    if 0 < len(shape) < rank:
+        index = ", ".join([":"] * len(shape) + ["None"] * (rank - len(shape)))
+        raise ValueError(
+            f"{name}: expected `{argument}` of rank {rank}, as `{other}`, got shape {shape}; "
+            f"to align it with the first axes, pass `{argument}[{index}]`."
+        )
+
+
 def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """Integer labels, one per example of logits of that shape; a scalar fills the shape."""
     found, expected = getattr(labels, "shape", ()), tuple(n for a, n in enumerate(shape) if a not in axes)
@@ -213,6 +224,13 @@ def class_indices(name: str, labels: ArrayLike, argument: str, shape: tuple[int,
     if array.ndim:
         same_shape(name, "labels", array, expected, hint)
     return array
+
+
+def chosen(name: str, argument: str, array: Array, shape: Sequence[int]) -> None:
+    """Checks indices of which each example has k, along a last axis."""
+    if array.shape[:-1] != tuple(shape) or 0 in array.shape[-1:] or not array.ndim:
+        expected = f"({', '.join(map(str, (*shape, 'k')))})"
+        raise ValueError(f"{name}: expected `{argument}` of shape {expected}, got {array.shape}.")
 
 
 def is_number(value: ArrayLike, neutral: float) -> bool:

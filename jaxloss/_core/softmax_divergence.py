@@ -314,6 +314,34 @@ JS = Formula(
 )
 
 
+def _tv_terms(c: Comparison) -> tuple[Array, ...]:
+    """Half of |q - t|; and of q and of t, what is where q > t, where q < t, and elsewhere."""
+    above, below = (sign.astype(c.q.dtype) for sign in (c.difference > 0, c.difference < 0))
+    return jnp.abs(c.difference) / 2, *(p * part for p in (c.q, c.t) for part in (above, below, 1 - above - below))
+
+
+def _tv_gradients(
+    c: Comparison,
+    is_likely: tuple[Array, Array],
+    sums: tuple[Array, ...],
+    numbers: tuple[()],
+    class_axis_name: AxisName | None,
+) -> tuple[Array, Array, Array]:
+    """By a, q_c (s_c - sum_k q_k s_k) with s = sign(q - t) / 2, in sums of terms of one sign; by b, the same of t."""
+    distance, *masses = sums
+
+    def factor(above: Array, below: Array, equal: Array) -> Array:
+        sides = jnp.where(c.difference < 0, -above - equal / 2, (below - above) / 2)
+        return jnp.where(c.difference > 0, below + equal / 2, sides)
+
+    of_q, of_t = factor(*masses[:3]), factor(*masses[3:])
+    # The masses of q are those of t, and the distance more above and less below: so the factors differ by the distance.
+    return c.q * of_q, -c.t * of_t, c.difference * of_q - c.t * distance
+
+
+TV = Formula(_tv_terms, lambda sums: sums[0], _tv_gradients, lambda sums: ())
+
+
 # Of arrays of logits. (The losses of hidden states have chunks of them.)
 
 
@@ -358,4 +386,4 @@ def _with_derivative(formula: Formula) -> Callable[..., Array]:
     return custom_derivative(forward, backward, infinite=(1,))
 
 
-softmax_kl, softmax_js = _with_derivative(KL), _with_derivative(JS)
+softmax_kl, softmax_js, softmax_tv = map(_with_derivative, (KL, JS, TV))

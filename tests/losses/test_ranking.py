@@ -137,3 +137,47 @@ def test_pairs_of_different_shapes_get_one_sentence():
     sentence = "margin_ranking_loss: expected `others` of shape (6, 3), got (3,)."
     with pytest.raises(ValueError, match=re.escape(sentence)):
         PAIR(jnp.zeros((6, 3)), jnp.zeros(3), jnp.ones((6, 3)))
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_orders_of_a_list(dtype, rng):
+    """Against the textbook for scores in order, near and far; the order of the array does not matter."""
+    with jax.enable_x64(dtype == np.float64), mp.workdps(300):
+        scores = np.concatenate([-np.sort(-rng.normal(size=(8, 5)) * s, axis=-1) for s in (0.01, 3, 30)]).astype(dtype)
+        scores[::3] = scores[::3, ::-1]
+        labels = np.tile(np.arange(5.0, 0, -1, dtype=dtype), (24, 1))
+        turned = rng.permuted(np.tile(np.arange(5), (24, 1)), axis=1)
+        moved = [np.take_along_axis(a, turned, -1) for a in (scores, labels)]
+        losses, pull = jax.vjp(jaxloss.plackett_luce_loss, *map(jnp.asarray, moved))
+        truth, size = oracles.exact_row(oracles.plackett_luce_loss, scores, labels)
+        span = np.abs(scores).max(-1)
+        close(losses, np.array(truth, float), np.array(size, float), span=span, dtype=dtype)
+        slopes, size, _ = oracles.exact_gradient(oracles.plackett_luce_loss, scores, labels, rows=True)
+        slopes, size = (np.take_along_axis(np.array(a, float), turned, -1) for a in (slopes, size))
+        close(pull(jnp.ones_like(losses))[0], slopes, size, span=span[:, None], dtype=dtype)
+
+
+def test_order_of_the_items_that_are_there(lists):
+    scores, _, _, where = lists
+    order = jnp.asarray(np.random.default_rng(1).permuted(np.tile(np.arange(5.0), (2, 3, 1)), axis=-1), np.float32)
+    dirty = [jnp.where(where, a, jnp.nan) for a in (scores, order)]
+
+    def losses(scores, **kwargs):
+        return jaxloss.plackett_luce_loss(scores, dirty[1], where=where, **kwargs)
+
+    value, gradient = losses(dirty[0]), jax.grad(lambda s: losses(s).sum())(dirty[0])
+    for i in np.ndindex(2, 3):
+        items = np.flatnonzero(where[i])
+        if not len(items):
+            assert value[i] == 0
+            continue
+        alone = jaxloss.plackett_luce_loss(scores[i][items], order[i][items])
+        same(value[i], alone, span=10)
+        slopes = jax.grad(lambda s, i=i, items=items: jaxloss.plackett_luce_loss(s, order[i][items]))(scores[i][items])
+        same(gradient[i][items], slopes, span=10)
+    np.testing.assert_array_equal(jnp.where(where, 0, gradient), 0)
+    assert np.isfinite(jax.hessian(lambda s: losses(s).sum())(dirty[0])).all()
+    same(losses(dirty[0], reduction="mean"), value.sum() / int(where.any(-1).sum()), span=10)
+    pairs = jaxloss.plackett_luce_loss(scores[..., :2], jnp.broadcast_to(jnp.array([1.0, 0.0]), (2, 3, 2)))
+    same(pairs, jaxloss.dpo_loss(scores[..., 0], scores[..., 1], beta=1.0), span=10)
