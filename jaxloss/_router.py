@@ -81,14 +81,16 @@ def load_balancing_loss(
       https://arxiv.org/abs/2412.19437. Over devices: Qiu et al., https://arxiv.org/abs/2501.11873.
     """
     name = "load_balancing_loss"
-    x, _, where, _ = prepare_logits(name, "logits", logits, -1, where)
+    x = arguments.floating(name, "logits", logits)
+    arguments.class_axes(name, -1, x.shape)
     chosen = arguments.integer(name, "experts", experts)
     arguments.chosen(name, "experts", chosen, x.shape[:-1])
     arguments.mapped(name, "axis_name", axis_name)
     axes = arguments.axes(name, token_axis, x.shape[:-1], "token_axis")
-    mask = prepare_mask(name, where, None, x.shape[:-1], arguments.compute_dtype(x))
-    mask, chosen = shard_like(x, (mask, chosen))
-    p, _ = probabilities(z := transform_logits(x, mask, Options()).astype(arguments.compute_dtype(x)), summary(z))
+    dtype = arguments.compute_dtype(x)
+    mask, chosen = shard_like(x, (prepare_mask(name, where, None, x.shape[:-1], dtype), chosen))
+    z = transform_logits(x.astype(dtype), mask, Options())
+    p, _ = probabilities(z, summary(z))
     number, k = x.shape[-1], chosen.shape[-1]
     each = lax.broadcasted_iota(chosen.dtype, (*chosen.shape, number), chosen.ndim)
     count = (chosen[..., None] == each).sum(-2, dtype=p.dtype)
