@@ -97,3 +97,50 @@ def plain_circle(x: Array, y: Array) -> Array:
     low = jax.nn.logsumexp(-80 * jnp.maximum(0, 1.4 - s) * (s - 0.6), -1, where=positives)
     high = jax.nn.logsumexp(80 * jnp.maximum(0, s + 0.4) * (s - 0.4), -1, where=negatives)
     return jnp.logaddexp(0, low + high)
+
+
+SCALE, BIAS = 10.0, -10.0  # where SigLIP starts
+
+
+def draw_pairs(key: Array, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
+    """References that are near their queries."""
+    one, two = jax.random.split(key)
+    x = jax.random.normal(one, shape, "float32")
+    t = x + jax.random.normal(two, shape, "float32")
+    return normalized(x).astype(dtype), normalized(t).astype(dtype)
+
+
+def clip(x: Array, t: Array, **options: Any) -> Array:
+    return jaxloss.clip_loss(x, t, logit_scale=SCALE, **options)
+
+
+def siglip(x: Array, t: Array, **options: Any) -> Array:
+    return jaxloss.siglip_loss(x, t, logit_scale=SCALE, bias=BIAS, **options)
+
+
+def plain_clip(x: Array, t: Array) -> Array:
+    z = SCALE * x @ t.T
+    own = jnp.diagonal(z)
+    return (jax.nn.logsumexp(z, 1) + jax.nn.logsumexp(z, 0)) / 2 - own
+
+
+def optax_clip(library: Any) -> Any:
+    def loss(x: Array, t: Array) -> Array:
+        z, y = SCALE * x @ t.T, jnp.arange(len(x))
+        entropy = library.losses.softmax_cross_entropy_with_integer_labels
+        return (entropy(z, y) + entropy(z.T, y)) / 2
+
+    return loss
+
+
+def plain_siglip(x: Array, t: Array) -> Array:
+    z = SCALE * x @ t.T + BIAS
+    return -jax.nn.log_sigmoid(jnp.where(jnp.eye(len(x), dtype=bool), z, -z)).sum(1)
+
+
+def optax_siglip(library: Any) -> Any:
+    def loss(x: Array, t: Array) -> Array:
+        z = SCALE * x @ t.T + BIAS
+        return library.losses.sigmoid_binary_cross_entropy(z, jnp.eye(len(x), dtype=x.dtype)).sum(1)
+
+    return loss

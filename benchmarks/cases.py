@@ -36,6 +36,7 @@ Shape = tuple[int, ...]  # the rows first, the classes last
 ROWS, VOCABULARY, NARROW, TINY, HUGE = (8192, 1000), (4096, 32_000), (65_536, 128), (256, 10), (16_384, 128_256)
 BOTH = ("float32", "bfloat16")
 IMAGES, MASKS, BATCH, LABELS = (32, 16_384, 8), (64, 65_536), (1024, 128), (2048, 100)
+PAIRS = (4096, 256)
 # On accelerators, unless a row says what: arrays of 33 MB stay in the cache of a GPU, where a call takes no longer than
 # its dispatch.
 BEYOND_CACHES = {
@@ -656,6 +657,26 @@ CASES = (
         batches.plain_circle,
         (Peer("keras", lambda k: lambda x, y: k.losses.circle(y, batches.normalized(x))),),
         shapes=(BATCH,),
+    ),
+    Case(
+        "clip_loss",
+        batches.draw_pairs,
+        batches.plain_clip,
+        (Peer("optax", batches.optax_clip),),
+        shapes=(PAIRS,),
+        on_accelerators=((32_768, 1152),),
+        quick=(64, 32),
+        call=batches.clip,
+    ),
+    Case(
+        "siglip_loss",
+        batches.draw_pairs,
+        batches.plain_siglip,
+        (Peer("optax", batches.optax_siglip),),
+        shapes=(PAIRS,),
+        on_accelerators=((32_768, 1152),),
+        quick=(64, 32),
+        call=batches.siglip,
     ),
     Case(
         "triplet_margin_loss",

@@ -157,7 +157,19 @@ SECTIONS = {
         ),
     ],
     "Embeddings": [
-        Row("two views of each example (SimCLR)", "the example's label", "ntxent(embeddings, labels)"),
+        Row("pairs of two towers (CLIP)", "", "clip_loss(queries, references, logit_scale=scale)"),
+        Row("pairs of two towers (SigLIP)", "", "siglip_loss(queries, references, logit_scale=scale, bias=bias)"),
+        Row(
+            "queries, and references among which each has one (InfoNCE), hard negatives",
+            "the index, or the same order",
+            "info_nce_loss(queries, references, labels)",
+        ),
+        Row(
+            "views of each example (SimCLR), examples of a class (SupCon)",
+            "the example's label, or the class",
+            "supervised_contrastive_loss(embeddings, labels)",
+        ),
+        Row("the same, as optax sums pairs", "the example's label", "ntxent(embeddings, labels)"),
         Row("examples of a class together", "the class", "circle_loss(embeddings, labels)"),
         Row("triplets", "a positive, a negative", "triplet_margin_loss(anchors, positives, negatives)"),
         Row("pairs of vectors", "-1 and 1", "cosine_embedding_loss(predictions, targets, labels)"),

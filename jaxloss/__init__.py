@@ -44,8 +44,8 @@ Likelihoods:
     gaussian_nll_loss, gaussian_nll_loss_with_log_variance, poisson_nll_loss, poisson_nll_loss_with_log_rates
 
 Embeddings:
-    cosine_similarity, cosine_distance, cosine_embedding_loss, triplet_margin_loss, hinge_embedding_loss, ntxent,
-    circle_loss
+    cosine_similarity, cosine_distance, cosine_embedding_loss, triplet_margin_loss, hinge_embedding_loss, clip_loss,
+    siglip_loss, info_nce_loss, supervised_contrastive_loss, ntxent, circle_loss
 
 Segmentation:
     dice_loss, binary_dice_loss, multiclass_generalized_dice_loss, tversky_loss
@@ -68,8 +68,9 @@ Reduction:
 
 from typing import Never as _Never
 
-from ._contrastive import circle_loss as circle_loss
+from ._circle import circle_loss as circle_loss
 from ._contrastive import ntxent as ntxent
+from ._contrastive import supervised_contrastive_loss as supervised_contrastive_loss
 from ._core.cross_entropy import TokenMetrics as TokenMetrics
 from ._core.reduction import SumAndWeight as SumAndWeight
 from ._core.reduction import reduce as reduce
@@ -124,6 +125,9 @@ from ._multiclass_margin import multiclass_hinge_loss as multiclass_hinge_loss
 from ._multiclass_margin import multiclass_perceptron_loss as multiclass_perceptron_loss
 from ._multiclass_margin import multilabel_hinge_loss as multilabel_hinge_loss
 from ._multiclass_margin import weston_watkins_hinge_loss as weston_watkins_hinge_loss
+from ._pairs import clip_loss as clip_loss
+from ._pairs import info_nce_loss as info_nce_loss
+from ._pairs import siglip_loss as siglip_loss
 from ._policy import cispo_loss as cispo_loss
 from ._policy import clipped_value_loss as clipped_value_loss
 from ._policy import kl_estimate as kl_estimate
@@ -191,6 +195,7 @@ __all__ = [
     "charbonnier_loss",
     "circle_loss",
     "cispo_loss",
+    "clip_loss",
     "clipped_value_loss",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -211,6 +216,7 @@ __all__ = [
     "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
+    "info_nce_loss",
     "jensen_shannon_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
@@ -257,6 +263,7 @@ __all__ = [
     "safe_softmax_cross_entropy",
     "sampled_softmax_loss",
     "sapo_loss",
+    "siglip_loss",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -278,6 +285,7 @@ __all__ = [
     "sum_and_weight",
     "sum_of_squares_error",
     "SumAndWeight",
+    "supervised_contrastive_loss",
     "token_metrics",
     "TokenMetrics",
     "total_variation_distance",

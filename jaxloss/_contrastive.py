@@ -3,113 +3,42 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, replicate_from_axis
-from ._core.masks import Mask, prepare_mask
+from ._core.compiler import compiled
+from ._core.cross_entropy import Options, dense_cross_entropy
+from ._core.masks import Mask, divide_or_zero, prepare_mask
+from ._core.pairs import Pairs, labelled, logsumexp_where, pair_masks, plan, reduced, unit_vectors
 from ._core.rows import is_finite_row, per_example_option
-from ._core.special import relu
 from ._core.types import Reduction
-from ._core.vectors import largest_power
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=7)
-def _circle(
-    s: Array,
-    y: Array,
-    y_references: Array,
-    examples: Array | None,
-    reference_mask: Array | None,
-    g: Array,
-    m: Array,
-    remove_diagonal: bool,
-) -> Array:
-    positives, negatives = _pairs(y, y_references, examples, reference_mask, remove_diagonal)
-    g, m = g[:, None], m[:, None]
-    too_low = _logsumexp(-g * relu(1 + m - s) * (s - (1 - m)), positives)
-    too_high = _logsumexp(g * relu(s + m) * (s - m), negatives)
-    return jnp.where(positives.any(-1) & negatives.any(-1), softplus(too_low + too_high), 0)
+def _ntxent(cosines: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+    """The cost of each example's pairs, and their number."""
+    *labels, t = rows
+    positives, negatives = pair_masks(labels, columns)
+    s = cosines / t[:, None]
+    costs = softplus(logsumexp_where(s, negatives)[:, None] - s)
+    return jnp.where(positives, costs, 0).sum(-1), positives.sum(-1).astype(costs.dtype)
 
 
 def _batch(
-    name: str,
-    names: tuple[str, str],
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    features: int | None = None,
-    dtype: np.dtype | None = None,
-) -> tuple[Array, Array]:
-    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
-    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
-    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
-    arguments.same_shape(name, names[1], y, x.shape[:1])
-    if dtype is not None and y.dtype != dtype:
-        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
-    return x, y
-
-
-@partial(jax.checkpoint, prevent_cse=False)
-def _cosines(x: Array, references: Array) -> Array:
-    """The cosine of each row of x with each reference."""
-    dtype = arguments.compute_dtype(x, references)
-    u, v = (_unit(replicate_from_axis(a, axis).astype(dtype)) for a, axis in ((x, 1), (references, 0)))
-    return u @ v.T
-
-
-def _unit(x: Array) -> Array:
-    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
-    x = x * (1 / largest_power(x))
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    zero = squared == 0
-    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
-
-
-def _pairs(
-    y: Array, y_references: Array, examples: Array | None, reference_mask: Array | None, remove_diagonal: bool
-) -> tuple[Array, Array]:
-    """Where two have the same label, and where they have not."""
-    same = y[:, None] == replicate_from_axis(y_references)[None, :]
-    positives, negatives = same, ~same
-    if remove_diagonal:
-        positives &= lax.broadcasted_iota(np.int32, same.shape, 0) != lax.broadcasted_iota(np.int32, same.shape, 1)
-    if examples is not None:
-        positives, negatives = positives & examples[:, None], negatives & examples[:, None]
-    if reference_mask is not None:
-        reference_columns = replicate_from_axis(reference_mask)[None, :]
-        positives, negatives = positives & reference_columns, negatives & reference_columns
-    return positives, negatives
-
-
-def _logsumexp(x: Array, examples: Array) -> Array:
-    """The logsumexp over the unmasked entries of each row, 0 if there is none."""
-    top = lax.stop_gradient(x).max(-1, where=examples, initial=-jnp.inf, keepdims=True)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    total = jnp.where(examples, jnp.exp(jnp.where(examples, x - top, 0)), 0).sum(-1)
-    return top[:, 0] + jnp.log(jnp.where(total == 0, 1, total))
-
-
-# Of the arrays of a number for each two examples, the derivatives keep the cosines alone.
-
-
-@partial(jax.checkpoint, prevent_cse=False)
-def _over_pairs(
-    cosines: Array, y: Array, examples: Array | None, compared: Array | None, t: Array
-) -> tuple[Array, Array]:
-    """The cost of each example's pairs, and their number."""
-    positives, negatives = _pairs(y, y, examples, compared, True)
-    s = cosines / t[:, None]
-    costs = softplus(_logsumexp(s, negatives)[:, None] - s)
-    costs = jnp.where(positives & negatives.any(-1, keepdims=True), costs, 0)
-    return costs.sum(-1), positives.sum(-1).astype(costs.dtype)
+    name: str, x: Array, y: Array, temperature: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
+) -> tuple[Pairs, Mask]:
+    """Each example beside the whole batch, with its label, its index and whether it is compared."""
+    dtype = arguments.compute_dtype(x)
+    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
+    compared = mask.examples if mask.weight is None else mask.weight != 0
+    t = per_example_option(name, "temperature", temperature, mask, y.shape, dtype)
+    index = jnp.arange(len(y))
+    u, v = unit_vectors(mask.fill(x), dtype), unit_vectors(Mask(compared).fill(x), dtype)
+    return Pairs(u, v, (y, index, mask.examples, t), (y, index, compared), ()), mask
 
 
 @compiled(temperature=arguments.POSITIVE)
@@ -121,6 +50,7 @@ def ntxent(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
+    chunk_size: int | None = None,
 ) -> Array:
     r"""Normalised temperature-scaled cross entropy (NT-Xent, InfoNCE), over all pairs of examples with the same label.
 
@@ -144,6 +74,8 @@ def ntxent(
         weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
+      chunk_size: for how many examples a device has the cosines at a time, by default 512: of 65,536 examples, all
+        would take 16 GiB.
 
     Returns:
       A scalar, or of shape (batch,) for ``"none"``; float64 if ``embeddings`` is, else float32. Without any pair it is
@@ -175,98 +107,94 @@ def ntxent(
     name = "ntxent"
     arguments.choice(name, "reduction", reduction)
     (labels,) = arguments.identities(labels)
-    x, y = _batch(name, ("embeddings", "labels"), embeddings, labels)
-    mask = prepare_mask(name, where, weights, y.shape, arguments.compute_dtype(x)).exclude(is_finite_row(x))
-    compared = mask.examples if mask.weight is None else mask.weight != 0
-    t = per_example_option(name, "temperature", temperature, mask, y.shape, arguments.compute_dtype(x))
-    cosines = _cosines(mask.fill(x), Mask(compared).fill(x))
-    sums, pairs = _over_pairs(cosines, y, mask.examples, compared, t)
+    x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
+    pairs, mask = _batch(name, x, y, temperature, where, weights)
+    chunks = plan(_ntxent, pairs.queries, pairs.references, chunk_size)
+    if reduction != "mean":
+        return reduced(chunks, pairs, mask, reduction)[0]
+    total, number = reduced(chunks, pairs, mask, "sum")
     # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
-    weight = pairs if mask.weight is None else mask.weight * pairs
-    return Mask(pairs > 0, weight=weight).reduce(sums / jnp.maximum(pairs, 1), reduction)
+    return divide_or_zero(total, (number if mask.weight is None else mask.weight * number).sum())
 
 
-@compiled(gamma=arguments.POSITIVE)
-def circle_loss(
+def _supervised(cosines: Array, rows: Any, columns: Any, _: Any, decoupled: bool = False) -> tuple[Array, Array]:
+    """The loss of each example, and 1 for those that have a positive, else 0."""
+    *labels, t = rows
+    positives, negatives = pair_masks(labels, columns)
+    s, number = cosines / t[:, None], positives.sum(-1).astype(t.dtype)
+    shares = positives.astype(t.dtype) / jnp.maximum(number, 1)[:, None]
+    if not s.shape[1]:
+        return number, number
+    if decoupled:
+        losses = logsumexp_where(s, negatives) - (shares * s).sum(-1)
+        some = (number > 0) & negatives.any(-1)
+    else:
+        some = number > 0
+        others = (positives | negatives) | ~some[:, None]  # a row without others has a loss that nobody reads
+        losses = dense_cross_entropy(s, shares, Mask(classes=others), Options())
+    return jnp.where(some, losses, 0), some.astype(t.dtype)
+
+
+@compiled(temperature=arguments.POSITIVE)
+def supervised_contrastive_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
     *,
-    reference_embeddings: ArrayLike | None = None,
-    reference_labels: ArrayLike | None = None,
-    remove_diagonal: bool = True,
-    gamma: ArrayLike = 80.0,
-    margin: ArrayLike = 0.4,
+    temperature: ArrayLike = 0.1,
+    decoupled: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    chunk_size: int | None = None,
 ) -> Array:
-    r"""Circle loss: cosines are to be high within a label and low between labels, each weighed by how far it is off.
+    r"""Supervised contrastive loss: a softmax over all others, of those with the same label. With two views SimCLR's.
 
     .. math::
-        \ell_i = \log\Bigl(1 + \sum_{j:\, y_j = y_i} e^{-\gamma \max(0,\, 1 + m - s_{ij}) (s_{ij} - (1 - m))}
-        \sum_{k:\, y_k \ne y_i} e^{\gamma \max(0,\, s_{ik} + m) (s_{ik} - m)}\Bigr), \qquad s_{ij} = \cos(x_i, x_j)
+        \ell_i = -\frac{1}{|P_i|} \sum_{j \in P_i} \log \frac{e^{s_{ij}}}{\sum_{k \ne i} e^{s_{ik}}}, \qquad
+        P_i = \{j \ne i: y_j = y_i\}, \qquad s_{ij} = \frac{\cos(x_i, x_j)}{T}
 
-    The gradient is that of this formula; in the paper's code the weights :math:`\max(0, \cdot)` are constants. An
-    example without another one of its label, or without one of another label, costs 0, with gradient 0. Only
-    directions count, and an embedding of zeros has the cosine 0 with all, and gradient 0.
+    With the number of the image as label, and two views of each, it is SimCLR's loss as its authors compute it. The
+    denominator has all others; :func:`ntxent` has there one positive at a time, and sums over positives. Only
+    directions count.
 
     Args:
-      embeddings: :math:`x`, floating, of shape (batch, features).
+      embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.
       labels: :math:`y`, real, of shape (batch,), only compared.
-      reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch.
-      reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
-      remove_diagonal: whether example i and reference i, which without references is itself, are no pair of one label.
-        With references of their own, which are not the batch once more, take False.
-      gamma: :math:`\gamma`, the scale of the cosines. Like ``margin`` it may be traced, and broadcasts to the loss.
-      margin: :math:`m`: cosines are to be above :math:`1 - m` and below :math:`m`.
-      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without
-        references no example is compared with a masked one.
+      temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
+      decoupled: whether the denominator is :math:`\sum_{k:\, y_k \ne y_i} e^{s_{ik}}`, without positives (DCL). The
+        loss may then be negative.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No example is compared
+        with a masked one.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without another of its
+        label costs 0 and does not count.
+      chunk_size: for how many examples a device has the cosines at a time, by default 512.
 
     Returns:
-      The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
+      The loss in nats, of shape (batch,), or a scalar; float64 if ``embeddings`` is, else float32.
 
     Raises:
-      TypeError: embeddings are not floating, labels are not real or of two dtypes, ``where`` is not boolean.
-      ValueError: embeddings are not of two axes, labels have another length, ``reference_labels`` come without
-        ``reference_embeddings``, an option does not broadcast.
+      TypeError: ``embeddings`` is not floating, ``labels`` is not real, ``where`` is not boolean.
+      ValueError: ``embeddings`` is not of two axes, ``labels`` has another length, an option does not broadcast.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
-      >>> jnp.set_printoptions(precision=4)
       >>> embeddings, labels = jnp.array([[1.0, 0.2], [0.9, 0.1], [0.6, 0.7]]), jnp.array([0, 0, 1])
-      >>> print(jaxloss.circle_loss(embeddings, labels))
-      [23.9577 17.1099  0.    ]
-
-    Keras: ``circle``, (labels, embeddings), multiplies the embeddings as they are, which are to have length 1. The
-    product has the precision of ``jax.default_matmul_precision``. In a sharded batch each device has its examples
-    beside all of them; inside ``shard_map`` the others have to be gathered, as references.
+      >>> print(jaxloss.supervised_contrastive_loss(embeddings, labels).round(4))
+      [0.1164 0.0679 0.    ]
 
     References:
-      Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, https://arxiv.org/abs/2002.10857.
+      Khosla et al., Supervised Contrastive Learning, https://arxiv.org/abs/2004.11362. Decoupled: Yeh et al.,
+      https://arxiv.org/abs/2110.06848.
     """
-    name = "circle_loss"
+    name = "supervised_contrastive_loss"
     arguments.choice(name, "reduction", reduction)
-    labels, reference_labels = arguments.identities(labels, reference_labels)
-    x, y = references, y_references = _batch(name, ("embeddings", "labels"), embeddings, labels)
-    if reference_embeddings is not None:
-        labels = y if reference_labels is None else reference_labels
-        names = "reference_embeddings", "reference_labels"
-        references, y_references = _batch(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
-    elif reference_labels is not None:
-        raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
-    dtype = arguments.compute_dtype(x, references)
-    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
-    g, m = (
-        per_example_option(name, *option, mask, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
-    )
-    reference_mask = None
-    if reference_embeddings is None:
-        reference_mask = mask.examples if mask.weight is None else mask.weight != 0
-        references = Mask(reference_mask).fill(x)
-    x = mask.fill(x)
-    losses = _circle(_cosines(x, references), y, y_references, mask.examples, reference_mask, g, m, remove_diagonal)
-    return mask.reduce(losses, reduction)
+    (labels,) = arguments.identities(labels)
+    x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
+    pairs, mask = _batch(name, x, y, temperature, where, weights)
+    chunks = plan(partial(_supervised, decoupled=decoupled), pairs.queries, pairs.references, chunk_size)
+    if reduction != "mean":
+        return reduced(chunks, pairs, mask, reduction)[0]
+    total, some = reduced(chunks, pairs, mask, "sum")
+    return divide_or_zero(total, (some if mask.weight is None else mask.weight * some).sum())

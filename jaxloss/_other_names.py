@@ -1,7 +1,5 @@
 """What other libraries call a loss, and what it is here. Nothing imports it but a look for a name that is not there."""
 
-_IN_BATCH = "linear_cross_entropy(queries, keys, jnp.arange(len(keys)), class_axis=0)"
-
 NAMES = {
     "aux_loss": "load_balancing_loss",
     "bce": "sigmoid_binary_cross_entropy",
@@ -14,7 +12,6 @@ NAMES = {
     "categorical_crossentropy": "categorical_cross_entropy",
     "categorical_focal_crossentropy": "softmax_focal_loss",
     "categorical_hinge": "categorical_hinge_loss_with_zero_class",
-    "clip_loss": _IN_BATCH,
     "clipped_surrogate_pg_loss": "ppo_clip_loss",
     "convex_kl_divergence": "generalized_kl_divergence",
     "cosine_embedding": "cosine_embedding_loss",
@@ -25,6 +22,7 @@ NAMES = {
     "ctc": "ctc_loss",
     "ctc_loss_with_forward_probabilities": "ctc_loss_with_forward_probs",
     "dapo_loss": "ppo_clip_loss",
+    "dcl_loss": "supervised_contrastive_loss(embeddings, labels, decoupled=True)",
     "dice": "dice_loss",
     "focal_loss": "sigmoid_focal_loss",
     "fused_linear_cross_entropy": "linear_cross_entropy",
@@ -34,8 +32,7 @@ NAMES = {
     "gspo_loss": "ppo_clip_loss(mean_log_probs, mean_old_log_probs, advantages)",
     "hinge": "hinge_loss",
     "huber": "huber_loss",
-    "info_nce": _IN_BATCH,
-    "info_nce_loss": _IN_BATCH,
+    "info_nce": "info_nce_loss",
     "ipo_loss": 'dpo_loss(chosen_log_ratios, rejected_log_ratios, loss_type="ipo")',
     "jaccard_loss": "tversky_loss",
     "js_divergence": "jensen_shannon_divergence",
@@ -63,6 +60,7 @@ NAMES = {
     "multi_margin_loss": "weston_watkins_hinge_loss",
     "multilabel_margin_loss": "multilabel_hinge_loss",
     "multilabel_soft_margin_loss": "sigmoid_binary_cross_entropy",
+    "multiple_negatives_ranking_loss": "info_nce_loss",
     "nt_xent": "ntxent",
     "ntxent_loss": "ntxent",
     "orpo_loss": "odds_ratio_loss",
@@ -75,11 +73,15 @@ NAMES = {
     "selective_log_softmax": "log_probs",
     "sigmoid_cross_entropy": "sigmoid_binary_cross_entropy",
     "sigmoid_cross_entropy_with_logits": "sigmoid_binary_cross_entropy",
+    "sigmoid_loss": "siglip_loss",
+    "simclr_loss": "supervised_contrastive_loss",
     "simpo_loss": "dpo_loss(chosen_means - gamma / beta, rejected_means, beta=beta)",
     "softmax_cross_entropy_with_logits": "softmax_cross_entropy",
     "sparse_categorical_crossentropy": "softmax_cross_entropy_with_integer_labels",
     "sparse_softmax_cross_entropy_with_logits": "softmax_cross_entropy_with_integer_labels",
     "squared_hinge": "squared_hinge_loss",
+    "sup_con_loss": "supervised_contrastive_loss",
+    "supcon_loss": "supervised_contrastive_loss",
     "triplet_loss": "triplet_margin_loss",
     "tvd_loss": "softmax_total_variation_distance",
     "tversky": "tversky_loss",

@@ -321,7 +321,8 @@ NOT_IN_TABLE = {
     "make_fenchel_young_loss",  # test_ranking.py
     "ranking_softmax_loss",  # test_ranking.py
     *("binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"),  # test_dice.py
-    *("circle_loss", "ntxent"),  # test_contrastive.py
+    *("circle_loss", "ntxent", "supervised_contrastive_loss"),  # test_contrastive.py
+    *("clip_loss", "info_nce_loss", "siglip_loss"),  # test_pairs.py
     *("log_probs", "LogProbs"),  # test_log_probs.py
     *("cispo_loss", "policy_gradient_loss"),  # test_policy.py
     *("load_balancing_loss", "router_z_loss"),  # test_router.py

@@ -44,6 +44,7 @@ NOT_MEASURED = {
     "rnnt_loss_with_joint",  # and as rnnt_loss
     *("policy_gradient_loss", "cispo_loss", "sapo_loss", "clipped_value_loss"),  # as ppo_clip_loss
     *("kto_loss", "odds_ratio_loss"),  # as dpo_loss
+    *("info_nce_loss", "supervised_contrastive_loss"),  # as siglip_loss, and ntxent
     *("load_balancing_loss", "router_z_loss", "plackett_luce_loss"),  # of few experts and items
 }
 

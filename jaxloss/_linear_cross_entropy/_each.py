@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._core.chunks import over_chunks
 from .._core.classes import class_sum
 from .._core.compiler import match_varying_axes, recompute_barrier
 from .._core.derivatives import drop_symbolic_zeros
-from ._chunks import over_chunks
 from ._head import (
     Head,
     Plan,

@@ -9,10 +9,10 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from .._core.chunks import each_chunk, into_chunks, over_chunks
 from .._core.compiler import recompute_barrier
 from .._core.derivatives import drop_symbolic_zeros
 from .._core.masks import Mask, finite_where_unweighted, weigh
-from ._chunks import each_chunk, into_chunks, over_chunks
 from ._each import loss_of_each
 from ._head import (
     Head,

@@ -15,7 +15,7 @@ from tolerances import close, same
 import jaxloss
 
 nan, inf = np.nan, np.inf
-NTXENT, CIRCLE = jaxloss.ntxent, jaxloss.circle_loss
+NTXENT, CIRCLE, SUPERVISED = jaxloss.ntxent, jaxloss.circle_loss, jaxloss.supervised_contrastive_loss
 LABELS = np.array([0, 0, 1, 1, 0, 2])
 SEPARATED, PAIRS = np.array([[1, 0.2], [0.9, 0.1], [-1, 0.3], [-0.8, 0.1]], np.float32), np.array([0, 0, 1, 1])
 
@@ -63,6 +63,21 @@ def exact_circle(x, y, gamma, margin, others=None, of_others=None, remove_diagon
     return losses, slopes
 
 
+def exact_supervised(x, y, t):
+    losses, slopes = [], mp.matrix(len(x))
+    for i in range(len(x)):
+        s = [cosine(x[i], v) / t for v in x]
+        others = [k for k in range(len(x)) if k != i]
+        positives = [k for k in others if y[k] == y[i]]
+        total = sum(mp.exp(s[k]) for k in others)
+        losses.append(mp.mpf(0))
+        for j in positives:
+            losses[i] += mp.log1p(sum(mp.exp(s[k] - s[j]) for k in others if k != j)) / len(positives)
+            for k in others:
+                slopes[i, k] += abs((k == j) - mp.exp(s[k]) / total) / len(positives) / t
+    return losses, slopes
+
+
 def numbers(x):
     return [[mp.mpf(float(v)) for v in row] for row in np.asarray(x)]
 
@@ -85,7 +100,7 @@ def floats(m):
 def assert_textbook(exact, ours, x, options, span, dtype):
     """Values and derivatives of their sum: by x they are made of slopes, at rounded cosines, over a length."""
     wide = np.float64 if dtype == np.float64 else np.float32
-    with mp.workdps(80):
+    with mp.workdps(180):
         rows, options = numbers(x), [mp.mpf(float(v)) for v in options]
         losses, slopes = exact(rows, LABELS, *options)
         close(ours[0], [float(v) for v in losses], [float(v) for v in losses], span=span, dtype=wide)
@@ -121,6 +136,10 @@ def sums(x, y, t):
     return NTXENT(x, y, t, reduction="none")
 
 
+def supervised(x, y, t):
+    return SUPERVISED(x, y, temperature=t)
+
+
 def circle(x, y, g, m):
     return CIRCLE(x, y, gamma=g, margin=m)
 
@@ -137,6 +156,8 @@ def test_the_textbook(dtype, rng):
             for t in (0.07,) if half else (1.0, 0.07, 0.005):
                 ours = both(sums, x, wide(t))
                 assert_textbook(exact_ntxent, ours, x, [wide(t)], 2 / t, dtype)
+                ours = both(supervised, x, wide(t))
+                assert_textbook(exact_supervised, ours, x, [wide(t)], 2 / t, dtype)
             for g, m in [(80.0, 0.4), (2.0, 0.1)][: 1 if half else 2]:
                 ours = both(circle, x, wide(g), wide(m))
                 assert_textbook(exact_circle, ours, x, [wide(g), wide(m)], 3 * g, dtype)
@@ -167,7 +188,12 @@ def test_references_are_another_batch(rng):
         assert jax.eval_shape(lambda x: CIRCLE(x, LABELS, **options), x).dtype == np.float64
 
 
-LOSSES = {"ntxent": (NTXENT, "temperature", 0.3), "circle": (CIRCLE, "gamma", 5.0)}
+LOSSES = {
+    "ntxent": (NTXENT, "temperature", 0.3),
+    "circle": (CIRCLE, "gamma", 5.0),
+    "supervised": (SUPERVISED, "temperature", 0.3),
+    "decoupled": (functools.partial(SUPERVISED, decoupled=True), "temperature", 0.3),
+}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -188,7 +214,8 @@ def test_what_is_excluded_is_not_there(name, rng):
         return loss(x, y, reduction="none", **options), *jax.jvp(gradient, (x,), (d,)), mean
 
     ones = np.ones(9, np.float32)
-    pairs = (y[:, None] == y[kept]).sum(1) - 1 if name == "ntxent" else ones
+    others = (y[:, None] == y[kept]).sum(1) - 1
+    pairs = {"ntxent": others, "circle": ones}.get(name, others > 0)
     for w, mask in ((kept.astype(np.float32), {"where": kept}), (weights, {"weights": weights})):
         cut = of(x[kept], d[kept], y[kept], w[kept], **{option: ones[kept] * np.float32(number)})
         ours = of(dirty, d, np.where(kept, y, 1), ones, **many, **mask)
@@ -213,7 +240,9 @@ def test_without_pairs_there_is_no_loss(name):
 
         return jax.value_and_grad(loss)(x), jax.jacfwd(loss)(x), LOSSES[name][0](x, y, reduction="none")
 
-    labels = np.array([0, 1, 2, 3], np.float32), np.zeros(4, np.float32), np.full(4, nan, np.float32)
+    labels = [np.array([0, 1, 2, 3], np.float32), np.full(4, nan, np.float32)]
+    if name != "supervised":  # whose denominator has the others of the same label
+        labels.append(np.zeros(4, np.float32))
     for a, b in [*((x, y) for y in labels), (x[:1], labels[0][:1]), (x[:0], labels[0][:0])]:
         ours = every(a, b)
         assert ours[2].shape == b.shape
@@ -270,17 +299,34 @@ def test_a_batch_over_devices(name, kind, rng):
 
 
 @every_loss
-def test_memory_is_a_few_numbers_for_each_two(name, rng):
-    """The gradient keeps the embeddings as they are and the cosines; no array has a feature for each two."""
-    x, y = jnp.asarray(rng.normal(size=(256, 64)), jnp.bfloat16), jnp.arange(256) // 4
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_memory_is_that_of_a_chunk(name, reduction, rng):
+    """No array has a number for each two."""
+    x, y = jnp.asarray(rng.normal(size=(1024, 64)), jnp.bfloat16), jnp.arange(1024) // 4
 
     def f(x):
-        return LOSSES[name][0](x, y, reduction="mean")
+        return LOSSES[name][0](x, y, reduction=reduction, chunk_size=64).mean()
 
     saved = jax.tree.leaves(jax.vjp(f, x)[1])
-    assert sum(a.size >= x.size and a.dtype == np.float32 for a in saved) == 1
+    assert max(a.size for a in saved) <= 1.1 * x.size
     memory = jax.jit(jax.value_and_grad(f)).lower(x).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 7 * 4 * 256**2
+    assert memory.temp_size_in_bytes < 7 * 4 * 64 * 1024 + 8 * 4 * x.size
+
+
+@every_loss
+def test_chunks_of_any_size(name, rng):
+    x, y = rng.normal(size=(21, 8)).astype(np.float32), rng.integers(4, size=21)
+    where, weights = rng.random(21) < 0.8, rng.random(21).astype(np.float32)
+
+    def f(x, reduction, chunk_size):
+        losses = LOSSES[name][0](x, y, where=where, weights=weights, reduction=reduction, chunk_size=chunk_size)
+        return (losses * jnp.cos(jnp.arange(losses.size)).reshape(losses.shape)).sum()
+
+    for reduction in ("none", "sum", "mean"):
+        expected = jax.value_and_grad(f)(x, reduction, None)
+        for chunk_size in (1, 8, 20):
+            for a, b in zip(jax.value_and_grad(f)(x, reduction, chunk_size), expected, strict=True):
+                same(a, b, span=80)
 
 
 def test_beside_optax(rng):
@@ -330,3 +376,17 @@ def test_bad_input_gets_one_sentence(loss, args, options, error, message):
     names = {"others": "reference_embeddings", "y": "reference_labels"}
     with pytest.raises(error, match=f"^{re.escape(f'{loss.__name__}: expected {message}')}$"):
         loss(*args, **{names[k]: v for k, v in options.items()})
+
+
+def test_simclr_and_the_decoupled_loss(rng):
+    """With two views of each image: by SimCLR's program, and by that without positives in the denominator."""
+    with jax.enable_x64(True):
+        views, t = jnp.asarray(rng.normal(size=(12, 5))), 0.2
+        images = jnp.arange(12) % 6
+        unit = views / jnp.linalg.norm(views, axis=1, keepdims=True)
+        s = jnp.where(jnp.eye(12, dtype=bool), -jnp.inf, unit @ unit.T / t)
+        own = jnp.take_along_axis(s, ((jnp.arange(12) + 6) % 12)[:, None], 1)[:, 0]
+        negatives = jnp.where(images[:, None] == images[None, :], -jnp.inf, s)
+        for decoupled, logits in ((False, s), (True, negatives)):
+            ours = SUPERVISED(views, images, temperature=t, decoupled=decoupled)
+            same(ours, jax.nn.logsumexp(logits, 1) - own, span=20, dtype=np.float64)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._core.compiler import match_varying_axes
+from .compiler import match_varying_axes
 
 # A chunk is a block of tokens. On an automatic mesh it is a part of each axis of tokens, of the last one first, taken
 # in strides, [..., size / parts, parts]: a mesh that splits an axis into blocks splits each chunk alike, and no device

@@ -1,0 +1,353 @@
+"""Losses of pairs, queries beside references: the products of some queries at a time, never those of all.
+
+Two forms. `loss_of_each` gives the loss of each query; its gradients compute the products again. `weighted_sum`
+computes the gradients while it has the products: three products in all instead of four. Both are differentiated by JAX
+within a chunk, and have every derivative.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+from jax.typing import ArrayLike
+
+from . import arguments
+from .chunks import into_chunks, over_chunks
+from .compiler import match_varying_axes, replicate_from_axis
+from .derivatives import drop_symbolic_zeros
+from .masks import Mask, finite_where_unweighted, weigh
+from .types import AxisName, Reduction
+from .vectors import largest_power
+
+# (products [c, m], arrays of the queries [c], arrays of the references [m], numbers) -> losses [c], arrays [c] without
+# derivative.
+Formula = Callable[[Array, Any, Any, Any], tuple[Array, Any]]
+
+
+class Pairs(NamedTuple):
+    """What a loss is of. All but the embeddings are pytrees."""
+
+    queries: Any  # an array [n, features]
+    references: Any  # an array [m, features]
+    rows: Any  # arrays [n]
+    columns: Any  # arrays [m]
+    numbers: Any  # scalars
+
+
+class Cotangents(NamedTuple):
+    """Of a chunk, of all but the embeddings."""
+
+    products: Array
+    rows: Any
+    columns: Any
+    numbers: Any
+
+
+class Plan(NamedTuple):
+    """The static arguments."""
+
+    formula: Formula
+    chunk: int  # queries
+    strided: bool  # whether a chunk is taken in strides, of all devices of an automatic mesh
+    narrow: bool  # whether embeddings are multiplied in bfloat16
+
+
+def plan(formula: Formula, queries: Array, references: Array, chunk_size: int | None) -> Plan:
+    """By default a chunk has 512 queries on each device."""
+    mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    devices = math.prod(size for size, kind in kinds if kind != jax.sharding.AxisType.Manual)
+    narrow = queries.dtype == references.dtype == jnp.bfloat16
+    return Plan(formula, devices * (512 if chunk_size is None else chunk_size), devices > 1, narrow)
+
+
+def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """The product over an axis of each, of arrays in float32 at least; so are the gradients, which are added up."""
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if plan.narrow else None
+    contracted = ((axes[0],), (axes[1],)), ((), ())
+    return lax.dot_general(a, b, contracted, precision, preferred_element_type=a.dtype)
+
+
+def _widened(pairs: Pairs) -> Pairs:
+    """The embeddings in float32 at least."""
+    dtype = arguments.compute_dtype(pairs.queries, pairs.references)
+    return pairs._replace(queries=pairs.queries.astype(dtype), references=pairs.references.astype(dtype))
+
+
+def _filled(rows: Any, examples: Array | None) -> Any:
+    """The arrays with harmless numbers in what fills up the last chunk: False, an index of -1, 1."""
+
+    if examples is None:
+        return rows
+
+    def filled(x: Array) -> Array:
+        number = 0 if x.dtype == np.bool_ else 1 if _is_floating(x) else -1
+        return jnp.where(jnp.expand_dims(examples, range(1, x.ndim)), x, jnp.asarray(number, x.dtype))
+
+    return jax.tree.map(filled, rows)
+
+
+def loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
+    """The losses [n], and the arrays without derivative."""
+    pairs = _widened(pairs)
+
+    def step(part: Any) -> tuple[Any, Any]:
+        (queries,), rows, examples = part
+        return (), plan.formula(
+            multiply(plan, queries, pairs.references, (1, 1)),
+            _filled(rows, examples),
+            pairs.columns,
+            pairs.numbers,
+        )
+
+    arrays = (pairs.queries,), pairs.rows, None
+    found: tuple[Array, Any] = over_chunks(plan.chunk, plan.strided, step, arrays)[1]
+    return found
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def weighted_sum(plan: Plan, pairs: Pairs, weight: Array) -> tuple[Array, Any]:
+    """The sum of weight * loss over the queries, and the arrays without derivative."""
+    losses, aux = loss_of_each(plan, pairs)
+    return weigh(weight, losses).sum(), aux
+
+
+def _rule(plan: Plan, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    pairs, weight = primals
+    (losses, aux), gradients = accumulate(plan, pairs, weight, partial(_differentiated, plan))
+    total = weigh(weight, losses).sum()
+    tangent = tangent_of(total, (gradients, finite_where_unweighted(weight, losses)), tangents)
+    return (total, aux), (tangent, jax.tree.map(jnp.zeros_like, aux))
+
+
+weighted_sum.defjvp(_rule, symbolic_zeros=True)
+
+
+def tangent_of(total: Array, gradients: Any, tangents: Any) -> Array:
+    """The inner product of the gradients with the tangents, of those that are there."""
+
+    def product(tangent: Array | None, gradient: Array) -> Array | None:
+        return None if tangent is None else (gradient * tangent.astype(gradient.dtype)).sum()
+
+    def linear(gradients: Any, moved: Any) -> Array:
+        products = jax.tree.map(product, moved, gradients, is_leaf=lambda x: x is None)
+        return sum(jax.tree.leaves(products), jnp.zeros_like(total))
+
+    found: Array = jax.checkpoint(linear, prevent_cse=False)(gradients, drop_symbolic_zeros(tangents))
+    return found
+
+
+def accumulate(
+    plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
+) -> tuple[Any, Pairs]:
+    """What ``differentiate`` finds in each chunk, and the gradients by all pairs; None for what is not floating."""
+    wide = _widened(pairs)
+
+    def step(part: Any) -> tuple[Any, Any]:
+        (queries,), rows, examples, weight = part
+        rows = _filled(rows, examples)
+        products = multiply(plan, queries, wide.references, (1, 1))
+        found, ct = differentiate(products, rows, wide.columns, wide.numbers, weight)
+        ct_queries = multiply(plan, ct.products, wide.references, (1, 0))
+        ct_references = multiply(plan, ct.products, queries, (0, 0))
+        return (ct_references, ct.columns, ct.numbers), (found, ct_queries, ct.rows)
+
+    arrays = (wide.queries,), pairs.rows, None, weight
+    summed = wide.references, *(_only_floating(tree) for tree in (pairs.columns, pairs.numbers))
+    added, found = over_chunks(plan.chunk, plan.strided, step, arrays, summed)
+    (ct_references, ct_columns, ct_numbers), (losses, ct_queries, ct_rows) = added, found
+    return losses, Pairs(ct_queries, ct_references, ct_rows, ct_columns, ct_numbers)
+
+
+def _differentiated(
+    plan: Plan, products: Array, rows: Any, columns: Any, numbers: Any, weight: Array
+) -> tuple[tuple[Array, Any], Cotangents]:
+    """The losses of a chunk, the arrays without derivative; the cotangents."""
+    floating, rebuild = _floating_leaves((rows, columns, numbers))
+    # Of what is the same on all devices JAX would give the gradient of all: that is for the rule around this one.
+    floating = match_varying_axes((products, floating), floating)
+
+    def losses(products: Array, floating: list[Array]) -> tuple[Array, Any]:
+        return plan.formula(products, *rebuild(floating))
+
+    found, pullback, aux = jax.vjp(losses, products, floating, has_aux=True)
+    ct_products, ct_floating = pullback(weight)
+    return (found, aux), Cotangents(ct_products, *rebuild(ct_floating, None))
+
+
+def _is_floating(x: Array) -> bool:
+    return bool(jnp.issubdtype(x.dtype, np.floating))
+
+
+def _only_floating(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x if _is_floating(x) else None, tree)
+
+
+def _floating_leaves(tree: Any) -> tuple[list[Array], Callable[..., Any]]:
+    """The floating leaves, and what puts others in their place; the rest stays, or is None."""
+    leaves, structure = jax.tree.flatten(tree)
+
+    def rebuild(floating: list[Array], *rest: None) -> Any:
+        replaced = iter(floating)
+        found = [next(replaced) if _is_floating(x) else (None if rest else x) for x in leaves]
+        return jax.tree.unflatten(structure, found)
+
+    return [x for x in leaves if _is_floating(x)], rebuild
+
+
+def reduced(
+    plan: Plan, pairs: Pairs, mask: Mask, reduction: Reduction, axis_name: AxisName | None = None
+) -> tuple[Array, Any]:
+    """The losses or what they reduce to, and the arrays without derivative.
+
+    Where an explicit mesh splits the queries, each device has its own beside all references.
+    """
+    shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
+    weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
+
+    def local(pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
+        if weight is None:
+            return loss_of_each(plan, pairs)
+        found, aux = weighted_sum(plan, pairs, weight)
+        return lax.psum(found, axes) if axes else found, aux
+
+    pairs = with_all_references(pairs, axis_name)
+    found, aux = over_devices(local, pairs, weight)
+    if weight is None:
+        return mask.reduce(found, reduction), aux
+    return found if axis_name is None else lax.psum(found, axis_name), aux
+
+
+def with_all_references(pairs: Pairs, axis_name: AxisName | None) -> Pairs:
+    """Beside those of the other devices of a mapped axis."""
+    if axis_name is None:
+        return pairs
+    references, columns = lax.all_gather((pairs.references, pairs.columns), axis_name, tiled=True)
+    return pairs._replace(references=references, columns=columns)
+
+
+def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple[Any, Array]:
+    """What the formula gives of each query, and the logsumexp over all queries of what it gives of each reference.
+
+    Its second result is a logsumexp [m] of the queries of a chunk. ``axes`` are those that split the queries.
+    """
+    pairs = _widened(pairs)
+    arrays, join = into_chunks(plan.chunk, plan.strided, ((pairs.queries,), pairs.rows, None))
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(total: Array, part: Any) -> tuple[Array, Any]:
+        (queries,), rows, examples = part
+        products = multiply(plan, queries, pairs.references, (1, 1))
+        found, logsumexp = plan.formula(products, _filled(rows, examples), pairs.columns, pairs.numbers)
+        return jnp.logaddexp(total, logsumexp), found
+
+    start = jnp.full_like(pairs.references[:, 0], least(pairs.references))
+    total, found = lax.scan(step, match_varying_axes((arrays, pairs), start), arrays)
+    if axes:
+        top = lax.pmax(lax.stop_gradient(total), axes)
+        total = top + jnp.log(lax.psum(jnp.exp(total - top), axes))
+    return join(found), total
+
+
+def over_devices(
+    local: Callable[[Pairs, Array | None, tuple[str, ...]], tuple[Array, Any]], pairs: Pairs, weight: Array | None
+) -> tuple[Array, Any]:
+    """``local`` of all; on an explicit mesh, on each device with its queries and all references, and the axes."""
+    spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
+    if not any(spec) and not any(from_spec):
+        return local(pairs, weight, ())
+    axes, gathered = _axes(spec[0]), _axes(from_spec[0])
+    mesh = next(m for x in (pairs.queries, pairs.references) if not (m := jax.typeof(x).sharding.mesh).empty)
+    of_rows, of_columns = P(axes or None), P(gathered or None)
+
+    def on_device(pairs: Pairs, weight: Array | None) -> tuple[Array, Any]:
+        def whole(x: Array) -> Array:
+            return lax.all_gather(x, gathered, tiled=True) if gathered else x
+
+        references, columns = jax.tree.map(whole, (pairs.references, pairs.columns))
+        return local(pairs._replace(references=references, columns=columns), weight, axes)
+
+    specs = Pairs(
+        of_rows,
+        of_columns,
+        jax.tree.map(lambda _: of_rows, pairs.rows),
+        jax.tree.map(lambda _: of_columns, pairs.columns),
+        jax.tree.map(lambda _: P(), pairs.numbers),
+    )
+    in_specs = specs, None if weight is None else of_rows
+    arrays: tuple[Pairs, Array | None] = jax.tree.map(reshard, (pairs, weight), in_specs)
+    if not axes and not gathered:
+        return local(*arrays, ())
+    out_specs = P() if weight is not None else of_rows, of_rows
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={*axes, *gathered})
+    found: tuple[Array, Any] = mapped(*arrays)
+    return found
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+# Embeddings and masks of pairs.
+
+
+def labelled(
+    name: str,
+    names: tuple[str, str],
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    features: int | None = None,
+    dtype: np.dtype | None = None,
+) -> tuple[Array, Array]:
+    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
+    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
+    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
+    arguments.same_shape(name, names[1], y, x.shape[:1])
+    if dtype is not None and y.dtype != dtype:
+        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
+    return x, y
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+def unit_vectors(x: Array, dtype: np.dtype) -> Array:
+    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
+    x = replicate_from_axis(x, 1).astype(dtype)
+    x = x * (1 / largest_power(x))
+    squared = jnp.square(x).sum(-1, keepdims=True)
+    zero = squared == 0
+    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
+def pair_masks(rows: Any, columns: Any) -> tuple[Array, Array]:
+    """Where two have the same label, and where they have not. Both are a label, an index or None, a mask or None."""
+    (y, index, examples), (y_references, reference_index, compared) = rows, columns
+    same = y[:, None] == y_references[None, :]
+    positives, negatives = same, ~same
+    if index is not None:  # none is a pair with itself
+        positives &= index[:, None] != reference_index[None, :]
+    for mask in (None if examples is None else examples[:, None], None if compared is None else compared[None, :]):
+        if mask is not None:
+            positives, negatives = positives & mask, negatives & mask
+    return positives, negatives
+
+
+def logsumexp_where(x: Array, mask: Array, axis: int = -1) -> Array:
+    """The logsumexp of the unmasked entries. If there is none, it is far below all others, without derivative."""
+    x = jnp.where(mask, x, least(x))
+    top = lax.stop_gradient(x).max(axis, keepdims=True, initial=least(x))
+    return top.squeeze(axis) + jnp.log(jnp.exp(x - top).sum(axis))
+
+
+def least(x: Array) -> float:
+    """Not -inf, whose differences have no derivative."""
+    return float(jnp.finfo(x.dtype).min) / 4

@@ -1,0 +1,399 @@
+"""Losses of queries and references, of which each query has its own: text and images, questions and answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from ._core import arguments
+from ._core.classes import in_range
+from ._core.compiler import compiled
+from ._core.cross_entropy import Options, indexed_cross_entropy
+from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
+from ._core.pairs import (
+    Cotangents,
+    Pairs,
+    Plan,
+    accumulate,
+    least,
+    logsumexp_where,
+    losses_and_columns,
+    over_devices,
+    plan,
+    reduced,
+    tangent_of,
+    unit_vectors,
+    with_all_references,
+)
+from ._core.rows import is_finite_row
+from ._core.types import AxisName, Reduction
+
+
+def _prepare(
+    name: str,
+    queries: ArrayLike,
+    references: ArrayLike,
+    numbers: dict[str, ArrayLike],
+    normalize: bool,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
+    reduction: Reduction,
+    axis_name: AxisName | None,
+) -> tuple[Pairs, Mask]:
+    """Pairs of which query i belongs to reference i, each with an index and whether it is compared; and the mask."""
+    q, r = arguments.floating(name, "queries", queries), arguments.floating(name, "references", references)
+    if q.ndim != 2 or q.shape[1] == 0:
+        raise ValueError(f"{name}: expected `queries` of shape (batch, features), got {q.shape}.")
+    arguments.same_shape(name, "references", r, q.shape)
+    dtype = arguments.compute_dtype(q, r)
+    arguments.choice(name, "reduction", reduction)
+    arguments.mapped(name, "axis_name", axis_name)
+    mask = prepare_mask(name, where, weights, q.shape[:1], dtype).exclude(is_finite_row(q) & is_finite_row(r))
+    compared = mask.examples if mask.weight is None else mask.weight != 0
+    q, r = Mask(compared).fill(q), Mask(compared).fill(r)
+    if normalize:
+        q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
+    elif not q.dtype == r.dtype == jnp.bfloat16:
+        q, r = q.astype(dtype), r.astype(dtype)
+    index = jnp.arange(q.shape[0])
+    if axis_name is not None:
+        index += lax.axis_index(axis_name) * q.shape[0]
+    scalars = tuple(_scalar(name, argument, value, dtype) for argument, value in numbers.items())
+    return Pairs(q, r, (index, compared), (index, compared), scalars), mask
+
+
+def _scalar(name: str, argument: str, value: ArrayLike, dtype: Any) -> Array:
+    number = arguments.hyperparameter(name, argument, value, dtype)
+    arguments.same_shape(name, argument, number, ())
+    return number
+
+
+def _own_and_others(rows: Any, columns: Any) -> tuple[Array, Array]:
+    """The query's own reference, and what else it is compared with."""
+    (index, examples), (reference_index, compared) = rows, columns
+    own = index[:, None] == reference_index[None, :]
+    others = ~own & (index >= 0)[:, None]
+    return own, others if examples is None else others & examples[:, None] & compared[None, :]
+
+
+def _logits(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Any, Array]:
+    """Of each query its own logit and the logsumexp of the others; of each reference that of the others."""
+    z = numbers[0] * products
+    own, others = _own_and_others(rows, columns)
+    found = jnp.where(own, z, 0).sum(-1), logsumexp_where(z, others)
+    return found, logsumexp_where(z, others, axis=0)
+
+
+def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Array, Array, Array]:
+    """For each query its own logit, and the logsumexps of the others in its row and in its reference's column."""
+    (own, in_row), in_column = losses_and_columns(chunks, pairs, axes)
+    return own, in_row, in_column[pairs.rows[0]] if axes else in_column
+
+
+def _of_columns(pairs: Pairs, axes: tuple[str, ...], x: Array) -> Array:
+    """For each reference what its query has."""
+    return lax.psum(jnp.zeros_like(pairs.references[:, 0], x.dtype).at[pairs.rows[0]].set(x), axes) if axes else x
+
+
+def _clip(own: Array, in_row: Array, in_column: Array) -> Array:
+    return (jax.nn.softplus(in_row - own) + jax.nn.softplus(in_column - own)) / 2
+
+
+# The sums over columns have to be known before a gradient is. So there are two passes over the products, and a gradient
+# by the logit z_ij is a_i exp(z_ij - in_row_i) + c_j exp(z_ij - in_column_j), by z_ii -a_i - c_i.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _clip_sum(chunks: Plan, axes: tuple[str, ...], pairs: Pairs, weight: Array) -> Array:
+    """The sum of weight * loss over a device's queries."""
+    return weigh(weight, _clip(*_statistics(chunks, axes, pairs))).sum()
+
+
+def _clip_sum_rule(chunks: Plan, axes: tuple[str, ...], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    pairs, weight = primals
+    own, in_row, in_column = _statistics(chunks, axes, pairs)
+    losses = _clip(own, in_row, in_column)
+    a, c = (weight / 2 * jax.nn.sigmoid(others - own) for others in (in_row, in_column))
+    of_columns = (_of_columns(pairs, axes, x) for x in (c, in_column))
+    known = pairs._replace(rows=(pairs.rows, a, in_row), columns=(pairs.columns, *of_columns))
+    _, gradients = accumulate(chunks, known, None, _clip_cotangents)
+    gradients = gradients._replace(rows=(None, None), columns=(None, None))
+    total = weigh(weight, losses).sum()
+    return total, tangent_of(total, (gradients, finite_where_unweighted(weight, losses)), tangents)
+
+
+_clip_sum.defjvp(_clip_sum_rule, symbolic_zeros=True)
+
+
+def _clip_cotangents(products: Array, rows: Any, columns: Any, numbers: Any, _: None) -> tuple[None, Cotangents]:
+    (rows, a, in_row), (columns, c, in_column), (scale,) = rows, columns, numbers
+    own, others = _own_and_others(rows, columns)
+    z = jnp.where(others, scale * products, least(products))
+    ct_z = a[:, None] * jnp.exp(z - in_row[:, None]) + c[None, :] * jnp.exp(z - in_column[None, :])
+    ct_z = jnp.where(others, ct_z, jnp.where(own, -a[:, None] - c[None, :], 0))
+    of_columns = (None, None), jnp.zeros_like(c), jnp.zeros_like(in_column)  # these depend on all pairs, see above
+    return None, Cotangents(scale * ct_z, None, of_columns, ((ct_z * products).sum(),))
+
+
+@compiled()
+def clip_loss(
+    queries: ArrayLike,
+    references: ArrayLike,
+    *,
+    logit_scale: ArrayLike,
+    normalize: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""CLIP's loss, the symmetric InfoNCE of pairs: each query is to find its reference, and each reference its query.
+
+    .. math::
+        \ell_i = \tfrac{1}{2} \Bigl(\log \sum_j e^{z_{ij}} - z_{ii}\Bigr)
+               + \tfrac{1}{2} \Bigl(\log \sum_j e^{z_{ji}} - z_{ii}\Bigr), \qquad z_{ij} = s\, q_i \cdot r_j
+
+    The products of all queries with all references never exist: chunks of queries are compared with all references,
+    and the sums over queries are added up. A pair whose logit is far above the others keeps its digits.
+
+    Args:
+      queries: :math:`q`, floating, of shape (batch, features), such as the embeddings of images. In bfloat16 they are
+        multiplied in bfloat16, and the products added up in float32.
+      references: :math:`r`, floating, of the shape of ``queries``: reference i belongs to query i.
+      logit_scale: :math:`s`, a number: for a learned logarithm ``jnp.exp(log_scale)``. CLIP starts at 1 / 0.07, and
+        its trainer keeps it below 100.
+      normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
+        remains one. By default they are multiplied as they are.
+      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
+      weights: real, broadcast to (batch,). A pair of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
+        gradients are those of the whole batch.
+      chunk_size: how many queries a device compares at a time, by default 512.
+
+    Returns:
+      The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: an embedding is not floating, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes and one shape, ``logit_scale`` is not a number, a mask or weight does
+        not broadcast, ``axis_name`` is not mapped.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> images, texts = jnp.array([[1.0, 0.2], [-0.4, 0.9]]), jnp.array([[0.9, 0.1], [0.1, 1.1]])
+      >>> print(jaxloss.clip_loss(images, texts, logit_scale=2.0, normalize=True).round(4))
+      [0.1437 0.1796]
+
+    References:
+      Radford et al., Learning Transferable Visual Models From Natural Language Supervision,
+      https://arxiv.org/abs/2103.00020.
+    """
+    name = "clip_loss"
+    numbers = {"logit_scale": logit_scale}
+    pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
+    chunks = plan(_logits, pairs.queries, pairs.references, chunk_size)
+    mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
+    weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
+
+    def local(pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
+        if weight is None:
+            return _clip(*_statistics(chunks, (*axes, *mapped), pairs)), ()
+        total = _clip_sum(chunks, (*axes, *mapped), pairs, weight)
+        return lax.psum(total, axes) if axes else total, ()
+
+    found, _ = over_devices(local, with_all_references(pairs, axis_name), weight)
+    if weight is None:
+        return mask.reduce(found, reduction)
+    return found if axis_name is None else lax.psum(found, axis_name)
+
+
+def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
+    scale, bias = numbers
+    z = scale * products + bias
+    own, others = _own_and_others(rows, columns)
+    return jnp.where(own | others, jax.nn.softplus(jnp.where(own, -z, z)), 0).sum(-1), ()
+
+
+@compiled()
+def siglip_loss(
+    queries: ArrayLike,
+    references: ArrayLike,
+    *,
+    logit_scale: ArrayLike,
+    bias: ArrayLike,
+    normalize: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""SigLIP's loss of pairs: for each query and each reference, whether they belong together.
+
+    .. math::
+        \ell_i = \sum_j \mathrm{softplus}(-y_{ij} z_{ij}), \qquad z_{ij} = s\, q_i \cdot r_j + b, \qquad
+        y_{ij} = 1 \text{ for } i = j, \text{ else } -1
+
+    The mean over queries is that of big_vision and open_clip: the sum over all pairs, divided by the batch. Programs
+    that take the mean over all pairs divide by the batch once more. The products of all queries with all references
+    never exist.
+
+    Args:
+      queries: :math:`q`, floating, of shape (batch, features), such as the embeddings of images. In bfloat16 they are
+        multiplied in bfloat16, and the products added up in float32.
+      references: :math:`r`, floating, of the shape of ``queries``: reference i belongs to query i.
+      logit_scale: :math:`s`, a number: for a learned logarithm ``jnp.exp(log_scale)``, which starts at log(10).
+      bias: :math:`b`, a number. It starts at -10, as most pairs do not belong together.
+      normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
+        remains one. By default they are multiplied as they are.
+      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
+      weights: real, broadcast to (batch,): the weight of a query's own :math:`\ell_i`. A pair of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
+        product twice.
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
+        gradients are those of the whole batch.
+      chunk_size: how many queries a device compares at a time, by default 512.
+
+    Returns:
+      The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: an embedding is not floating, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes and one shape, ``logit_scale`` or ``bias`` is not a number, a mask or
+        weight does not broadcast, ``axis_name`` is not mapped.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> images, texts = jnp.array([[1.0, 0.2], [-0.4, 0.9]]), jnp.array([[0.9, 0.1], [0.1, 1.1]])
+      >>> print(jaxloss.siglip_loss(images, texts, logit_scale=10.0, bias=-10.0, normalize=True).round(4))
+      [0.7129    1.5152999]
+
+    References:
+      Zhai et al., Sigmoid Loss for Language Image Pre-Training, https://arxiv.org/abs/2303.15343.
+    """
+    name = "siglip_loss"
+    numbers = {"logit_scale": logit_scale, "bias": bias}
+    pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
+    chunks = plan(_siglip, pairs.queries, pairs.references, chunk_size)
+    return reduced(chunks, pairs, mask, reduction, axis_name)[0]
+
+
+def _info_nce(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
+    labels, examples, classes = rows
+    return indexed_cross_entropy(numbers[0] * products, labels, Mask(examples, classes), Options()), ()
+
+
+def _is_compared(pairs_mask: Array, references: int, axis_name: AxisName | None) -> Array:
+    """Which of a device's references some query is compared with."""
+    found = pairs_mask.any(0)
+    if axis_name is None:
+        return found
+    found = lax.psum(found.astype(np.int32), axis_name) > 0
+    return lax.dynamic_slice_in_dim(found, lax.axis_index(axis_name) * references, references)
+
+
+@compiled()
+def info_nce_loss(
+    queries: ArrayLike,
+    references: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    logit_scale: ArrayLike = 1.0,
+    normalize: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""InfoNCE: the cross entropy of each query's own reference among all references. Also multiple negatives ranking.
+
+    .. math::
+        \ell_i = \log \sum_j e^{z_{ij}} - z_{i y_i}, \qquad z_{ij} = s\, q_i \cdot r_j
+
+    References beyond the queries' own are negatives more, such as hard ones. The products of all queries with all
+    references never exist. In both directions, without more negatives: :func:`clip_loss`.
+
+    Args:
+      queries: :math:`q`, floating, of shape (queries, features). In bfloat16 they are multiplied in bfloat16, and the
+        products added up in float32.
+      references: :math:`r`, floating, of shape (references, features).
+      labels: :math:`y`, integers in [0, references), of shape (queries,): which reference belongs to a query; reference
+        i to query i by default. Any other integer gives NaN.
+      logit_scale: :math:`s`, a number: one over the temperature.
+      normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
+        remains one. By default they are multiplied as they are.
+      where: boolean, broadcast to (queries,): False masks a query, which may contain anything. Or of shape (queries,
+        references): False leaves a reference out for a query, such as another one with the same text. A reference that
+        no query is compared with may contain anything.
+      weights: real, broadcast to (queries,). A query of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
+        product twice.
+      axis_name: inside of ``shard_map``, the mapped axis over which queries and references are split. References are
+        gathered; ``labels`` and ``where`` count those of all devices. Value and gradients are those of the whole batch.
+      chunk_size: how many queries a device compares at a time, by default 512.
+
+    Returns:
+      The loss in nats, of shape (queries,), or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: an embedding is not floating, ``labels`` is not integer, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes with as many features, there are fewer references than queries and no
+        labels, a mask or weight does not broadcast, ``axis_name`` is not mapped.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> questions, answers = jnp.array([[1.0, 0.2], [-0.4, 0.9]]), jnp.array([[0.9, 0.1], [0.1, 1.1], [-1.0, 0.3]])
+      >>> print(jaxloss.info_nce_loss(questions, answers, logit_scale=20.0, normalize=True).round(4))
+      [0.     0.0118]
+
+    References:
+      van den Oord et al., Representation Learning with Contrastive Predictive Coding, https://arxiv.org/abs/1807.03748.
+      Henderson et al., Efficient Natural Language Response Suggestion for Smart Reply,
+      https://arxiv.org/abs/1705.00652.
+    """
+    name = "info_nce_loss"
+    q, r = arguments.floating(name, "queries", queries), arguments.floating(name, "references", references)
+    if q.ndim != 2 or q.shape[1] == 0:
+        raise ValueError(f"{name}: expected `queries` of shape (queries, features), got {q.shape}.")
+    if r.ndim != 2 or r.shape[1] != q.shape[1]:
+        raise ValueError(f"{name}: expected `references` of shape (references, {q.shape[1]}), got {r.shape}.")
+    arguments.choice(name, "reduction", reduction, axis_name if reduction != "none" else None)
+    arguments.mapped(name, "axis_name", axis_name)
+    if not r.shape[0]:
+        raise ValueError(f"{name}: expected at least one of `references`, got shape {r.shape}.")
+    devices: int = 1 if axis_name is None else lax.axis_size(axis_name)
+    if labels is not None:
+        y = arguments.integer(name, "labels", labels)
+        arguments.same_shape(name, "labels", y, q.shape[:1])
+    elif r.shape[0] < q.shape[0]:
+        raise ValueError(f"{name}: expected `references` for {q.shape[0]} queries, or `labels`, got {r.shape[0]}.")
+    else:
+        y = jnp.arange(q.shape[0], dtype=np.int32)
+        y += 0 if axis_name is None else lax.axis_index(axis_name) * r.shape[0]
+    dtype, pairs_mask = arguments.compute_dtype(q, r), None
+    if where is not None and jnp.ndim(where) == 2:
+        shape = q.shape[0], devices * r.shape[0]
+        pairs_mask, where = arguments.broadcast(name, "where", arguments.boolean(name, "where", where), shape), None
+        r = Mask(_is_compared(pairs_mask, r.shape[0], axis_name)).fill(r)
+    mask = prepare_mask(name, where, weights, q.shape[:1], dtype)._replace(classes=pairs_mask).without_empty_rows()
+    mask = mask.exclude(is_finite_row(q) & in_range(y, devices * r.shape[0]))
+    q = Mask(mask.examples if mask.weight is None else mask.weight != 0).fill(q)
+    if normalize:
+        q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
+    elif not q.dtype == r.dtype == jnp.bfloat16:
+        q, r = q.astype(dtype), r.astype(dtype)
+    pairs = Pairs(q, r, (y, mask.examples, pairs_mask), (), (_scalar(name, "logit_scale", logit_scale, dtype),))
+    return reduced(plan(_info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]
