@@ -66,7 +66,7 @@ def circle_loss(
         references no example is compared with a masked one.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.

@@ -74,8 +74,8 @@ def ntxent(
         weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 512: of 65,536 examples, all
-        would take 16 GiB.
+      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512: of 65,536
+        examples, all would take 16 GiB.
 
     Returns:
       A scalar, or of shape (batch,) for ``"none"``; float64 if ``embeddings`` is, else float32. Without any pair it is
@@ -168,7 +168,7 @@ def supervised_contrastive_loss(
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without another of its
         label costs 0 and does not count.
-      chunk_size: for how many examples a device has the cosines at a time, by default 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if ``embeddings`` is, else float32.

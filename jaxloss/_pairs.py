@@ -176,7 +176,7 @@ def clip_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
         gradients are those of the whole batch.
-      chunk_size: how many queries a device compares at a time, by default 512.
+      chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -205,13 +205,13 @@ def clip_loss(
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
 
-    def local(pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
+    def local(chunks: Plan, pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
         if weight is None:
             return _clip(*_statistics(chunks, (*axes, *mapped), pairs)), ()
         total = _clip_sum(chunks, (*axes, *mapped), pairs, weight)
         return lax.psum(total, axes) if axes else total, ()
 
-    found, _ = over_devices(local, with_all_references(pairs, axis_name), weight)
+    found, _ = over_devices(chunks, local, with_all_references(pairs, axis_name), weight)
     if weight is None:
         return mask.reduce(found, reduction)
     return found if axis_name is None else lax.psum(found, axis_name)
@@ -262,7 +262,7 @@ def siglip_loss(
         product twice.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
         gradients are those of the whole batch.
-      chunk_size: how many queries a device compares at a time, by default 512.
+      chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -342,7 +342,7 @@ def info_nce_loss(
         product twice.
       axis_name: inside of ``shard_map``, the mapped axis over which queries and references are split. References are
         gathered; ``labels`` and ``where`` count those of all devices. Value and gradients are those of the whole batch.
-      chunk_size: how many queries a device compares at a time, by default 512.
+      chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:
       The loss in nats, of shape (queries,), or a scalar; float64 if an embedding is, else float32.

@@ -54,26 +54,36 @@ class Plan(NamedTuple):
     """The static arguments."""
 
     formula: Formula
-    chunk: int  # queries
-    strided: bool  # whether a chunk is taken in strides, of all devices of an automatic mesh
+    chunk_size: int  # queries of a device
+    devices: int  # of an automatic mesh, all of which have a part of each chunk, taken in strides
     narrow: bool  # whether embeddings are multiplied in bfloat16
+
+    @property
+    def chunks(self) -> tuple[int, bool]:
+        """How many queries a chunk has, and whether it is taken in strides."""
+        return self.devices * self.chunk_size, self.devices > 1
 
 
 def plan(formula: Formula, queries: Array, references: Array, chunk_size: int | None) -> Plan:
-    """By default a chunk has 512 queries on each device."""
+    """By default a chunk has 128 to 512 queries on each device: if it can, half a million products."""
     mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     devices = math.prod(size for size, kind in kinds if kind != jax.sharding.AxisType.Manual)
-    narrow = queries.dtype == references.dtype == jnp.bfloat16
-    return Plan(formula, devices * (512 if chunk_size is None else chunk_size), devices > 1, narrow)
+    if chunk_size is None:
+        m = references.shape[0]
+        chunk_size = int(np.clip(2**19 // max(m, 1), 128, 512)) if isinstance(m, int) else 128
+    return Plan(formula, chunk_size, devices, narrow=queries.dtype == references.dtype == jnp.bfloat16)
 
 
 def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    """The product over an axis of each, of arrays in float32 at least; so are the gradients, which are added up."""
-    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if plan.narrow else None
-    contracted = ((axes[0],), (axes[1],)), ((), ())
-    return lax.dot_general(a, b, contracted, precision, preferred_element_type=a.dtype)
+    """The product over an axis of each, added up in float32 at least.
+
+    Where JAX is to differentiate it, both are float32, so that the gradients are, which are added up over chunks.
+    """
+    dtype = np.promote_types(a.dtype, np.float32)
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if plan.narrow and a.dtype == dtype else None
+    return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision, preferred_element_type=dtype)
 
 
 def _widened(pairs: Pairs) -> Pairs:
@@ -109,7 +119,7 @@ def loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
         )
 
     arrays = (pairs.queries,), pairs.rows, None
-    found: tuple[Array, Any] = over_chunks(plan.chunk, plan.strided, step, arrays)[1]
+    found: tuple[Array, Any] = over_chunks(*plan.chunks, step, arrays)[1]
     return found
 
 
@@ -149,20 +159,20 @@ def accumulate(
     plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
 ) -> tuple[Any, Pairs]:
     """What ``differentiate`` finds in each chunk, and the gradients by all pairs; None for what is not floating."""
-    wide = _widened(pairs)
 
     def step(part: Any) -> tuple[Any, Any]:
         (queries,), rows, examples, weight = part
         rows = _filled(rows, examples)
-        products = multiply(plan, queries, wide.references, (1, 1))
-        found, ct = differentiate(products, rows, wide.columns, wide.numbers, weight)
-        ct_queries = multiply(plan, ct.products, wide.references, (1, 0))
-        ct_references = multiply(plan, ct.products, queries, (0, 0))
+        products = multiply(plan, queries, pairs.references, (1, 1))
+        found, ct = differentiate(products, rows, pairs.columns, pairs.numbers, weight)
+        ct_products = ct.products.astype(queries.dtype)
+        ct_queries = multiply(plan, ct_products, pairs.references, (1, 0))
+        ct_references = multiply(plan, ct_products, queries, (0, 0))
         return (ct_references, ct.columns, ct.numbers), (found, ct_queries, ct.rows)
 
-    arrays = (wide.queries,), pairs.rows, None, weight
-    summed = wide.references, *(_only_floating(tree) for tree in (pairs.columns, pairs.numbers))
-    added, found = over_chunks(plan.chunk, plan.strided, step, arrays, summed)
+    arrays = (pairs.queries,), pairs.rows, None, weight
+    summed = pairs.references, *(_only_floating(tree) for tree in (pairs.columns, pairs.numbers))
+    added, found = over_chunks(*plan.chunks, step, arrays, summed)
     (ct_references, ct_columns, ct_numbers), (losses, ct_queries, ct_rows) = added, found
     return losses, Pairs(ct_queries, ct_references, ct_rows, ct_columns, ct_numbers)
 
@@ -179,7 +189,7 @@ def _differentiated(
         return plan.formula(products, *rebuild(floating))
 
     found, pullback, aux = jax.vjp(losses, products, floating, has_aux=True)
-    ct_products, ct_floating = pullback(weight)
+    ct_products, ct_floating = pullback(match_varying_axes(found, weight))
     return (found, aux), Cotangents(ct_products, *rebuild(ct_floating, None))
 
 
@@ -213,14 +223,14 @@ def reduced(
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
 
-    def local(pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
+    def local(plan: Plan, pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
         if weight is None:
             return loss_of_each(plan, pairs)
         found, aux = weighted_sum(plan, pairs, weight)
         return lax.psum(found, axes) if axes else found, aux
 
     pairs = with_all_references(pairs, axis_name)
-    found, aux = over_devices(local, pairs, weight)
+    found, aux = over_devices(plan, local, pairs, weight)
     if weight is None:
         return mask.reduce(found, reduction), aux
     return found if axis_name is None else lax.psum(found, axis_name), aux
@@ -240,7 +250,7 @@ def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple
     Its second result is a logsumexp [m] of the queries of a chunk. ``axes`` are those that split the queries.
     """
     pairs = _widened(pairs)
-    arrays, join = into_chunks(plan.chunk, plan.strided, ((pairs.queries,), pairs.rows, None))
+    arrays, join = into_chunks(*plan.chunks, ((pairs.queries,), pairs.rows, None))
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(total: Array, part: Any) -> tuple[Array, Any]:
@@ -258,12 +268,14 @@ def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple
 
 
 def over_devices(
-    local: Callable[[Pairs, Array | None, tuple[str, ...]], tuple[Array, Any]], pairs: Pairs, weight: Array | None
+    plan: Plan, local: Callable[..., tuple[Array, Any]], pairs: Pairs, weight: Array | None
 ) -> tuple[Array, Any]:
-    """``local`` of all; on an explicit mesh, on each device with its queries and all references, and the axes."""
+    """``local`` (plan, pairs, weight, axes) of all; on an explicit mesh on each device, with its queries and all
+    references, and the axes that split the queries.
+    """
     spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
     if not any(spec) and not any(from_spec):
-        return local(pairs, weight, ())
+        return local(plan, pairs, weight, ())
     axes, gathered = _axes(spec[0]), _axes(from_spec[0])
     mesh = next(m for x in (pairs.queries, pairs.references) if not (m := jax.typeof(x).sharding.mesh).empty)
     of_rows, of_columns = P(axes or None), P(gathered or None)
@@ -273,7 +285,8 @@ def over_devices(
             return lax.all_gather(x, gathered, tiled=True) if gathered else x
 
         references, columns = jax.tree.map(whole, (pairs.references, pairs.columns))
-        return local(pairs._replace(references=references, columns=columns), weight, axes)
+        here = pairs._replace(references=references, columns=columns)
+        return local(plan._replace(devices=1), here, weight, axes)
 
     specs = Pairs(
         of_rows,
@@ -285,7 +298,7 @@ def over_devices(
     in_specs = specs, None if weight is None else of_rows
     arrays: tuple[Pairs, Array | None] = jax.tree.map(reshard, (pairs, weight), in_specs)
     if not axes and not gathered:
-        return local(*arrays, ())
+        return local(plan, *arrays, ())
     out_specs = P() if weight is not None else of_rows, of_rows
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={*axes, *gathered})
     found: tuple[Array, Any] = mapped(*arrays)
