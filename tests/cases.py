@@ -224,7 +224,7 @@ CASES = [
         oracles.clipped_value_loss,
         REAL,
         OLD_VALUE,
-        call=lambda x, t, **kwargs: jaxloss.clipped_value_loss(x, t, t * 0 + 0.25, **kwargs),
+        call=lambda x, t, **kwargs: jaxloss.clipped_value_loss(x, t, jnp.full_like(t, 0.25), **kwargs),
         clip=0.2,
     ),
     *(
@@ -237,7 +237,7 @@ CASES = [
             LOG_PROBABILITY,
             OTHER_LOG_PROBABILITY,
             name="kl_estimate",
-            call=lambda x, t, **kwargs: jaxloss.kl_estimate(x, t, t * 0 - 0.75, **kwargs),
+            call=lambda x, t, **kwargs: jaxloss.kl_estimate(x, t, jnp.full_like(t, -0.75), **kwargs),
             static={"estimator": k},
         )
         for k in ("k3", "k1", "k2")

@@ -63,6 +63,21 @@ def test_read_digits(tmp_path, capsys):
     assert picture.stat().st_size > 10_000
 
 
+def test_preference(tmp_path):
+    pytest.importorskip("flax")
+    example = load("preference")
+    example.PAIRS, example.GROUPS, example.HELD_OUT, example.EVERY = 16, 4, 256, 5
+    picture = tmp_path / "preference.png"
+    found = example.main(sft_steps=100, dpo_steps=15, grpo_steps=4, picture=picture)
+    margins = found["DPO"].metrics["margin"]
+    assert margins[-5:].mean() > margins[0]
+    for name in ("DPO", "GRPO"):
+        assert all(np.isfinite(values).all() for values in found[name].metrics.values())
+        assert all(np.isfinite(probe.kl) for probe in found[name].probes.values())
+    assert found["found"]["SFT"].kl == 0 < found["found"]["DPO"].kl
+    assert picture.stat().st_size > 10_000
+
+
 def test_rows_of_digits_stand_in_order_on_frames_that_are_there():
     pytest.importorskip("flax")
     example = load("read_digits")

@@ -170,6 +170,7 @@ def test_transformations(name, reduction, rng):
         same(a, b, span=40)
 
 
+@pytest.mark.smoke
 @every_loss
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_pairs_of_a_mapped_axis(name, check_vma, rng):
@@ -196,6 +197,7 @@ def test_pairs_of_a_mapped_axis(name, check_vma, rng):
         same(a, b, span=20)
 
 
+@pytest.mark.smoke
 @every_loss
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 @pytest.mark.parametrize("reduction", ["none", "mean"])
@@ -314,6 +316,7 @@ def test_references_that_do_not_exist(rng):
     assert np.isfinite(by_r).all()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_references_of_a_mapped_axis(check_vma, rng):
     """Each device has three queries, and four references, of which one is a negative more."""
