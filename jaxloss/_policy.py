@@ -517,7 +517,8 @@ def kl_estimate(
     Args:
       log_probs: :math:`\log p`, floating, of any shape: of the tokens that were sampled.
       reference_log_probs: :math:`\log q`, real, of the shape of ``log_probs``.
-      old_log_probs: :math:`\log p_{\mathrm{old}}`, real, of the shape of ``log_probs``, if another policy sampled.
+      old_log_probs: :math:`\log p_{\mathrm{old}}`, real, of the shape of ``log_probs``, if another policy sampled: also
+        an earlier state of this one, where several steps are taken on the same samples. The difference is small there.
       estimator: ``"k1"``, ``"k2"``, ``"k3"``, ``"k1+"`` or ``"k3+"``.
       where: boolean mask, broadcast to the shape of ``log_probs``, see :func:`jaxloss.reduce`.
       weights: real, broadcast to the shape of ``log_probs``. An entry of weight 0 is masked.

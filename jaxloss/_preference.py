@@ -117,11 +117,12 @@ def dpo_loss(
     without a reference (CPO, SimPO), of rewards (Bradley-Terry). docs/trainers.md has them by name.
 
     Args:
-      chosen_log_ratios: :math:`c`, floating, of any shape, one for each pair. With the log-probabilities of
-        :func:`linear_log_probs`, ``reduce(log_probs - reference_log_probs, axis=-1, where=mask, reduction="sum")``.
+      chosen_log_ratios: :math:`c`, floating, of any shape, one for each pair. Of the ``.log_prob`` that
+        :func:`linear_log_probs` gives with a mask, of policy and reference: ``(log_prob - reference_log_prob).sum(-1)``.
       rejected_log_ratios: :math:`j`, real, of the shape of ``chosen_log_ratios``.
       loss_type: one of the table.
-      beta: :math:`\beta > 0`, how much a distance from the reference costs.
+      beta: :math:`\beta > 0`, how much a distance from the reference costs. Where the margins of unseen pairs grow, and
+        the answers do not get better, it is too small.
       flip_probability: :math:`e` in [0, 1/2), the probability that a preference is wrong, for the first three. It is
         TRL's and Liger's ``label_smoothing``, and half of what :func:`softmax_cross_entropy` names so.
       temperature: :math:`\tau > 0`, for ``"discopop"``. All three may be traced, and broadcast to the loss.

@@ -300,7 +300,9 @@ def over_devices(
     if not axes and not gathered:
         return local(plan, *arrays, ())
     out_specs = P() if weight is not None else of_rows, of_rows
-    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={*axes, *gathered})
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = {name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit}
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)
     found: tuple[Array, Any] = mapped(*arrays)
     return found
 
