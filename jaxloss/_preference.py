@@ -117,8 +117,8 @@ def dpo_loss(
     without a reference (CPO, SimPO), of rewards (Bradley-Terry). docs/trainers.md has them by name.
 
     Args:
-      chosen_log_ratios: :math:`c`, floating, of any shape, one for each pair: ``(log_prob - reference_log_prob).sum(-1)``
-        of what :func:`linear_log_probs` gives as ``.log_prob`` with a mask, for policy and reference.
+      chosen_log_ratios: :math:`c`, floating, of any shape, one for each pair: with the ``.log_prob`` of
+        :func:`linear_log_probs` and a mask, for policy and reference, ``(log_prob - reference_log_prob).sum(-1)``.
       rejected_log_ratios: :math:`j`, real, of the shape of ``chosen_log_ratios``.
       loss_type: one of the table.
       beta: :math:`\beta > 0`, how much a distance from the reference costs. Where the margins of unseen pairs grow, and
