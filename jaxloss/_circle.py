@@ -116,4 +116,4 @@ def circle_loss(
     index = (jnp.arange(len(a)) if remove_diagonal else None for a in (y, y_references))
     rows, columns = ((y, next(index), mask.examples, g, m), (y_references, next(index), reference_mask))
     pairs = Pairs(u, v, rows, columns, ())
-    return reduced(plan(_circle, u, v, chunk_size), pairs, mask, reduction)[0]
+    return reduced(plan(name, _circle, u, v, chunk_size), pairs, mask, reduction)[0]

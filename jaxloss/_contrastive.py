@@ -109,7 +109,7 @@ def ntxent(
     (labels,) = arguments.identities(labels)
     x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
     pairs, mask = _batch(name, x, y, temperature, where, weights)
-    chunks = plan(_ntxent, pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, _ntxent, pairs.queries, pairs.references, chunk_size)
     if reduction != "mean":
         return reduced(chunks, pairs, mask, reduction)[0]
     total, number = reduced(chunks, pairs, mask, "sum")
@@ -193,7 +193,7 @@ def supervised_contrastive_loss(
     (labels,) = arguments.identities(labels)
     x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
     pairs, mask = _batch(name, x, y, temperature, where, weights)
-    chunks = plan(partial(_supervised, decoupled=decoupled), pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, partial(_supervised, decoupled=decoupled), pairs.queries, pairs.references, chunk_size)
     if reduction != "mean":
         return reduced(chunks, pairs, mask, reduction)[0]
     total, some = reduced(chunks, pairs, mask, "sum")

@@ -200,7 +200,7 @@ def clip_loss(
     name = "clip_loss"
     numbers = {"logit_scale": logit_scale}
     pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
-    chunks = plan(_logits, pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size)
     mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
@@ -285,7 +285,7 @@ def siglip_loss(
     name = "siglip_loss"
     numbers = {"logit_scale": logit_scale, "bias": bias}
     pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
-    chunks = plan(_siglip, pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size)
     return reduced(chunks, pairs, mask, reduction, axis_name)[0]
 
 
@@ -396,4 +396,4 @@ def info_nce_loss(
     elif not q.dtype == r.dtype == jnp.bfloat16:
         q, r = q.astype(dtype), r.astype(dtype)
     pairs = Pairs(q, r, (y, mask.examples, pairs_mask), (), (_scalar(name, "logit_scale", logit_scale, dtype),))
-    return reduced(plan(_info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]
+    return reduced(plan(name, _info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]

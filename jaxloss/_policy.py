@@ -549,7 +549,7 @@ def kl_estimate(
       a few pitfalls in KL divergence gradient estimation for RL, https://arxiv.org/abs/2506.09477.
     """
     name = "kl_estimate"
-    if estimator not in _ESTIMATORS:
+    if estimator not in get_args(Estimator):
         raise ValueError(f"{name}: expected `estimator` to be one of {get_args(Estimator)}, got {estimator!r}.")
     given = {"log_probs": log_probs, "reference_log_probs": reference_log_probs}
     if old_log_probs is not None:

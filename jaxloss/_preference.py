@@ -74,7 +74,7 @@ _LOSSES = {name: elementwise(formula) for name, formula in _FORMULAS.items()}
 _WITH_FLIPS = ("sigmoid", "robust", "exo_pair")
 
 
-@compiled(beta=arguments.POSITIVE, flip_probability=arguments.UNIT, temperature=arguments.POSITIVE)
+@compiled(beta=arguments.POSITIVE, flip_probability=arguments.BELOW_HALF, temperature=arguments.POSITIVE)
 def dpo_loss(
     chosen_log_ratios: ArrayLike,
     rejected_log_ratios: ArrayLike,
@@ -156,7 +156,7 @@ def dpo_loss(
       https://arxiv.org/abs/2408.06266.
     """
     name = "dpo_loss"
-    if loss_type not in _LOSSES:
+    if loss_type not in get_args(LossType):
         raise ValueError(f"{name}: expected `loss_type` to be one of {get_args(LossType)}, got {loss_type!r}.")
     options = {"beta": beta}
     if loss_type in _WITH_FLIPS:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -121,7 +122,7 @@ def plackett_luce_loss(
     Args:
       logits: the scores :math:`s`, floating, the items of a list along ``axis``.
       labels: the relevances, real, of the shape of ``logits``: a larger one comes first. Items of the same relevance
-        are taken in the order of the array.
+        are taken in the order of the array. NaN gives NaN.
       axis: the axis or axes of the items (flattened together); None for all.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``logits`` it masks items, which fill up a list;
         with a lower rank, lists, and broadcasts to the shape of the loss.
@@ -154,6 +155,7 @@ def plackett_luce_loss(
     items = jnp.ones(x.shape, bool) if mask.classes is None else mask.classes
     if mask.examples is not None:
         items &= mask.examples[..., None]
+    x = jnp.where(jnp.isnan(y), jnp.nan, x) if jnp.issubdtype(y.dtype, np.floating) else x
     order = jnp.argsort(jnp.where(items, -y.astype(dtype), jnp.inf), axis=-1)
     x, items = (jnp.take_along_axis(a, order, -1) for a in (mask.fill(x), items))
     losses = _plackett_luce_loss(x.astype(dtype), items, unweighted=mask.unweighted)

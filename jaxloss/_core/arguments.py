@@ -24,6 +24,7 @@ NOT_NEGATIVE = Interval(lambda x: x >= 0, "at least 0")
 AT_LEAST_ONE = Interval(lambda x: x >= 1, "at least 1")
 AT_LEAST_MINUS_ONE = Interval(lambda x: x >= -1, "at least -1")
 UNIT = Interval(lambda x: 0 <= x <= 1, "in [0, 1]")
+BELOW_HALF = Interval(lambda x: 0 <= x < 0.5, "in [0, 1/2)")
 COSINE = Interval(lambda x: -1 <= x <= 1, "in [-1, 1]")
 
 

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
         return self.devices * self.chunk_size, self.devices > 1
 
 
-def plan(formula: Formula, queries: Array, references: Array, chunk_size: int | None) -> Plan:
+def plan(name: str, formula: Formula, queries: Array, references: Array, chunk_size: int | None) -> Plan:
     """By default a chunk has 128 to 512 queries on each device: if it can, half a million products."""
     mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
@@ -73,6 +73,7 @@ def plan(formula: Formula, queries: Array, references: Array, chunk_size: int | 
     if chunk_size is None:
         m = references.shape[0]
         chunk_size = int(np.clip(2**19 // max(m, 1), 128, 512)) if isinstance(m, int) else 128
+    chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
     return Plan(formula, chunk_size, devices, narrow=queries.dtype == references.dtype == jnp.bfloat16)
 
 

@@ -178,6 +178,9 @@ def test_order_of_the_items_that_are_there(lists):
         same(gradient[i][items], slopes, span=10)
     np.testing.assert_array_equal(jnp.where(where, 0, gradient), 0)
     assert np.isfinite(jax.hessian(lambda s: losses(s).sum())(dirty[0])).all()
+    unknown = jnp.array([1.0, jnp.nan, 2.0]), jnp.array([True, False, True])
+    assert np.isnan(jaxloss.plackett_luce_loss(jnp.ones(3), unknown[0]))
+    assert jaxloss.plackett_luce_loss(jnp.ones(3), unknown[0], where=unknown[1]) > 0
     same(losses(dirty[0], reduction="mean"), value.sum() / int(where.any(-1).sum()), span=10)
     pairs = jaxloss.plackett_luce_loss(scores[..., :2], jnp.broadcast_to(jnp.array([1.0, 0.0]), (2, 3, 2)))
     same(pairs, jaxloss.dpo_loss(scores[..., 0], scores[..., 1], beta=1.0), span=10)
