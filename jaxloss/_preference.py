@@ -71,6 +71,14 @@ _FORMULAS: dict[LossType, Callable[..., Array]] = {
     "apo_down": lambda c, j, beta: sigmoids(beta * c)[0] + sigmoids(beta * (j - c))[0],
 }
 _LOSSES = {name: elementwise(formula) for name, formula in _FORMULAS.items()}
+
+
+def _dpo_slopes(c: Array, j: Array, beta: Array) -> tuple[Array, Array, Array]:
+    wrong, _ = sigmoids(beta * (j - c))
+    return -beta * wrong, beta * wrong, (j - c) * wrong
+
+
+_dpo = elementwise(lambda c, j, beta: jax.nn.softplus(beta * (j - c)), _dpo_slopes)
 _WITH_FLIPS = ("sigmoid", "robust", "exo_pair")
 
 
@@ -158,16 +166,17 @@ def dpo_loss(
     name = "dpo_loss"
     if loss_type not in get_args(LossType):
         raise ValueError(f"{name}: expected `loss_type` to be one of {get_args(LossType)}, got {loss_type!r}.")
-    options = {"beta": beta}
+    options, flips = {"beta": beta}, not arguments.is_number(flip_probability, 0)
     if loss_type in _WITH_FLIPS:
-        options["flip_probability"] = flip_probability
-    elif not arguments.is_number(flip_probability, 0):
+        options |= {"flip_probability": flip_probability} if flips or loss_type != "sigmoid" else {}
+    elif flips:
         raise ValueError(f"{name}: expected `flip_probability` with `loss_type` in {_WITH_FLIPS}, got {loss_type!r}.")
     if loss_type == "discopop":
         options["temperature"] = temperature
     arrays = {"chosen_log_ratios": chosen_log_ratios, "rejected_log_ratios": rejected_log_ratios}
     prepared, mask = prepare_elementwise(name, arrays, options, where, weights, reduction)
-    return mask.reduce(_LOSSES[loss_type](*prepared, unweighted=mask.unweighted), reduction)
+    loss = _dpo if loss_type == "sigmoid" and not flips else _LOSSES[loss_type]
+    return mask.reduce(loss(*prepared, unweighted=mask.unweighted), reduction)
 
 
 def _kto_element(log_ratio: Array, label: Array, beta: Array, kl: Array, desirable: Array, undesirable: Array) -> Array:
