@@ -217,7 +217,8 @@ HEAD = """\
 # Which loss?
 
 Find the inputs and the targets you have. Every loss takes `where`, `weights` and `reduction`. The name leads to the
-formula, the options and an example.
+formula, the options and an example. The losses of trainers after pre-training have [a page](after_pretraining.md), and
+their names [a table](trainers.md#policy-losses).
 """
 
 

@@ -155,7 +155,8 @@ def supervised_contrastive_loss(
 
     With the number of the image as label, and two views of each, it is SimCLR's loss as its authors compute it. The
     denominator has all others; :func:`ntxent` has there one positive at a time, and sums over positives. Only
-    directions count.
+    directions count. Inside of ``shard_map`` an example is compared with those of its device, unless
+    ``jax.lax.all_gather`` has brought embeddings and labels of the others.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.

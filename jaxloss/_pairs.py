@@ -175,7 +175,8 @@ def clip_loss(
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
-        gradients are those of the whole batch.
+        gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
+        :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:
@@ -261,7 +262,8 @@ def siglip_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
-        gradients are those of the whole batch.
+        gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
+        :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:
@@ -330,18 +332,19 @@ def info_nce_loss(
         products added up in float32.
       references: :math:`r`, floating, of shape (references, features).
       labels: :math:`y`, integers in [0, references), of shape (queries,): which reference belongs to a query; reference
-        i to query i by default. Any other integer gives NaN.
+        i to query i by default, on each device of ``axis_name`` of its own. Any other integer gives NaN.
       logit_scale: :math:`s`, a number: one over the temperature.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are multiplied as they are.
       where: boolean, broadcast to (queries,): False masks a query, which may contain anything. Or of shape (queries,
-        references): False leaves a reference out for a query, such as another one with the same text. A reference that
-        no query is compared with may contain anything.
+        references): False leaves a reference out for a query, such as another one with the same text. Leave the query's
+        own in, or the loss is infinite. A reference that no query is compared with may contain anything.
       weights: real, broadcast to (queries,). A query of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
       axis_name: inside of ``shard_map``, the mapped axis over which queries and references are split. References are
-        gathered; ``labels`` and ``where`` count those of all devices. Value and gradients are those of the whole batch.
+        gathered, those of the first device first; ``labels`` and ``where`` count them so. Put hard negatives behind a
+        device's references on that device. Gradients: as of :func:`clip_loss`.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
 
     Returns:

@@ -435,7 +435,7 @@ Estimator = Literal["k1", "k2", "k3", "k1+", "k3+"]
 
 def _k3(d: Array) -> Array:
     """exp(d) - 1 - d."""
-    return kl_term(jnp.ones_like(d), jnp.exp(d), d)
+    return kl_term(jnp.ones_like(d), jnp.exp(d), jnp.minimum(d, jnp.finfo(d.dtype).max))
 
 
 _ESTIMATORS: dict[Estimator, tuple[Callable[[Array], Array], ...]] = {
@@ -455,23 +455,30 @@ def _estimate(estimator: Estimator) -> Callable[..., Array]:
     )
 
 
+def _times_ratio(x: Array, log_ratio: Array) -> Array:
+    """x exp(log_ratio), 0 where one of the factors is, by two roots of which none underflows."""
+    root = jnp.exp(0.5 * log_ratio)
+    return jnp.where(root == 0, 0, multiply_no_nan(multiply_no_nan(x, root), root))
+
+
 def _weighted_estimate(estimator: Estimator) -> Callable[..., Array]:
-    """The same times p / old."""
+    """The same times r = p / old. From d = 1 on, r exp(d) is q / old, of which the rest is a share."""
     value, slope, corrected = _ESTIMATORS[estimator]
 
     def formula(log_prob: Array, reference: Array, old: Array) -> Array:
-        ratio, d = jnp.exp(log_prob - old), reference - log_prob
-        if value is _k3:
-            return jnp.where(d == 0, 0, kl_term(ratio, jnp.exp(reference - old), d))
-        return jnp.where(ratio == 0, 0, multiply_no_nan(value(d), ratio))
+        d = reference - log_prob
+        if value is not _k3:
+            return _times_ratio(value(d), log_prob - old)
+        share = 1 - (1 + jnp.minimum(d, 1e4)) * jnp.exp(-d)
+        near = _times_ratio(_k3(jnp.minimum(d, 1)), log_prob - old)
+        return jnp.where(d > 1, jnp.exp(reference - old) * share, near)
 
     def slopes(log_prob: Array, reference: Array, old: Array) -> tuple[Array, Array, Array]:
-        ratio, d = jnp.exp(log_prob - old), reference - log_prob
-        by_reference = multiply_no_nan(ratio, slope(d))
-        if slope is expm1:  # the product of 0 and infinity may be a number
-            by_reference = jnp.where(d > 1, jnp.exp(reference - old) - ratio, by_reference)
-        by_log_prob = jnp.where(ratio == 0, 0, multiply_no_nan(corrected(d), ratio))
-        return by_log_prob, by_reference, -formula(log_prob, reference, old)
+        d = reference - log_prob
+        by_reference = _times_ratio(slope(jnp.minimum(d, 1) if slope is expm1 else d), log_prob - old)
+        if slope is expm1:
+            by_reference = jnp.where(d > 1, -jnp.exp(reference - old) * expm1(-d), by_reference)
+        return _times_ratio(corrected(d), log_prob - old), by_reference, -formula(log_prob, reference, old)
 
     return elementwise(formula, slopes)
 

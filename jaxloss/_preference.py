@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.special import divide_no_nan, expm1, kl_term, multiply_no_nan, relu, sigmoids
+from ._core.special import at_most, divide_no_nan, expm1, kl_term, multiply_no_nan, relu, sigmoids
 from ._core.types import Reduction
 
 # fmt: off
@@ -24,6 +24,11 @@ LossType = Literal[
 # fmt: on
 
 # Of the margin z = beta (c - j): softplus(-z) = -log sigmoid(z).
+
+
+def _margin(c: Array, j: Array, beta: Array) -> Array:
+    """Halves of opposite signs do not overflow where the product does not."""
+    return 2 * beta * (0.5 * c - 0.5 * j)
 
 
 def _sigmoid(z: Array, flip: Array) -> Array:
@@ -44,6 +49,7 @@ def _exo_pair(z: Array, flip: Array) -> Array:
 
 def _discopop(z: Array, temperature: Array) -> Array:
     """softplus(-z) (1 - m) + exp(-z) m with m = sigmoid(z / tau), whose product does not overflow in this form."""
+    z = -at_most(-z, jnp.finfo(z.dtype).max)  # 0 times infinity in the derivative of the first product
     share, complement = sigmoids(z / temperature)
     is_negative = z < 0
     exponent = jnp.where(is_negative, z * (1 / temperature - 1), -z)
@@ -52,7 +58,7 @@ def _discopop(z: Array, temperature: Array) -> Array:
 
 
 def _of_margin(loss: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda c, j, beta, *options: loss(beta * (c - j), *options)
+    return lambda c, j, beta, *options: loss(_margin(c, j, beta), *options)
 
 
 _FORMULAS: dict[LossType, Callable[..., Array]] = {
@@ -68,17 +74,17 @@ _FORMULAS: dict[LossType, Callable[..., Array]] = {
     "bco_pair": lambda c, j, beta: jax.nn.softplus(-beta * c) + jax.nn.softplus(beta * j),
     "sppo_hard": lambda c, j, beta: jnp.square(c - 0.5 / beta) + jnp.square(j + 0.5 / beta),
     "apo_zero": lambda c, j, beta: sigmoids(-beta * c)[0] + sigmoids(beta * j)[0],
-    "apo_down": lambda c, j, beta: sigmoids(beta * c)[0] + sigmoids(beta * (j - c))[0],
+    "apo_down": lambda c, j, beta: sigmoids(beta * c)[0] + sigmoids(_margin(j, c, beta))[0],
 }
 _LOSSES = {name: elementwise(formula) for name, formula in _FORMULAS.items()}
 
 
 def _dpo_slopes(c: Array, j: Array, beta: Array) -> tuple[Array, Array, Array]:
-    wrong, _ = sigmoids(beta * (j - c))
-    return -beta * wrong, beta * wrong, (j - c) * wrong
+    wrong, _ = sigmoids(_margin(j, c, beta))
+    return -beta * wrong, beta * wrong, multiply_no_nan(wrong, j - c)
 
 
-_dpo = elementwise(lambda c, j, beta: jax.nn.softplus(beta * (j - c)), _dpo_slopes)
+_dpo = elementwise(lambda c, j, beta: jax.nn.softplus(_margin(j, c, beta)), _dpo_slopes)
 _WITH_FLIPS = ("sigmoid", "robust", "exo_pair")
 
 
@@ -122,7 +128,8 @@ def dpo_loss(
     ================ ================================================================================================
 
     Other losses are this one of other arguments: of means over tokens (``sigmoid_norm``), of sorted ratios (AOT),
-    without a reference (CPO, SimPO), of rewards (Bradley-Terry). docs/trainers.md has them by name.
+    without a reference (CPO, SimPO), of rewards less a margin with ``beta=1.0`` (Bradley-Terry). docs/trainers.md has
+    them by name.
 
     Args:
       chosen_log_ratios: :math:`c`, floating, of any shape, one for each pair: with the ``.log_prob`` of

@@ -252,7 +252,7 @@ CASES = [
         case(oracles.dpo_loss, REAL, REAL, static={"loss_type": loss_type}, beta=0.3)
         for loss_type in ("hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")
     ),
-    case(oracles.dpo_loss, REAL, REAL, static={"loss_type": "discopop"}, beta=0.3, temperature=0.05),
+    case(oracles.dpo_loss, REAL, REAL, static={"loss_type": "discopop"}, beta=0.3, temperature=0.5),
     case(oracles.kto_loss, REAL, UNIT_INTERVAL, beta=0.3, kl=0.4, desirable_weight=1.2, undesirable_weight=0.8),
     case(oracles.odds_ratio_loss, LOG_PROBABILITY, LOG_PROBABILITY),
     # margins

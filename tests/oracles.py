@@ -341,7 +341,7 @@ def softmax_jensen_shannon_divergence(m, x, t, beta=0.5, temperature=1):
 
 def softmax_total_variation_distance(m, x, t, temperature=1):
     q, p = (m.exp(_log_softmax(m, z / temperature)) for z in (x, t))
-    return [m.abs(q - p) / 2]
+    return [m.maximum(q, p) / 2, m.maximum(-q, -p) / 2]
 
 
 def total_variation_distance(m, x, t):

@@ -52,6 +52,8 @@ def test_an_argument_of_another_library_leads_to_ours():
         loss(logits, labels, ignore_index=-100)
     with pytest.raises(TypeError, match=re.escape(f"{sentence} `zzz`.")):
         loss(logits, labels, zzz=1)
+    with pytest.raises(TypeError, match=re.escape(f"{sentence} `temperature`; use logit_scale=1 / temperature.")):
+        loss(logits, labels, temperature=2.0)
 
 
 def test_another_unknown_name():

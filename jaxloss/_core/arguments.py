@@ -1,6 +1,6 @@
 """The prologue of every loss: kinds, dtypes and shapes, checked while tracing; values are never read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -377,6 +377,16 @@ _ARGUMENTS_OF_OTHERS = {
 }
 
 
-def unexpected(name: str, argument: str) -> TypeError:
-    hint = f"; use {_ARGUMENTS_OF_OTHERS[argument]}" if argument in _ARGUMENTS_OF_OTHERS else ""
+_OF_SOME = {  # where there is what they lead to
+    "axis_name": ("chunk_size", "the gathered batch, by `jax.lax.all_gather`"),
+    "epsilon": ("clip_low", "clip_low and clip_high"),
+    "label_smoothing": ("flip_probability", "flip_probability"),
+    "temperature": ("logit_scale", "logit_scale=1 / temperature"),
+}
+
+
+def unexpected(name: str, argument: str, parameters: Collection[str]) -> TypeError:
+    given, ours = _OF_SOME.get(argument, ("", ""))
+    found = ours if given in parameters else _ARGUMENTS_OF_OTHERS.get(argument)
+    hint = f"; use {found}" if found else ""
     return TypeError(f"{name}: got an unexpected argument `{argument}`{hint}.")

@@ -46,7 +46,7 @@ def compiled(**intervals: arguments.Interval) -> Callable[[Callable[P, R]], Call
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for unknown in kwargs.keys() - parameters.keys():
-                raise arguments.unexpected(function.__name__, unknown)
+                raise arguments.unexpected(function.__name__, unknown, parameters)
             bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
             if len(bound) < len(args) + len(kwargs):  # too many, or one given twice: Python has a sentence for that
                 return function(*args, **kwargs)
@@ -108,8 +108,13 @@ def replicate_from_axis(x: Array, axis: int = 0) -> Array:
     spec = jax.typeof(x).sharding.spec
     if not any(spec[axis:]):
         return x
-    gathered: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)))
-    return gathered
+    return reshard(x, jax.sharding.PartitionSpec(*spec[:axis], *[None] * (x.ndim - axis)), x)
+
+
+def reshard(x: Array, spec: jax.sharding.PartitionSpec, like: Array) -> Array:
+    """Returns x, sharded by ``spec`` on the mesh of ``like``, which need not be the mesh of a context."""
+    resharded: Array = jax.sharding.reshard(x, jax.sharding.NamedSharding(jax.typeof(like).sharding.mesh, spec))
+    return resharded
 
 
 def shard_like(like: Array, arrays: T) -> T:
@@ -125,8 +130,7 @@ def shard_like(like: Array, arrays: T) -> T:
     def sharded(x: Array) -> Array:
         if x.ndim == 0 or any(jax.typeof(x).sharding.spec) or x.shape != like.shape[: x.ndim]:
             return x
-        split: Array = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*spec[: x.ndim]))
-        return split
+        return reshard(x, jax.sharding.PartitionSpec(*spec[: x.ndim]), like)
 
     resharded: T = jax.tree.map(sharded, arrays)
     return resharded

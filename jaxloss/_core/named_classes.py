@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .classes import in_range, is_named, nan_unless, num_classes, one_hot_mask, set_classes, take_classes
-from .compiler import shard_like
+from .compiler import reshard, shard_like
 from .cross_entropy import Options, dense_cross_entropy, transform_logits, transform_logits_backward
 from .masks import Mask, prepare_mask
 from .rows import as_rows, defer_upcast
@@ -241,5 +241,5 @@ def prepare_named_rows(
     mask = prepare_mask(name, where, weights, x.shape[:-1], dtype).exclude(are_valid(i, x.shape[-1]))
     spec = jax.typeof(x).sharding.spec
     if any(spec):  # see `shard_like`
-        i, t = (jax.sharding.reshard(a, jax.sharding.PartitionSpec(*spec[:-1], None)) for a in (i, t))
+        i, t = (reshard(a, jax.sharding.PartitionSpec(*spec[:-1], None), x) for a in (i, t))
     return defer_upcast(x, dtype), i, t, shard_like(x, mask)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
 from jax.typing import ArrayLike
 
 from . import arguments
@@ -297,7 +297,9 @@ def over_devices(
         jax.tree.map(lambda _: P(), pairs.numbers),
     )
     in_specs = specs, None if weight is None else of_rows
-    arrays: tuple[Pairs, Array | None] = jax.tree.map(reshard, (pairs, weight), in_specs)
+    arrays: tuple[Pairs, Array | None] = jax.tree.map(
+        lambda x, spec: reshard(x, NamedSharding(mesh, spec)), (pairs, weight), in_specs
+    )
     if not axes and not gathered:
         return local(plan, *arrays, ())
     out_specs = P() if weight is not None else of_rows, of_rows

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import PartitionSpec, reshard
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from . import arguments
-from .compiler import cpu_fusion_barrier
+from .compiler import cpu_fusion_barrier, reshard
 from .masks import Mask, prepare_mask
 from .special import log1p_of_ratio
 
@@ -83,7 +83,7 @@ def shard_like_logits(x: Array, sequences: Sequences) -> Sequences:
     if not any(batch):
         return sequences
     placed: Any = jax.tree.map(
-        lambda a: reshard(a, PartitionSpec(*batch, *[None] * (a.ndim - len(batch)))), sequences[1:]
+        lambda a: reshard(a, PartitionSpec(*batch, *[None] * (a.ndim - len(batch))), x), sequences[1:]
     )
     return Sequences(sequences.blank, *placed)
 

@@ -122,7 +122,7 @@ def on_devices(
         return function(local_plan, _gather(split, heads), *arrays)
 
     specs = head_specs(split), (token_specs(plan, split, arrays[0]), *jax.tree.map(lambda _: split.token, arrays[1:]))
-    arguments = jax.tree.map(reshard, (heads, arrays), specs)
+    arguments = jax.tree.map(lambda x, spec: reshard(x, NamedSharding(split.mesh, spec)), (heads, arrays), specs)
     axes = {*split.token_axes, *split.class_axes}
     if not axes:  # all is gathered
         return local(*arguments)
@@ -179,7 +179,8 @@ def add_up(plan: Plan, split: Split | None, ct_heads: tuple[Head, ...]) -> tuple
 
 def shard_tokens(arrays: Any, heads: tuple[Head, ...]) -> Any:
     """Arrays of tokens, split as hidden is."""
-    return jax.tree.map(lambda a: reshard(a, P(*jax.typeof(heads[0].hidden).sharding.spec[:-1])), arrays)
+    sharding = jax.typeof(heads[0].hidden).sharding
+    return jax.tree.map(lambda a: reshard(a, NamedSharding(sharding.mesh, P(*sharding.spec[:-1]))), arrays)
 
 
 def automatic_mesh(heads: tuple[Head, ...]) -> tuple[Any, int]:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
 
 from .._core.chunks import each_chunk, into_chunks, over_chunks
 from .._core.compiler import recompute_barrier
@@ -80,8 +80,10 @@ def _sum_with_gradients(
     local = partial(_on_device, moves, parts)
     total, aux, *gradients = on_devices(plan, parts, local, heads, arrays, out_specs)
 
+    mesh = parts.mesh
+
     def resharded(gradient: Array | None, x: Array) -> Array | None:
-        return None if gradient is None else reshard(gradient, jax.typeof(x).sharding.spec)
+        return None if gradient is None else reshard(gradient, NamedSharding(mesh, jax.typeof(x).sharding.spec))
 
     gradients = jax.tree.map(resharded, gradients, [heads, *arrays], is_leaf=_is_none)
     return total, shard_tokens(aux, heads), gradients

@@ -26,6 +26,7 @@ LARGEST, TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny
 _SIZES = (1e-40, 1e-30, 1e-8, 1.0, 1.0001, 17.0, 100.0, 1e4, 1e30, 3e38)
 _REAL = (-inf, *(-s for s in reversed(_SIZES)), -0.0, 0.0, *_SIZES, inf)
 _LOGS = (-inf, -1e30, -1e4, -100.0, -17.0, -1.0, -1e-8, -1e-40, 0.0, 1e-40, 1e-8, 1.0, 17.0, 88.0, 100.0, 1e30, inf)
+_LOG_PROBABILITIES = (-inf, -1e4, -200.0, -100.0, -17.0, -1.0, -1e-8, 0.0)
 ELEMENTS = {
     cases.REAL: _REAL,
     cases.NOT_ZERO: tuple(v for v in _REAL if v and np.isfinite(v)),
@@ -36,11 +37,16 @@ ELEMENTS = {
     cases.UNIT_INTERVAL: (0.0, 1e-8, 0.25, 1.0),
     cases.PROBABILITY: (0.0, 1e-40, 1e-30, 1e-8, 0.25, 0.5, 1 - 2.0**-11, 1 - 2.0**-24, 1.0),
     cases.LOG_RATE: _LOGS,
+    cases.LOG_PROBABILITY: _LOG_PROBABILITIES,
+    cases.OTHER_LOG_PROBABILITY: _LOG_PROBABILITIES,
+    cases.FEW_LOG_PROBABILITIES: (-2.0, -1.0, -0.5, -1e-8, 0.0),  # ratios of which an exponential is taken once more
+    cases.OLD_VALUE: (-100.0, -1.0, -1e-8, 0.0, 0.5, 17.0, 1e4),
 }
 ENDS = {  # of closed intervals: a derivative is one-sided there
     cases.POSITIVE: {0.0: 1},
     cases.ABOVE_MINUS_ONE: {-1.0: 1},
     cases.PROBABILITY: {0.0: 1, 1.0: -1},
+    cases.LOG_PROBABILITY: {0.0: -1},
     cases.SHARES: {0.0: 1},
 }
 

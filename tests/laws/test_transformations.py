@@ -52,6 +52,22 @@ def on_one_device(case):
     return arguments, jax.jit(everything, static_argnums=0)(case, *arguments)
 
 
+@every_loss
+def test_an_explicit_mesh_needs_no_context(case, rng):
+    """The types of the arrays say it all; masks and weights that lie on no mesh come along."""
+    x, t = case.draw(rng, 8)
+    shape = jax.eval_shape(case, x, t).shape
+    weights, kept = rng.random(shape).astype(np.float32), rng.random(shape) < 0.8
+
+    @jax.jit
+    def mean(x, t):
+        return jax.value_and_grad(lambda x: case(x, t, weights=weights, where=kept, reduction="mean"))(x)
+
+    place = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,)), P("data"))
+    for ours, expected in zip(mean(*(jax.device_put(a, place) for a in (x, t))), mean(x, t), strict=True):
+        same(jax.device_get(ours), expected, span=10)
+
+
 @every_loss_with(("Explicit", "both"), kind=("Auto", "Explicit"), spec=SPECS)
 def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec):
     arguments, expected = on_one_device(case)

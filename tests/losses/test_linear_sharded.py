@@ -355,3 +355,21 @@ def test_metrics_do_not_stand_in_the_way_of_gradients(kind):
         given, there, _ = placed(mesh, *SPLITS["both"], case, *draw(case))
         found = jax.device_get(summed_with_metrics(losses)(given, there))
     compare(found, summed_with_metrics(losses)(arrays, labels))
+
+
+@pytest.mark.parametrize("reduction", FORMS)
+def test_an_explicit_mesh_needs_no_context(reduction, rng):
+    hidden, weight = rng.normal(size=(16, 8)).astype(np.float32), rng.normal(size=(8, 24)).astype(np.float32)
+    labels, where = rng.integers(24, size=16), rng.random(16) < 0.8
+
+    @jax.jit
+    def gradients(hidden, weight):
+        def total(hidden, weight):
+            return jaxloss.linear_cross_entropy(hidden, weight, labels, where=where, reduction=reduction).sum()
+
+        return jax.value_and_grad(total, (0, 1))(hidden, weight)
+
+    place = NamedSharding(mesh_of("Explicit"), P("data"))
+    ours = gradients(*(jax.device_put(a, place) for a in (hidden, weight)))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(gradients(hidden, weight)), strict=True):
+        same(jax.device_get(a), b, span=10)
