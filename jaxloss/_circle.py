@@ -104,16 +104,18 @@ def circle_loss(
     elif reference_labels is not None:
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
     dtype = arguments.compute_dtype(x, references)
-    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
     g, m = (
-        per_example_option(name, *option, mask, y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
+        per_example_option(name, *option, Mask(), y.shape, dtype) for option in (("gamma", gamma), ("margin", margin))
     )
+    usable = is_finite_row(x) & jnp.isfinite(g) & jnp.isfinite(m)
+    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(usable)
+    g, m = mask.fill_options((g, m))
     reference_mask = None
     if reference_embeddings is None:
         reference_mask = mask.examples if mask.weight is None else mask.weight != 0
         references = Mask(reference_mask).fill(x)
     u, v = unit_vectors(mask.fill(x), dtype), unit_vectors(references, dtype)
-    index = (jnp.arange(len(a)) if remove_diagonal else None for a in (y, y_references))
+    index = (jnp.arange(a.shape[0]) if remove_diagonal else None for a in (y, y_references))
     rows, columns = ((y, next(index), mask.examples, g, m), (y_references, next(index), reference_mask))
     pairs = Pairs(u, v, rows, columns, ())
     return reduced(plan(name, _circle, u, v, chunk_size), pairs, mask, reduction)[0]

@@ -33,10 +33,10 @@ def _batch(
 ) -> tuple[Pairs, Mask]:
     """Each example beside the whole batch, with its label, its index and whether it is compared."""
     dtype = arguments.compute_dtype(x)
-    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x))
+    t = per_example_option(name, "temperature", temperature, Mask(), y.shape, dtype)
+    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x) & jnp.isfinite(t))
     compared = mask.examples if mask.weight is None else mask.weight != 0
-    t = per_example_option(name, "temperature", temperature, mask, y.shape, dtype)
-    index = jnp.arange(len(y))
+    t, index = mask.fill_options(t), jnp.arange(y.shape[0])
     u, v = unit_vectors(mask.fill(x), dtype), unit_vectors(Mask(compared).fill(x), dtype)
     return Pairs(u, v, (y, index, mask.examples, t), (y, index, compared), ()), mask
 
@@ -190,6 +190,7 @@ def supervised_contrastive_loss(
       https://arxiv.org/abs/2110.06848.
     """
     name = "supervised_contrastive_loss"
+    arguments.flag(name, "decoupled", decoupled)
     arguments.choice(name, "reduction", reduction)
     (labels,) = arguments.identities(labels)
     x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)

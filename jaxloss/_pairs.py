@@ -27,6 +27,7 @@ from ._core.pairs import (
     over_devices,
     plan,
     reduced,
+    sharded_alike,
     tangent_of,
     unit_vectors,
     with_all_references,
@@ -51,12 +52,14 @@ def _prepare(
     if q.ndim != 2 or q.shape[1] == 0:
         raise ValueError(f"{name}: expected `queries` of shape (batch, features), got {q.shape}.")
     arguments.same_shape(name, "references", r, q.shape)
+    q, r = sharded_alike(q, r)
     dtype = arguments.compute_dtype(q, r)
     arguments.choice(name, "reduction", reduction)
     arguments.mapped(name, "axis_name", axis_name)
     mask = prepare_mask(name, where, weights, q.shape[:1], dtype).exclude(is_finite_row(q) & is_finite_row(r))
     compared = mask.examples if mask.weight is None else mask.weight != 0
     q, r = Mask(compared).fill(q), Mask(compared).fill(r)
+    arguments.flag(name, "normalize", normalize)
     if normalize:
         q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
     elif not q.dtype == r.dtype == jnp.bfloat16:
@@ -394,9 +397,11 @@ def info_nce_loss(
     mask = prepare_mask(name, where, weights, q.shape[:1], dtype)._replace(classes=pairs_mask).without_empty_rows()
     mask = mask.exclude(is_finite_row(q) & in_range(y, devices * r.shape[0]))
     q = Mask(mask.examples if mask.weight is None else mask.weight != 0).fill(q)
+    arguments.flag(name, "normalize", normalize)
     if normalize:
         q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
     elif not q.dtype == r.dtype == jnp.bfloat16:
         q, r = q.astype(dtype), r.astype(dtype)
-    pairs = Pairs(q, r, (y, mask.examples, pairs_mask), (), (_scalar(name, "logit_scale", logit_scale, dtype),))
+    real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk
+    pairs = Pairs(q, r, (y, real, pairs_mask), (), (_scalar(name, "logit_scale", logit_scale, dtype),))
     return reduced(plan(name, _info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]

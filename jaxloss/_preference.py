@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.special import at_most, divide_no_nan, expm1, kl_term, multiply_no_nan, relu, sigmoids
+from ._core.special import at_most, divide_no_nan, expm1, kl_term, multiply_no_nan, relu, sigmoids, softplus
 from ._core.types import Reduction
 
 # fmt: off
@@ -32,19 +31,19 @@ def _margin(c: Array, j: Array, beta: Array) -> Array:
 
 
 def _sigmoid(z: Array, flip: Array) -> Array:
-    return multiply_no_nan(1 - flip, jax.nn.softplus(-z)) + multiply_no_nan(flip, jax.nn.softplus(z))
+    return multiply_no_nan(1 - flip, softplus(-z)) + multiply_no_nan(flip, softplus(z))
 
 
 def _robust(z: Array, flip: Array) -> Array:
     """((1 - e) softplus(-z) - e softplus(z)) / (1 - 2 e), where softplus(z) = softplus(-z) + z."""
-    return jax.nn.softplus(-z) - multiply_no_nan(flip / (1 - 2 * flip), z)
+    return softplus(-z) - multiply_no_nan(flip / (1 - 2 * flip), z)
 
 
 def _exo_pair(z: Array, flip: Array) -> Array:
     """KL(q || p) of q = sigmoid(z) from p = 1 - e, as sums of terms that are not negative."""
     q, complement = sigmoids(z)
     log_p, log_flip = jnp.log1p(-flip), jnp.log(flip)
-    return kl_term(q, 1 - flip, log_p + jax.nn.softplus(-z)) + kl_term(complement, flip, log_flip + jax.nn.softplus(z))
+    return kl_term(q, 1 - flip, log_p + softplus(-z)) + kl_term(complement, flip, log_flip + softplus(z))
 
 
 def _discopop(z: Array, temperature: Array) -> Array:
@@ -54,7 +53,7 @@ def _discopop(z: Array, temperature: Array) -> Array:
     is_negative = z < 0
     exponent = jnp.where(is_negative, z * (1 / temperature - 1), -z)
     product = jnp.exp(exponent) * jnp.where(is_negative, complement, share)
-    return jax.nn.softplus(-z) * complement + product
+    return softplus(-z) * complement + product
 
 
 def _of_margin(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -68,10 +67,8 @@ _FORMULAS: dict[LossType, Callable[..., Array]] = {
     "hinge": _of_margin(lambda z: relu(1 - z)),
     "ipo": lambda c, j, beta: jnp.square(c - j - 0.5 / beta),
     "discopop": _of_margin(_discopop),
-    "nca_pair": lambda c, j, beta: (
-        jax.nn.softplus(-beta * c) + 0.5 * jax.nn.softplus(beta * c) + 0.5 * jax.nn.softplus(beta * j)
-    ),
-    "bco_pair": lambda c, j, beta: jax.nn.softplus(-beta * c) + jax.nn.softplus(beta * j),
+    "nca_pair": lambda c, j, beta: softplus(-beta * c) + 0.5 * softplus(beta * c) + 0.5 * softplus(beta * j),
+    "bco_pair": lambda c, j, beta: softplus(-beta * c) + softplus(beta * j),
     "sppo_hard": lambda c, j, beta: jnp.square(c - 0.5 / beta) + jnp.square(j + 0.5 / beta),
     "apo_zero": lambda c, j, beta: sigmoids(-beta * c)[0] + sigmoids(beta * j)[0],
     "apo_down": lambda c, j, beta: sigmoids(beta * c)[0] + sigmoids(_margin(j, c, beta))[0],
@@ -84,7 +81,7 @@ def _dpo_slopes(c: Array, j: Array, beta: Array) -> tuple[Array, Array, Array]:
     return -beta * wrong, beta * wrong, multiply_no_nan(wrong, j - c)
 
 
-_dpo = elementwise(lambda c, j, beta: jax.nn.softplus(_margin(j, c, beta)), _dpo_slopes)
+_dpo = elementwise(lambda c, j, beta: softplus(_margin(j, c, beta)), _dpo_slopes)
 _WITH_FLIPS = ("sigmoid", "robust", "exo_pair")
 
 
@@ -178,6 +175,8 @@ def dpo_loss(
         options |= {"flip_probability": flip_probability} if flips or loss_type != "sigmoid" else {}
     elif flips:
         raise ValueError(f"{name}: expected `flip_probability` with `loss_type` in {_WITH_FLIPS}, got {loss_type!r}.")
+    if loss_type == "exo_pair" and not flips:
+        raise ValueError(f'{name}: expected `flip_probability` above 0 with `loss_type` "exo_pair", got 0.')
     if loss_type == "discopop":
         options["temperature"] = temperature
     arrays = {"chosen_log_ratios": chosen_log_ratios, "rejected_log_ratios": rejected_log_ratios}
@@ -273,9 +272,9 @@ def kto_loss(
 def _odds_ratio(chosen: Array, rejected: Array) -> Array:
     share, log_ratio = jnp.abs(divide_no_nan(expm1(chosen), expm1(rejected))), rejected - chosen
     share = jnp.where(jnp.maximum(chosen, rejected) > 0, jnp.nan, share)
-    is_large = log_ratio > 60  # log(1 + x) is log(x), and x may overflow
-    log = jnp.log1p(share * jnp.exp(jnp.where(is_large, 0, log_ratio)))
-    return jnp.where(is_large, jnp.log(jnp.where(is_large, share, 1)) + log_ratio, log)
+    log = jnp.log(share) + log_ratio
+    is_large = log > 60  # log(1 + x) is log(x), and x may overflow
+    return jnp.where(is_large, log, jnp.log1p(jnp.where(is_large, 0, share * jnp.exp(log_ratio))))
 
 
 def _odds_ratio_slopes(chosen: Array, rejected: Array) -> tuple[Array, Array]:
@@ -283,7 +282,7 @@ def _odds_ratio_slopes(chosen: Array, rejected: Array) -> tuple[Array, Array]:
     a, b = jnp.exp(chosen - top), jnp.exp(rejected - top)
     not_chosen, not_rejected = -expm1(chosen), -expm1(rejected)
     denominator = not_chosen * b + not_rejected * a
-    return -b / denominator, not_chosen * b / (not_rejected * denominator)
+    return -b / denominator, not_chosen / denominator * (b / not_rejected)
 
 
 _odds_ratio_loss = elementwise(_odds_ratio, _odds_ratio_slopes, infinite=(1,))

@@ -149,14 +149,19 @@ def plackett_luce_loss(
       Permutations, 1975.
     """
     name = "plackett_luce_loss"
+    (labels,) = arguments.identities(labels)
     x, y, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x, y)
     items = jnp.ones(x.shape, bool) if mask.classes is None else mask.classes
     if mask.examples is not None:
         items &= mask.examples[..., None]
-    x = jnp.where(jnp.isnan(y), jnp.nan, x) if jnp.issubdtype(y.dtype, np.floating) else x
-    order = jnp.argsort(jnp.where(items, -y.astype(dtype), jnp.inf), axis=-1)
+    if jnp.issubdtype(y.dtype, np.floating):
+        x, last = jnp.where(jnp.isnan(y), jnp.nan, x), -jnp.inf
+    else:
+        y = y.astype(np.int32) if y.dtype == np.bool_ else y
+        last = jnp.iinfo(y.dtype).min
+    order = jnp.argsort(jnp.where(items, y, last), axis=-1, stable=True, descending=True)
     x, items = (jnp.take_along_axis(a, order, -1) for a in (mask.fill(x), items))
     losses = _plackett_luce_loss(x.astype(dtype), items, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)

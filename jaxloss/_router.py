@@ -82,7 +82,8 @@ def load_balancing_loss(
     """
     name = "load_balancing_loss"
     x = arguments.floating(name, "logits", logits)
-    arguments.class_axes(name, -1, x.shape)
+    if x.ndim < 2 or not x.shape[-1]:
+        raise ValueError(f"{name}: expected `logits` of shape (..., tokens, experts), got {x.shape}.")
     chosen = arguments.integer(name, "experts", experts)
     arguments.chosen(name, "experts", chosen, x.shape[:-1])
     arguments.mapped(name, "axis_name", axis_name)

@@ -353,6 +353,11 @@ def positive_integer(name: str, argument: str, value: int) -> int:
     return int(value)
 
 
+def flag(name: str, argument: str, value: Any) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected `{argument}` to be True or False, got {value!r}.")
+
+
 def floating_dtype(name: str, argument: str, value: DTypeLike | None) -> np.dtype | None:
     if value is None:
         return None

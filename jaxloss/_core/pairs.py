@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from . import arguments
 from .chunks import into_chunks, over_chunks
 from .compiler import match_varying_axes, replicate_from_axis
+from .compiler import reshard as to_spec
 from .derivatives import drop_symbolic_zeros
 from .masks import Mask, finite_where_unweighted, weigh
 from .types import AxisName, Reduction
@@ -83,8 +84,15 @@ def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
     Where JAX is to differentiate it, both are float32, so that the gradients are, which are added up over chunks.
     """
     dtype = np.promote_types(a.dtype, np.float32)
-    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if plan.narrow and a.dtype == dtype else None
-    return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision, preferred_element_type=dtype)
+
+    def product(a: Array, b: Array, precision: Any = None) -> Array:
+        return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision, preferred_element_type=dtype)
+
+    if not plan.narrow or a.dtype != dtype:
+        return product(a, b)
+    in_bfloat16 = partial(product, precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
+    found: Array = lax.platform_dependent(a, b, cpu=product, default=in_bfloat16)  # a CPU has it for matrices only
+    return found
 
 
 def _widened(pairs: Pairs) -> Pairs:
@@ -277,7 +285,8 @@ def over_devices(
     spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
     if not any(spec) and not any(from_spec):
         return local(plan, pairs, weight, ())
-    axes, gathered = _axes(spec[0]), _axes(from_spec[0])
+    axes = _axes(spec[0])
+    gathered = axes if _axes(from_spec[0]) == axes else ()  # what is split otherwise is replicated before
     mesh = next(m for x in (pairs.queries, pairs.references) if not (m := jax.typeof(x).sharding.mesh).empty)
     of_rows, of_columns = P(axes or None), P(gathered or None)
 
@@ -312,6 +321,17 @@ def over_devices(
 
 def _axes(entry: Any) -> tuple[str, ...]:
     return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def sharded_alike(q: Array, r: Array) -> tuple[Array, Array]:
+    """Two arrays of one shape, on an explicit mesh split as the first one is that is split along its rows."""
+    specs = [jax.typeof(x).sharding.spec for x in (q, r)]
+    if not any(any(spec) for spec in specs):
+        return q, r
+    rows = next((spec[0] for spec in specs if spec[0] is not None), None)
+    like = q if any(specs[0]) else r
+    q, r = (to_spec(x, P(rows, None), like) for x in (q, r))
+    return q, r
 
 
 # Embeddings and masks of pairs.

@@ -187,6 +187,17 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array
 
 
 @jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)), whose derivatives are those of sigmoids, at infinities too."""
+    return jax.nn.softplus(x)
+
+
+@softplus.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return softplus(*primals), sigmoids(*primals)[0] * tangents[0]
+
+
+@jax.custom_jvp
 def tanh(x: Array) -> Array:
     """tanh(x), whose derivative does not round to 0."""
     return jnp.tanh(x)

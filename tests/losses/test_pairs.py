@@ -215,9 +215,12 @@ def test_pairs_of_a_mesh(name, kind, reduction, rng):
     args = q, r, jnp.float32(SCALE), jnp.float32(BIAS), where
     expected = every(*args)
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType[kind],) * 2)
-    for spec, other in ((P("data"), P("data")), (P(("data", "model")), P(("data", "model"))), (P("data"), P())):
+    splits = [(P("data"), P("data")), (P(("data", "model")), P(("data", "model"))), (P("data"), P()), (P(), P("data"))]
+    if kind == "Explicit":
+        splits += [(P("data"), P("model")), (P(None, "model"), P("data"))]
+    for spec, other in splits:
         with jax.set_mesh(mesh):
-            places = spec, other, P(), P(), P(spec[0])
+            places = spec, other, P(), P(), P(spec[0] if len(spec) else None)
             ours = every(*(jax.device_put(a, NamedSharding(mesh, p)) for a, p in zip(args, places, strict=True)))
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
             same(jax.device_get(a), b, span=20)
@@ -292,6 +295,36 @@ def test_a_reference_among_many(reduction, rng):
                 )(q, r, jnp.asarray(SCALE))
                 for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
                     same(a, b, span=20, dtype=np.float64)
+
+
+def own_info_nce(q, r, **options):
+    return info_nce(q, r, None, SCALE, **options)
+
+
+@pytest.mark.parametrize("loss", [clip, siglip, own_info_nce])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_chunks_that_do_not_divide_the_queries(loss, reduction, rng):
+    """What fills up the last one gives no gradient, nor NaN. One query in bfloat16 is a vector to a CPU."""
+    q, r = (jnp.asarray(rng.normal(size=(7, 4)), np.float32) for _ in range(2))
+
+    def gradients(q, r, chunk_size):
+        return jax.grad(lambda q, r: loss(q, r, reduction=reduction, chunk_size=chunk_size).sum(), (0, 1))(q, r)
+
+    for a, b in zip(gradients(q, r, 3), gradients(q, r, 7), strict=True):
+        same(a, b, span=20)
+    for gradient in gradients(q[:1].astype(jnp.bfloat16), r[:1].astype(jnp.bfloat16), None):
+        assert np.isfinite(gradient.astype(np.float32)).all()
+
+
+def test_references_split_unlike_their_queries(rng):
+    q, r = (jnp.asarray(rng.normal(size=(n, 8)), np.float32) for n in (16, 24))
+    expected = jax.value_and_grad(lambda q, r: info_nce(q, r, None, SCALE, reduction="mean"), (0, 1))(q, r)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    for spec, other in ((P(), P("x")), (P("x"), P("y")), (P("x"), P(("x", "y"))), (P(None, "x"), P("x"))):
+        arrays = (jax.device_put(a, NamedSharding(mesh, p)) for a, p in ((q, spec), (r, other)))
+        ours = jax.jit(jax.value_and_grad(lambda q, r: info_nce(q, r, None, SCALE, reduction="mean"), (0, 1)))(*arrays)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            same(jax.device_get(a), b, span=20)
 
 
 def test_references_that_do_not_exist(rng):

@@ -47,6 +47,8 @@ pytestmark = pytest.mark.exact
         ("kl_estimate", -200.0, 0.0, {"estimator": "k1+"}, -200, -200),
         ("kl_estimate", -200.0, -1.0, {"old_log_probs": -1.0}, 1, 0),  # exp(q - old), though the ratio is 0
         ("kl_estimate", -3.0, -3.0, {"old_log_probs": -200.0}, 0, 0),
+        ("kl_estimate", -inf, 0.0, {}, inf, -inf),
+        ("kl_estimate", 0.0, -5.0, {"old_log_probs": -100.0}, inf, inf),
     ]
 )
 def test_edges(name, x, t, options, value, gradient):

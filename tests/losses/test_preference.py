@@ -33,7 +33,6 @@ def kind(loss_type, **options):
         ("dpo_loss", 0.0, 0.0, kind("discopop"), (np.log(2) + 1) / 2, np.nan),
         ("dpo_loss", 20.0, 0.0, kind("robust", flip_probability=0.1), -2.5, -0.125),
         ("dpo_loss", 20.0, 0.0, kind("exo_pair", flip_probability=0.1), -np.log(0.9), TAIL * (20 - np.log(9))),
-        ("dpo_loss", 1.0, 0.0, kind("exo_pair", flip_probability=0.0), inf, np.nan),
         ("dpo_loss", 3.0, 2.0, kind("hinge"), 0, 0),
         ("dpo_loss", 1e30, 0.0, kind("ipo"), inf, 2e30),
         ("kto_loss", 20.0, 1.0, {"beta": 1.0}, TAIL, -TAIL),
@@ -44,6 +43,8 @@ def kind(loss_type, **options):
         ("odds_ratio_loss", -1.0, -1e-30, {}, np.log(np.e - 1) + 30 * np.log(10), -1.5819767),
         ("odds_ratio_loss", -1.0, 0.0, {}, inf, -1.5819767),
         ("odds_ratio_loss", -200.0, -200.0, {}, np.log(2), -0.5),
+        ("odds_ratio_loss", -50.0, -1e-20, {}, 50 + 20 * np.log(10), -1),
+        ("odds_ratio_loss", -1e-20, -1e-20, {}, np.log(2), -5e19),
         ("odds_ratio_loss", -200.0, -100.0, {}, 100, -1),
         ("odds_ratio_loss", -200.0, -1e-30, {}, 269.07755, -1),
     ]
@@ -74,3 +75,8 @@ def test_options_that_a_variant_does_not_have():
         jaxloss.dpo_loss(jnp.ones(2), jnp.ones(2), loss_type="dpo")
     with pytest.raises(ValueError, match=r"expected `flip_probability` with `loss_type` in .*, got 'hinge'\."):
         jaxloss.dpo_loss(jnp.ones(2), jnp.ones(2), loss_type="hinge", flip_probability=0.1)
+
+
+def test_equal_odds_near_one_have_slopes_of_both_signs():
+    slope = jax.grad(jaxloss.odds_ratio_loss, 1)(jnp.float32(-1e-20), jnp.float32(-1e-20))
+    np.testing.assert_allclose(slope, 5e19, rtol=1e-6)

@@ -178,6 +178,8 @@ def test_order_of_the_items_that_are_there(lists):
         same(gradient[i][items], slopes, span=10)
     np.testing.assert_array_equal(jnp.where(where, 0, gradient), 0)
     assert np.isfinite(jax.hessian(lambda s: losses(s).sum())(dirty[0])).all()
+    for labels in (np.array([2**24, 2**24 + 1]), np.array([2**40, 2**40 + 1])):
+        same(jaxloss.plackett_luce_loss(jnp.array([0.0, 5.0]), labels), jnp.log1p(jnp.exp(-5.0)), span=5)
     unknown = jnp.array([1.0, jnp.nan, 2.0]), jnp.array([True, False, True])
     assert np.isnan(jaxloss.plackett_luce_loss(jnp.ones(3), unknown[0]))
     assert jaxloss.plackett_luce_loss(jnp.ones(3), unknown[0], where=unknown[1]) > 0
