@@ -12,7 +12,17 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.special import at_most, divide_no_nan, expm1, kl_term, multiply_no_nan, relu, sigmoids, softplus
+from ._core.special import (
+    at_most,
+    divide_no_nan,
+    expm1,
+    kl_term,
+    multiply_no_nan,
+    relu,
+    sigmoids,
+    softplus,
+    subtract_no_nan,
+)
 from ._core.types import Reduction
 
 # fmt: off
@@ -26,8 +36,8 @@ LossType = Literal[
 
 
 def _margin(c: Array, j: Array, beta: Array) -> Array:
-    """Halves of opposite signs do not overflow where the product does not."""
-    return 2 * beta * (0.5 * c - 0.5 * j)
+    """Halves of opposite signs do not overflow where the product does not. Equal infinities have no margin."""
+    return 2 * beta * subtract_no_nan(0.5 * c, 0.5 * j)
 
 
 def _sigmoid(z: Array, flip: Array) -> Array:

@@ -69,6 +69,7 @@ OLD_VALUE = Domain(  # none as far from a return as another value, but on the ot
     REAL.draw, (-33.0, -7.3, -1.1, -0.31, -0.04, 0.02, 0.26, 0.6, 2.2, 1100.0)
 )
 SAMPLED_LOG_PROBABILITY = Domain(LOG_PROBABILITY.draw, LOG_PROBABILITY.numbers)
+OTHER_SAMPLED_LOG_PROBABILITY = Domain(LOG_PROBABILITY.draw, OTHER_LOG_PROBABILITY.numbers)
 FEW_LOG_PROBABILITIES = Domain(LOG_PROBABILITY.draw, (-2.0, -1.2, -0.7, -0.5, -0.01, -1e-4))
 # Rows. Targets need not sum to 1.
 SHARES = Domain(lambda rng, shape, scale: 1.5 * (r := rng.random(shape)) / r.sum(-1, keepdims=True), ())
@@ -236,7 +237,7 @@ CASES = [
         case(
             oracles.weighted_kl_estimate,
             SAMPLED_LOG_PROBABILITY,
-            OTHER_LOG_PROBABILITY,
+            OTHER_SAMPLED_LOG_PROBABILITY,
             name="kl_estimate",
             call=lambda x, t, **kwargs: jaxloss.kl_estimate(x, t, jnp.full_like(t, -0.75), **kwargs),
             static={"estimator": k},

@@ -174,7 +174,12 @@ def empty(tally: Tally, case: Case) -> None:
 
 
 def planted(case: Case, dtype) -> list[Inputs]:
-    return (others if case in others.PLANTED else extremes_truth).inputs(case, dtype)
+    found: list[Inputs] = (others if case in others.PLANTED else extremes_truth).inputs(case, dtype)
+    if not case.name.startswith("softmax_total_variation"):
+        return found
+    # Of rows that are shifted by 1e5 the rounding of the inputs decides which probability is the larger one.
+    kept = [~((largest > 5e4) & (largest < 2e6)) for largest in (np.abs(b.t).max(-1) for b in found)]
+    return [b._replace(x=b.x[k], t=b.t[k]) for b, k in zip(found, kept, strict=True) if k.any()]
 
 
 def sweep(cases: Iterable[Case], libraries: Iterable[str] = (OURS,), dtypes: Iterable = DTYPES) -> Tally:

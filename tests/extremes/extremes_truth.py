@@ -40,6 +40,7 @@ ELEMENTS = {
     cases.LOG_PROBABILITY: _LOG_PROBABILITIES,
     cases.OTHER_LOG_PROBABILITY: _LOG_PROBABILITIES,
     cases.SAMPLED_LOG_PROBABILITY: (-200.0, -100.0, -17.0, -1.5, -1e-8),
+    cases.OTHER_SAMPLED_LOG_PROBABILITY: (-200.0, -100.0, -17.0, -1.5, -1e-8),
     cases.FEW_LOG_PROBABILITIES: (-2.0, -1.0, -0.5, -1e-8, 0.0),  # ratios of which an exponential is taken once more
     cases.OLD_VALUE: (-100.0, -1.0, -1e-8, 0.0, 0.5, 17.0, 1e4),
 }
