@@ -133,6 +133,24 @@ def test_sequence_gradients_of_tokens(page):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_losses_of_rlax(page, rng):
+    ratios, advantages, w = (jnp.asarray(rng.normal(size=9) ** 2 + 0.1, np.float32) for _ in range(3))
+    advantages -= 1
+    logits, actions = jnp.asarray(rng.normal(size=(9, 4)), np.float32), jnp.asarray(rng.integers(4, size=9))
+    names = {**page, "ratios": ratios, "advantages": advantages, "w": w, "logits": logits, "actions": actions}
+    names |= {"epsilon": 0.2, "log_probs": jaxloss.log_probs}
+    r, a, weights = (np.asarray(x, np.float64) for x in (ratios, advantages, w))
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    expected = {
+        "`clipped_surrogate": clipped(r, a).mean(),
+        "`policy_gradient": -(weights * a * log_p[np.arange(9), actions]).mean(),
+        "`entropy": (weights * (np.exp(log_p) * log_p).sum(1)).mean(),
+    }
+    for start, truth in expected.items():
+        (cell,) = (cells[0] for name, cells in rows("Policy losses").items() if name.startswith(start))
+        np.testing.assert_allclose(eval(code(cell), names), truth, rtol=1e-5)
+
+
 def test_advantages(page):
     rewards = np.asarray(page["rewards"], np.float64)
     others = (rewards.sum(-1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
