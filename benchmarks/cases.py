@@ -807,6 +807,6 @@ CASES = (
         quick=(1024, 256, 2048),
         products=linear.products,
         call=policies.clip_of_hidden,
-        cpu_note="the cotangents of log-probabilities are not known in the forward pass: the logits are computed twice.",
+        cpu_note="cotangents of log-probabilities are not known in the forward pass: the logits are computed twice.",
     ),
 )
