@@ -21,7 +21,6 @@ from ._core.special import (
     relu,
     sigmoids,
     softplus,
-    subtract_no_nan,
 )
 from ._core.types import Reduction
 
@@ -36,8 +35,8 @@ LossType = Literal[
 
 
 def _margin(c: Array, j: Array, beta: Array) -> Array:
-    """Halves of opposite signs do not overflow where the product does not. Equal infinities have no margin."""
-    return 2 * beta * subtract_no_nan(0.5 * c, 0.5 * j)
+    """Halves of opposite signs do not overflow where the product does not."""
+    return 2 * beta * (0.5 * c - 0.5 * j)
 
 
 def _sigmoid(z: Array, flip: Array) -> Array:

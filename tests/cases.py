@@ -57,6 +57,7 @@ ABOVE_MINUS_ONE = Domain(lambda rng, shape, scale: rng.uniform(-0.8, 3, shape), 
 SIGN = Domain(lambda rng, shape, scale: rng.choice([-1.0, 1.0], shape), (-1.0, 1.0))
 UNIT_INTERVAL = Domain(lambda rng, shape, scale: rng.random(shape), (0.0, 0.25, 0.9, 1.0))
 PROBABILITY = Domain(lambda rng, shape, scale: rng.uniform(0.05, 0.95, shape), UNIT)
+FINITE = Domain(REAL.draw, REAL.numbers)
 LOG_RATE = Domain(lambda rng, shape, scale: rng.normal(size=shape), (-60.0, -5.0, -1e-6, 0.0, 0.7, 2.2, 13.8, 60.0))
 LOG_PROBABILITY = Domain(
     lambda rng, shape, scale: -rng.exponential(scale, shape) - 0.01,
@@ -252,8 +253,9 @@ CASES = [
     ),
     *(
         case(oracles.dpo_loss, REAL, REAL, static={"loss_type": loss_type}, beta=0.3)
-        for loss_type in ("hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")
+        for loss_type in ("hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero")
     ),
+    case(oracles.dpo_loss, FINITE, FINITE, static={"loss_type": "apo_down"}, beta=0.3),
     case(oracles.dpo_loss, REAL, REAL, static={"loss_type": "discopop"}, beta=0.3, temperature=0.5),
     case(oracles.kto_loss, REAL, UNIT_INTERVAL, beta=0.3, kl=0.4, desirable_weight=1.2, undesirable_weight=0.8),
     case(oracles.odds_ratio_loss, LOG_PROBABILITY, LOG_PROBABILITY),

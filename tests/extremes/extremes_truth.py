@@ -29,6 +29,7 @@ _LOGS = (-inf, -1e30, -1e4, -100.0, -17.0, -1.0, -1e-8, -1e-40, 0.0, 1e-40, 1e-8
 _LOG_PROBABILITIES = (-inf, -1e4, -200.0, -100.0, -17.0, -1.0, -1e-8, 0.0)
 ELEMENTS = {
     cases.REAL: _REAL,
+    cases.FINITE: tuple(v for v in _REAL if np.isfinite(v)),
     cases.NOT_ZERO: tuple(v for v in _REAL if v and np.isfinite(v)),
     cases.POSITIVE: (0.0, *_SIZES, inf),
     cases.COUNT: (0.0, 1.0, 2.0, 17.0, 100.0, 1e4, 1e6, 1e30, 3e38),

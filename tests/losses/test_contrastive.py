@@ -310,7 +310,7 @@ def test_memory_is_that_of_a_chunk(name, reduction, rng):
     saved = jax.tree.leaves(jax.vjp(f, x)[1])
     assert max(a.size for a in saved) <= 1.1 * x.size
     memory = jax.jit(jax.value_and_grad(f)).lower(x).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 7 * 4 * 64 * 1024 + 8 * 4 * x.size
+    assert memory.temp_size_in_bytes < 10 * 4 * 64 * 1024 + 8 * 4 * x.size
 
 
 @every_loss
