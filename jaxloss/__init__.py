@@ -99,6 +99,7 @@ from ._divergence import total_variation_distance as total_variation_distance
 from ._embedding import cosine_embedding_loss as cosine_embedding_loss
 from ._embedding import hinge_embedding_loss as hinge_embedding_loss
 from ._embedding import triplet_margin_loss as triplet_margin_loss
+from ._kl_estimate import kl_estimate as kl_estimate
 from ._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from ._likelihood import gaussian_nll_loss_with_log_variance as gaussian_nll_loss_with_log_variance
 from ._likelihood import poisson_nll_loss as poisson_nll_loss
@@ -130,7 +131,6 @@ from ._pairs import info_nce_loss as info_nce_loss
 from ._pairs import siglip_loss as siglip_loss
 from ._policy import cispo_loss as cispo_loss
 from ._policy import clipped_value_loss as clipped_value_loss
-from ._policy import kl_estimate as kl_estimate
 from ._policy import policy_gradient_loss as policy_gradient_loss
 from ._policy import ppo_clip_loss as ppo_clip_loss
 from ._policy import sapo_loss as sapo_loss

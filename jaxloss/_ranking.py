@@ -16,6 +16,7 @@ from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.derivatives import recompute_in_backward
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask, weigh
+from ._core.pairs import least
 from ._core.reduction import reduce
 from ._core.rows import as_rows, prepare_rows
 from ._core.types import Axis, Reduction
@@ -90,10 +91,10 @@ def ranking_softmax_loss(
 
 
 def _plackett_luce(s: Array, items: Array) -> Array:
-    least = jnp.finfo(s.dtype).min / 4  # of what is no item, and below all that are: the logsumexp of -inf has no slope
-    s = jnp.where(items, jnp.maximum(s, least / 2), least)
+    lowest = least(s)  # of what is no item, and below all that are: the logsumexp of -inf has no slope
+    s = jnp.where(items, jnp.maximum(s, lowest / 2), lowest)
     rest = lax.cumlogsumexp(s, axis=s.ndim - 1, reverse=True)
-    gaps = jnp.concatenate([rest[..., 1:], jnp.full_like(rest[..., :1], least)], -1) - s
+    gaps = jnp.concatenate([rest[..., 1:], jnp.full_like(rest[..., :1], lowest)], -1) - s
     return jnp.where(items, jax.nn.softplus(gaps), 0).sum(-1)
 
 

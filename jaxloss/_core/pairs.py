@@ -14,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from . import arguments
 from .chunks import into_chunks, over_chunks
-from .compiler import match_varying_axes, replicate_from_axis
-from .compiler import reshard as to_spec
+from .compiler import match_varying_axes, replicate_from_axis, reshard
 from .derivatives import drop_symbolic_zeros
 from .masks import Mask, finite_where_unweighted, weigh
 from .types import AxisName, Reduction
@@ -287,7 +285,8 @@ def over_devices(
         return local(plan, pairs, weight, ())
     axes = _axes(spec[0])
     gathered = axes if _axes(from_spec[0]) == axes else ()  # what is split otherwise is replicated before
-    mesh = next(m for x in (pairs.queries, pairs.references) if not (m := jax.typeof(x).sharding.mesh).empty)
+    like = pairs.queries if any(spec) else pairs.references
+    mesh = jax.typeof(like).sharding.mesh
     of_rows, of_columns = P(axes or None), P(gathered or None)
 
     def on_device(pairs: Pairs, weight: Array | None) -> tuple[Array, Any]:
@@ -306,9 +305,7 @@ def over_devices(
         jax.tree.map(lambda _: P(), pairs.numbers),
     )
     in_specs = specs, None if weight is None else of_rows
-    arrays: tuple[Pairs, Array | None] = jax.tree.map(
-        lambda x, spec: reshard(x, NamedSharding(mesh, spec)), (pairs, weight), in_specs
-    )
+    arrays: tuple[Pairs, Array | None] = jax.tree.map(lambda x, spec: reshard(x, spec, like), (pairs, weight), in_specs)
     if not axes and not gathered:
         return local(plan, *arrays, ())
     out_specs = P() if weight is not None else of_rows, of_rows
@@ -330,8 +327,7 @@ def sharded_alike(q: Array, r: Array) -> tuple[Array, Array]:
         return q, r
     rows = next((spec[0] for spec in specs if spec[0] is not None), None)
     like = q if any(specs[0]) else r
-    q, r = (to_spec(x, P(rows, None), like) for x in (q, r))
-    return q, r
+    return reshard(q, P(rows, None), like), reshard(r, P(rows, None), like)
 
 
 # Embeddings and masks of pairs.
