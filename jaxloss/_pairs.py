@@ -21,6 +21,7 @@ from ._core.pairs import (
     Pairs,
     Plan,
     accumulate,
+    around,
     least,
     logsumexp_where,
     losses_and_columns,
@@ -30,7 +31,6 @@ from ._core.pairs import (
     sharded_alike,
     tangent_of,
     unit_vectors,
-    with_all_references,
 )
 from ._core.rows import is_finite_row
 from ._core.types import AxisName, Reduction
@@ -95,13 +95,30 @@ def _logits(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Any
 
 def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Array, Array, Array]:
     """For each query its own logit, and the logsumexps of the others in its row and in its reference's column."""
-    (own, in_row), in_column = losses_and_columns(chunks, pairs, axes)
-    return own, in_row, in_column[pairs.rows[0]] if axes else in_column
+    if not chunks.ring:
+        (own, in_row), in_column = losses_and_columns(chunks, pairs, axes)
+        return own, in_row, in_column[pairs.rows[0]] if axes else in_column
+
+    def step(of_queries: tuple[Array, Array], visiting: Any) -> tuple[Any, Any]:
+        references, columns, in_column = visiting
+        met = pairs._replace(references=references, columns=columns)
+        (own, in_row), of_met = losses_and_columns(chunks, met, ())
+        of_queries = of_queries[0] + own, jnp.logaddexp(of_queries[1], in_row)
+        return of_queries, (references, columns, jnp.logaddexp(in_column, of_met))
+
+    zeros = jnp.zeros(pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references))
+    none = zeros + least(zeros)
+    visiting = pairs.references, pairs.columns, none
+    (own, in_row), (*_, in_column) = around(chunks.ring, step, (zeros, none), visiting, pairs)
+    return own, in_row, in_column
 
 
-def _of_columns(pairs: Pairs, axes: tuple[str, ...], x: Array) -> Array:
+def _of_columns(chunks: Plan, pairs: Pairs, axes: tuple[str, ...], x: Array) -> Array:
     """For each reference what its query has."""
-    return lax.psum(jnp.zeros_like(pairs.references[:, 0], x.dtype).at[pairs.rows[0]].set(x), axes) if axes else x
+    if chunks.ring or not axes:
+        return x
+    found: Array = lax.psum(jnp.zeros_like(pairs.references[:, 0], x.dtype).at[pairs.rows[0]].set(x), axes)
+    return found
 
 
 def _clip(own: Array, in_row: Array, in_column: Array) -> Array:
@@ -123,7 +140,7 @@ def _clip_sum_rule(chunks: Plan, axes: tuple[str, ...], primals: Any, tangents: 
     own, in_row, in_column = _statistics(chunks, axes, pairs)
     losses = _clip(own, in_row, in_column)
     a, c = (weight / 2 * jax.nn.sigmoid(others - own) for others in (in_row, in_column))
-    of_columns = (_of_columns(pairs, axes, x) for x in (c, in_column))
+    of_columns = (_of_columns(chunks, pairs, axes, x) for x in (c, in_column))
     known = pairs._replace(rows=(pairs.rows, a, in_row), columns=(pairs.columns, *of_columns))
     _, gradients = accumulate(chunks, known, None, _clip_cotangents)
     gradients = gradients._replace(rows=(None, None), columns=(None, None))
@@ -177,7 +194,8 @@ def clip_loss(
       where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Of 512 pairs or more on a device the
+        references travel from device to device, of fewer they are gathered: so do they on an explicit mesh. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
@@ -204,7 +222,7 @@ def clip_loss(
     name = "clip_loss"
     numbers = {"logit_scale": logit_scale}
     pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
-    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size, is_sum=True)
     mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
@@ -215,7 +233,7 @@ def clip_loss(
         total = _clip_sum(chunks, (*axes, *mapped), pairs, weight)
         return lax.psum(total, axes) if axes else total, ()
 
-    found, _ = over_devices(chunks, local, with_all_references(pairs, axis_name), weight)
+    found, _ = over_devices(chunks, local, pairs, weight, axis_name)
     if weight is None:
         return mask.reduce(found, reduction)
     return found if axis_name is None else lax.psum(found, axis_name)
@@ -264,7 +282,8 @@ def siglip_loss(
       weights: real, broadcast to (batch,): the weight of a query's own :math:`\ell_i`. A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Of 512 pairs or more on a device the
+        references travel from device to device, of fewer they are gathered: so do they on an explicit mesh. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
@@ -290,7 +309,7 @@ def siglip_loss(
     name = "siglip_loss"
     numbers = {"logit_scale": logit_scale, "bias": bias}
     pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
-    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size)
+    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, is_sum=True)
     return reduced(chunks, pairs, mask, reduction, axis_name)[0]
 
 

@@ -56,6 +56,8 @@ class Plan(NamedTuple):
     chunk_size: int  # queries of a device
     devices: int  # of an automatic mesh, all of which have a part of each chunk, taken in strides
     narrow: bool  # whether embeddings are multiplied in bfloat16
+    is_sum: bool = False  # whether a query's part of the loss is a sum over references, or made of such
+    ring: AxisName = ()  # mapped axes over whose devices references travel, so that each device meets all
 
     @property
     def chunks(self) -> tuple[int, bool]:
@@ -63,7 +65,9 @@ class Plan(NamedTuple):
         return self.devices * self.chunk_size, self.devices > 1
 
 
-def plan(name: str, formula: Formula, queries: Array, references: Array, chunk_size: int | None) -> Plan:
+def plan(
+    name: str, formula: Formula, queries: Array, references: Array, chunk_size: int | None, is_sum: bool = False
+) -> Plan:
     """By default a chunk has 128 to 512 queries on each device: if it can, half a million products."""
     mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
@@ -73,7 +77,8 @@ def plan(name: str, formula: Formula, queries: Array, references: Array, chunk_s
         m = references.shape[0]
         chunk_size = int(np.clip(2**19 // max(m, 1), 128, 512)) if isinstance(m, int) else 128
     chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
-    return Plan(formula, chunk_size, devices, narrow=queries.dtype == references.dtype == jnp.bfloat16)
+    narrow = queries.dtype == references.dtype == jnp.bfloat16
+    return Plan(formula, chunk_size, devices, narrow, is_sum)
 
 
 def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
@@ -112,8 +117,45 @@ def _filled(rows: Any, examples: Array | None) -> Any:
     return jax.tree.map(filled, rows)
 
 
+def around(
+    axes: AxisName, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, visiting: Any, like: Any
+) -> tuple[Any, Any]:
+    """What ``step`` makes of the carry and of what each device has, in turn, and that: at the end it is at home again.
+
+    Both vary over the devices as ``like`` does.
+    """
+    devices = lax.axis_size(axes)
+    to_next = [(i, (i + 1) % devices) for i in range(devices)]
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def visit(state: Any, _: None) -> tuple[Any, None]:
+        carry, visiting = step(*state)
+        return (carry, lax.ppermute(visiting, axes, to_next)), None
+
+    state: tuple[Any, Any] = lax.scan(visit, match_varying_axes(like, (carry, visiting)), length=devices)[0]
+    return state
+
+
+def _added(a: Any, b: Any) -> Any:
+    """The sum of two trees, of the dtypes of the first."""
+    return jax.tree.map(lambda a, b: (a + b).astype(a.dtype), a, b)
+
+
 def loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
     """The losses [n], and the arrays without derivative."""
+    if not plan.ring:
+        return _loss_of_each(plan, pairs)
+
+    def step(losses: Array, visiting: Any) -> tuple[Array, Any]:
+        references, columns = visiting
+        found, _ = _loss_of_each(plan, pairs._replace(references=references, columns=columns))
+        return losses + found, visiting
+
+    zeros = jnp.zeros(pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references))
+    return around(plan.ring, step, zeros, (pairs.references, pairs.columns), pairs)[0], ()
+
+
+def _loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
     pairs = _widened(pairs)
 
     def step(part: Any) -> tuple[Any, Any]:
@@ -165,8 +207,36 @@ def tangent_of(total: Array, gradients: Any, tangents: Any) -> Array:
 def accumulate(
     plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
 ) -> tuple[Any, Pairs]:
-    """What ``differentiate`` finds in each chunk, and the gradients by all pairs; None for what is not floating."""
+    """What ``differentiate`` finds in each chunk, and the gradients by all pairs; None for what is not floating.
 
+    In a ring it is the sum of what it finds, and the gradients by references travel with them, in their dtype.
+    """
+    if not plan.ring:
+        return _accumulate(plan, pairs, weight, differentiate)
+
+    def here(visiting: tuple[Any, Any]) -> tuple[Any, Any]:
+        references, columns = visiting
+        met = pairs._replace(references=references, columns=columns)
+        found, ct = _accumulate(plan, met, weight, differentiate)
+        return (found, ct.queries, ct.rows, ct.numbers), (ct.references, ct.columns)
+
+    def step(own: Any, visiting: Any) -> tuple[Any, Any]:
+        met, theirs = visiting
+        added, ct = here(met)
+        return _added(own, added), (met, _added(theirs, ct))
+
+    met = pairs.references, pairs.columns
+    of_own, of_met = jax.eval_shape(here, met)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), of_own)
+    of_met = jax.tree.map(lambda x, ct: jnp.zeros_like(x), _only_floating(met), of_met)
+    own, (_, (ct_references, ct_columns)) = around(plan.ring, step, zeros, (met, of_met), pairs)
+    found, ct_queries, ct_rows, ct_numbers = own
+    return found, Pairs(ct_queries, ct_references, ct_rows, ct_columns, ct_numbers)
+
+
+def _accumulate(
+    plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
+) -> tuple[Any, Pairs]:
     def step(part: Any) -> tuple[Any, Any]:
         (queries,), rows, examples, weight = part
         rows = _filled(rows, examples)
@@ -225,7 +295,7 @@ def reduced(
 ) -> tuple[Array, Any]:
     """The losses or what they reduce to, and the arrays without derivative.
 
-    Where an explicit mesh splits the queries, each device has its own beside all references.
+    Where devices split the queries, each has its own beside all references.
     """
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
@@ -236,19 +306,24 @@ def reduced(
         found, aux = weighted_sum(plan, pairs, weight)
         return lax.psum(found, axes) if axes else found, aux
 
-    pairs = with_all_references(pairs, axis_name)
-    found, aux = over_devices(plan, local, pairs, weight)
+    found, aux = over_devices(plan, local, pairs, weight, axis_name)
     if weight is None:
         return mask.reduce(found, reduction), aux
     return found if axis_name is None else lax.psum(found, axis_name), aux
 
 
-def with_all_references(pairs: Pairs, axis_name: AxisName | None) -> Pairs:
-    """Beside those of the other devices of a mapped axis."""
-    if axis_name is None:
-        return pairs
-    references, columns = lax.all_gather((pairs.references, pairs.columns), axis_name, tiled=True)
-    return pairs._replace(references=references, columns=columns)
+_TRAVEL = 512  # pairs of a device: products of as many keep it busy while the next ones arrive
+
+
+def _meet(plan: Plan, pairs: Pairs, axes: AxisName | None) -> tuple[Plan, Pairs]:
+    """Has references travel round the devices, if the loss allows it and each device has many; else gathers them."""
+    if not axes:
+        return plan, pairs
+    n = pairs.queries.shape[0]
+    if plan.is_sum and isinstance(n, int) and n >= _TRAVEL:
+        return plan._replace(ring=axes), pairs
+    references, columns = lax.all_gather((pairs.references, pairs.columns), axes, tiled=True)
+    return plan, pairs._replace(references=references, columns=columns)
 
 
 def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple[Any, Array]:
@@ -275,14 +350,19 @@ def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple
 
 
 def over_devices(
-    plan: Plan, local: Callable[..., tuple[Array, Any]], pairs: Pairs, weight: Array | None
+    plan: Plan,
+    local: Callable[..., tuple[Array, Any]],
+    pairs: Pairs,
+    weight: Array | None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Array, Any]:
-    """``local`` (plan, pairs, weight, axes) of all; on an explicit mesh on each device, with its queries and all
-    references, and the axes that split the queries.
+    """``local`` (plan, pairs, weight, axes) on each device of a mapped axis or an explicit mesh, with its queries and
+    all references; and the axes of the mesh that split the queries.
     """
     spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
     if not any(spec) and not any(from_spec):
-        return local(plan, pairs, weight, ())
+        return local(*_meet(plan, pairs, axis_name), weight, ())
+    _, pairs = _meet(plan._replace(is_sum=False), pairs, axis_name)
     axes = _axes(spec[0])
     gathered = axes if _axes(from_spec[0]) == axes else ()  # what is split otherwise is replicated before
     like = pairs.queries if any(spec) else pairs.references
@@ -290,12 +370,8 @@ def over_devices(
     of_rows, of_columns = P(axes or None), P(gathered or None)
 
     def on_device(pairs: Pairs, weight: Array | None) -> tuple[Array, Any]:
-        def whole(x: Array) -> Array:
-            return lax.all_gather(x, gathered, tiled=True) if gathered else x
-
-        references, columns = jax.tree.map(whole, (pairs.references, pairs.columns))
-        here = pairs._replace(references=references, columns=columns)
-        return local(plan._replace(devices=1), here, weight, axes)
+        alone = axis_name is None  # a ring is of one kind of axes
+        return local(*_meet(plan._replace(devices=1, is_sum=plan.is_sum and alone), pairs, gathered), weight, axes)
 
     specs = Pairs(
         of_rows,

@@ -179,9 +179,10 @@ def test_no_layout_exchanges_a_weight_in_each_chunk_on_an_accelerator(layout, ki
 @pytest.mark.parametrize("kind", ["Manual", "Auto", "Explicit"])
 @pytest.mark.parametrize("name", ["clip_loss", "siglip_loss"])
 def test_pairs_of_eight_devices_on_an_accelerator(name, kind):
-    """Of 32,768 pairs the references are gathered once, and their gradient is added up and split once.
+    """Of 32,768 pairs the references travel from device to device, and with them their gradient.
 
-    On an automatic mesh the queries of each chunk are gathered instead. All products would be 512 MiB a device.
+    For CLIP they do so twice. On an automatic mesh the queries of each chunk are gathered instead. All products would
+    be 512 MiB a device.
     """
     pytest.importorskip(needs("h200"))
     axis_type = AxisType.Explicit if kind == "Explicit" else AxisType.Auto
@@ -200,8 +201,8 @@ def test_pairs_of_eight_devices_on_an_accelerator(name, kind):
         gradient = jax.jit(jax.value_and_grad(mean, (0, 1, 2, 3)))
         program = gradient.lower(embeddings, embeddings, number, number).compile()
     sent = sum(transfer.sent for transfer in transfers(program.as_text()))
-    assert sent <= (450 if kind == "Auto" else 130) * 2**20
-    assert program.memory_analysis().temp_size_in_bytes <= 300 * 2**20
+    assert sent <= (450 if kind == "Auto" else 220 if name == "clip_loss" else 150) * 2**20
+    assert program.memory_analysis().temp_size_in_bytes <= (300 if kind == "Auto" else 70) * 2**20
 
 
 def test_indices_of_split_classes_exchange_no_logits_on_an_accelerator(monkeypatch):

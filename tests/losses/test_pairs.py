@@ -170,24 +170,30 @@ def test_transformations(name, reduction, rng):
         same(a, b, span=40)
 
 
+FEW, MANY = 24, 4096  # pairs of eight devices: references are gathered, or travel
+
+
 @pytest.mark.smoke
 @every_loss
+@pytest.mark.parametrize("n", [FEW, MANY])
 @pytest.mark.parametrize("check_vma", [False, True])
-def test_pairs_of_a_mapped_axis(name, check_vma, rng):
+def test_pairs_of_a_mapped_axis(name, n, check_vma, rng):
     """Eight devices give what one gives, gradients by scale and bias included."""
     loss = LOSSES[name][0]
-    q, r = draw(rng, n=24)
-    where, weights = jnp.asarray(rng.random(24) < 0.8), jnp.asarray(rng.random(24), np.float32)
+    q, r = draw(rng, n)
+    where, weights = jnp.asarray(rng.random(n) < 0.8), jnp.asarray(rng.random(n), np.float32)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
     def local(q, r, scale, bias, where, weights):
-        options = {"where": where, "weights": weights, "axis_name": "data", "chunk_size": 2}
+        options = {"where": where, "weights": weights, "axis_name": "data", "chunk_size": n // 12}
         return loss(q, r, scale, bias, reduction="mean", **options)
 
     specs = P("data"), P("data"), P(), P(), P("data"), P("data")
     mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
     args = q, r, jnp.float32(SCALE), jnp.float32(BIAS), where, weights
-    ours = jax.jit(jax.value_and_grad(mapped, (0, 1, 2, 3)))(*args)
+    gradient = jax.jit(jax.value_and_grad(mapped, (0, 1, 2, 3)))
+    assert ("collective_permute" in gradient.lower(*args).as_text()) == (n == MANY)
+    ours = gradient(*args)
 
     def whole(q, r, scale, bias, where, weights):
         return loss(q, r, scale, bias, where=where, weights=weights, reduction="mean")
@@ -195,6 +201,32 @@ def test_pairs_of_a_mapped_axis(name, check_vma, rng):
     expected = jax.jit(jax.value_and_grad(whole, (0, 1, 2, 3)))(*args)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         same(a, b, span=20)
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_every_derivative_of_references_that_travel(name, reduction, rng):
+    """Of a loss for each pair, and second derivatives, on an explicit mesh."""
+    loss = LOSSES[name][0]
+    q, r = draw(rng, 1024, features=4)
+    args = q, r, jnp.float32(SCALE), jnp.float32(BIAS)
+    directions = tuple(jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in args)
+
+    @jax.jit
+    def every(args, directions):
+        def f(*args):
+            losses = loss(*args, reduction=reduction)
+            return jnp.square(losses).sum()
+
+        return jax.jvp(f, args, directions), jax.jvp(jax.grad(f, (0, 1, 2, 3)), args, directions)
+
+    expected = every(args, directions)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    places = [NamedSharding(mesh, p) for p in (P("data"), P("data"), P(), P())]
+    with jax.set_mesh(mesh):
+        ours = every(*(tuple(map(jax.device_put, arrays, places)) for arrays in (args, directions)))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        same(jax.device_get(a), b, span=40)
 
 
 @pytest.mark.smoke
