@@ -194,8 +194,8 @@ def clip_loss(
       where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Of 512 pairs or more on a device the
-        references travel from device to device, of fewer they are gathered: so do they on an explicit mesh. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. As on an explicit mesh, references
+        are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
@@ -282,8 +282,8 @@ def siglip_loss(
       weights: real, broadcast to (batch,): the weight of a query's own :math:`\ell_i`. A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Of 512 pairs or more on a device the
-        references travel from device to device, of fewer they are gathered: so do they on an explicit mesh. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. As on an explicit mesh, references
+        are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default 128 to 512.
