@@ -44,8 +44,15 @@ Likelihoods:
     gaussian_nll_loss, gaussian_nll_loss_with_log_variance, poisson_nll_loss, poisson_nll_loss_with_log_rates
 
 Embeddings:
-    cosine_similarity, cosine_distance, cosine_embedding_loss, triplet_margin_loss, hinge_embedding_loss, clip_loss,
-    siglip_loss, info_nce_loss, supervised_contrastive_loss, ntxent, circle_loss
+    clip_loss, siglip_loss, info_nce_loss, supervised_contrastive_loss, ntxent, cosine_similarity, cosine_distance,
+    cosine_embedding_loss, hinge_embedding_loss, triplet_margin_loss
+
+Metric learning, by the labels of a batch:
+    contrastive_loss, batch_hard_triplet_loss, semi_hard_triplet_loss, circle_loss, multi_similarity_loss,
+    lifted_structure_loss, nca_loss, tuplet_margin_loss, angular_loss, proxy_anchor_loss, angular_margin_loss
+
+Self-supervision:
+    barlow_twins_loss, vicreg_loss, koleo_loss
 
 Segmentation:
     dice_loss, binary_dice_loss, multiclass_generalized_dice_loss, tversky_loss
@@ -68,9 +75,13 @@ Reduction:
 
 from typing import Never as _Never
 
-from ._circle import circle_loss as circle_loss
+from ._batch_distances import contrastive_loss as contrastive_loss
+from ._batch_distances import lifted_structure_loss as lifted_structure_loss
+from ._batch_distances import nca_loss as nca_loss
+from ._batch_distances import semi_hard_triplet_loss as semi_hard_triplet_loss
 from ._contrastive import ntxent as ntxent
 from ._contrastive import supervised_contrastive_loss as supervised_contrastive_loss
+from ._contrastive import tuplet_margin_loss as tuplet_margin_loss
 from ._core.cross_entropy import TokenMetrics as TokenMetrics
 from ._core.reduction import SumAndWeight as SumAndWeight
 from ._core.reduction import reduce as reduce
@@ -126,6 +137,8 @@ from ._multiclass_margin import multiclass_hinge_loss as multiclass_hinge_loss
 from ._multiclass_margin import multiclass_perceptron_loss as multiclass_perceptron_loss
 from ._multiclass_margin import multilabel_hinge_loss as multilabel_hinge_loss
 from ._multiclass_margin import weston_watkins_hinge_loss as weston_watkins_hinge_loss
+from ._neighbours import batch_hard_triplet_loss as batch_hard_triplet_loss
+from ._neighbours import koleo_loss as koleo_loss
 from ._pairs import clip_loss as clip_loss
 from ._pairs import info_nce_loss as info_nce_loss
 from ._pairs import siglip_loss as siglip_loss
@@ -144,6 +157,8 @@ from ._probability_cross_entropy import (
 )
 from ._probability_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
 from ._probability_cross_entropy import nll_loss as nll_loss
+from ._proxies import angular_margin_loss as angular_margin_loss
+from ._proxies import proxy_anchor_loss as proxy_anchor_loss
 from ._ranking import margin_ranking_loss as margin_ranking_loss
 from ._ranking import plackett_luce_loss as plackett_luce_loss
 from ._ranking import ranking_softmax_loss as ranking_softmax_loss
@@ -160,8 +175,13 @@ from ._robust import log_cosh as log_cosh
 from ._robust import smooth_l1_loss as smooth_l1_loss
 from ._router import load_balancing_loss as load_balancing_loss
 from ._router import router_z_loss as router_z_loss
+from ._self_supervised import barlow_twins_loss as barlow_twins_loss
+from ._self_supervised import vicreg_loss as vicreg_loss
 from ._sigmoid_cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from ._sigmoid_focal import sigmoid_focal_loss as sigmoid_focal_loss
+from ._similarities import angular_loss as angular_loss
+from ._similarities import circle_loss as circle_loss
+from ._similarities import multi_similarity_loss as multi_similarity_loss
 from ._softmax_cross_entropy import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from ._softmax_cross_entropy import smooth_labels as smooth_labels
 from ._softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entropy
@@ -187,6 +207,18 @@ __version__ = "0.1.0"
 __all__ = [
     "absolute_error",
     "absolute_percentage_error",
+    "barlow_twins_loss",
+    "contrastive_loss",
+    "lifted_structure_loss",
+    "nca_loss",
+    "semi_hard_triplet_loss",
+    "batch_hard_triplet_loss",
+    "koleo_loss",
+    "angular_margin_loss",
+    "proxy_anchor_loss",
+    "angular_loss",
+    "multi_similarity_loss",
+    "tuplet_margin_loss",
     "binary_cross_entropy",
     "binary_dice_loss",
     "categorical_cross_entropy",
@@ -291,6 +323,7 @@ __all__ = [
     "total_variation_distance",
     "triplet_margin_loss",
     "tversky_loss",
+    "vicreg_loss",
     "weston_watkins_hinge_loss",
 ]
 

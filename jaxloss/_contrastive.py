@@ -13,32 +13,23 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, dense_cross_entropy
-from ._core.masks import Mask, divide_or_zero, prepare_mask
-from ._core.pairs import Pairs, labelled, logsumexp_where, pair_masks, plan, reduced, unit_vectors
-from ._core.rows import is_finite_row, per_example_option
-from ._core.types import Reduction
+from ._core.labelled_pairs import BatchOptions, Identity, pair_masks, prepare_labelled, reduced_over_numbers
+from ._core.masks import Mask
+from ._core.pairs import logsumexp_where
+from ._core.types import AxisName, Reduction
 
 
-def _ntxent(cosines: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
-    """The cost of each example's pairs, and their number."""
-    *labels, t = rows
-    positives, negatives = pair_masks(labels, columns)
-    s = cosines / t[:, None]
-    costs = softplus(logsumexp_where(s, negatives)[:, None] - s)
+def _against_negatives(own: Array, others: Array, rows: Identity, columns: Identity) -> tuple[Array, Array]:
+    """The cost of each example's pairs, by their logits beside those of the negatives, and the number of pairs."""
+    positives, negatives = pair_masks(rows, columns)
+    costs = softplus(logsumexp_where(others, negatives)[:, None] - own)
     return jnp.where(positives, costs, 0).sum(-1), positives.sum(-1).astype(costs.dtype)
 
 
-def _batch(
-    name: str, x: Array, y: Array, temperature: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
-) -> tuple[Pairs, Mask]:
-    """Each example beside the whole batch, with its label, its index and whether it is compared."""
-    dtype = arguments.compute_dtype(x)
-    t = per_example_option(name, "temperature", temperature, Mask(), y.shape, dtype)
-    mask = prepare_mask(name, where, weights, y.shape, dtype).exclude(is_finite_row(x) & jnp.isfinite(t))
-    compared = mask.examples if mask.weight is None else mask.weight != 0
-    t, index = mask.fill_options(t), jnp.arange(y.shape[0])
-    u, v = unit_vectors(mask.fill(x), dtype), unit_vectors(Mask(compared).fill(x), dtype)
-    return Pairs(u, v, (y, index, mask.examples, t), (y, index, compared), ()), mask
+def _ntxent(cosines: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+    identity, t = rows
+    s = cosines / t[:, None]
+    return _against_negatives(s, s, identity, columns)
 
 
 @compiled(temperature=arguments.POSITIVE)
@@ -47,9 +38,12 @@ def ntxent(
     labels: ArrayLike,
     temperature: ArrayLike = 0.07,
     *,
+    reference_embeddings: ArrayLike | None = None,
+    reference_labels: ArrayLike | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
     r"""Normalised temperature-scaled cross entropy (NT-Xent, InfoNCE), over all pairs of examples with the same label.
@@ -68,12 +62,17 @@ def ntxent(
       labels: :math:`y`, real, of shape (batch,), only compared: for SimCLR the number of the image.
       temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
         Cosines are exact to a few roundings, which are divided by it.
-      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No
+      reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
+        the batch, such as embeddings of earlier batches.
+      reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
         example is compared with a masked one.
       weights: real, broadcast to (batch,): the weight of an example's own :math:`\ell_i`. An example of
         weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
+        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512: of 65,536
         examples, all would take 16 GiB.
 
@@ -82,8 +81,9 @@ def ntxent(
       0, and a pair without a negative example costs 0, with gradient 0.
 
     Raises:
-      TypeError: ``embeddings`` is not floating, ``labels`` is not real, ``where`` is not boolean.
-      ValueError: ``embeddings`` is not of two axes, ``labels`` has another length, an option does not broadcast.
+      TypeError: embeddings are not floating, labels are not real or of two dtypes, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes, labels have another length, ``reference_labels`` come without
+        ``reference_embeddings``, an option does not broadcast, ``axis_name`` is not mapped.
 
     Example:
       >>> import jax.numpy as jnp
@@ -94,8 +94,7 @@ def ntxent(
       0.0420
 
     The product of the embeddings has the precision of ``jax.default_matmul_precision``: where that is less than that of
-    float32, take ``"highest"``. In a sharded batch each device has its examples beside all of them; inside
-    ``shard_map`` only beside its own, unless ``jax.lax.all_gather`` has brought the others.
+    float32, take ``"highest"``. In a sharded batch each device has its examples beside all of them.
 
     optax: at a temperature of 0.02 the gradient of the four views above is NaN, without a pair the loss is; embeddings
     as short as 1e-4 have other cosines.
@@ -105,22 +104,95 @@ def ntxent(
       https://arxiv.org/abs/2002.05709.
     """
     name = "ntxent"
-    arguments.choice(name, "reduction", reduction)
-    (labels,) = arguments.identities(labels)
-    x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
-    pairs, mask = _batch(name, x, y, temperature, where, weights)
-    chunks = plan(name, _ntxent, pairs.queries, pairs.references, chunk_size)
-    if reduction != "mean":
-        return reduced(chunks, pairs, mask, reduction)[0]
-    total, number = reduced(chunks, pairs, mask, "sum")
-    # Of the means over each example's pairs, weighted by their number, the mean is that over all pairs.
-    return divide_or_zero(total, (number if mask.weight is None else mask.weight * number).sum())
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
+    prepared = prepare_labelled(name, _ntxent, embeddings, labels, references, {"temperature": temperature}, options)
+    return reduced_over_numbers(*prepared, options)
+
+
+def _tuplet_margin(cosines: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+    identity, scale, margin = (rows[0], *(option[:, None] for option in rows[1:]))
+    squared = 1 - cosines * cosines
+    sines = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    lowered = jnp.cos(margin) * cosines + jnp.sin(margin) * sines  # cos(angle - margin)
+    return _against_negatives(scale * lowered, scale * cosines, identity, columns)
+
+
+@compiled(scale=arguments.POSITIVE)
+def tuplet_margin_loss(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reference_embeddings: ArrayLike | None = None,
+    reference_labels: ArrayLike | None = None,
+    scale: ArrayLike = 64.0,
+    margin: ArrayLike = 0.1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    r"""Tuplet margin loss: a pair of one label is compared with all negatives of the example, its angle less a margin.
+
+    .. math::
+        \ell_i = \sum_{j \ne i,\, y_j = y_i}
+        \log\Bigl(1 + \sum_{k:\, y_k \ne y_i} e^{s (\cos \theta_{ik} - \cos(\theta_{ij} - m))}\Bigr)
+
+    Pairs whose angle is the margin cost least: they need not collapse. With a margin of 0 it is :func:`ntxent`, of the
+    temperature 1 / s.
+
+    Args:
+      embeddings: floating, of shape (batch, features). Only directions count.
+      labels: :math:`y`, real, of shape (batch,), only compared.
+      reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
+        the batch, such as embeddings of earlier batches.
+      reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
+      scale: :math:`s > 0`. Like ``margin`` it may be traced, and broadcasts to (batch,).
+      margin: :math:`m`, in radians.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
+        example is compared with a masked one.
+      weights: real, broadcast to (batch,). An example of weight 0 is masked.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
+        (i, j), each of weight :math:`w_i`.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
+        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
+
+    Returns:
+      The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
+
+    Raises:
+      TypeError: embeddings are not floating, labels are not real or of two dtypes, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes, labels have another length, ``reference_labels`` come without
+        ``reference_embeddings``, an option does not broadcast, ``axis_name`` is not mapped.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> embeddings, labels = jnp.array([[1.0, 0.2], [0.9, 0.5], [0.6, 0.7]]), jnp.array([0, 0, 1])
+      >>> print(jaxloss.tuplet_margin_loss(embeddings, labels, scale=10.0).round(4))
+      [0.]
+
+    PyTorch Metric Learning: ``TupletMarginLoss``, whose margin is in degrees.
+
+    References:
+      Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019.
+    """
+    name = "tuplet_margin_loss"
+    references, options = (
+        (reference_embeddings, reference_labels),
+        BatchOptions(where, weights, reduction, axis_name, chunk_size),
+    )
+    given = {"scale": scale, "margin": margin}
+    prepared = prepare_labelled(name, _tuplet_margin, embeddings, labels, references, given, options)
+    return reduced_over_numbers(*prepared, options)
 
 
 def _supervised(cosines: Array, rows: Any, columns: Any, _: Any, decoupled: bool = False) -> tuple[Array, Array]:
     """The loss of each example, and 1 for those that have a positive, else 0."""
-    *labels, t = rows
-    positives, negatives = pair_masks(labels, columns)
+    identity, t = rows
+    positives, negatives = pair_masks(identity, columns)
     s, number = cosines / t[:, None], positives.sum(-1).astype(t.dtype)
     shares = positives.astype(t.dtype) / jnp.maximum(number, 1)[:, None]
     if not s.shape[1]:
@@ -140,11 +212,14 @@ def supervised_contrastive_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
     *,
+    reference_embeddings: ArrayLike | None = None,
+    reference_labels: ArrayLike | None = None,
     temperature: ArrayLike = 0.1,
     decoupled: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
+    axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
     r"""Supervised contrastive loss: a softmax over all others, of those with the same label. With two views SimCLR's.
@@ -155,8 +230,7 @@ def supervised_contrastive_loss(
 
     With the number of the image as label, and two views of each, it is SimCLR's loss as its authors compute it. The
     denominator has all others; :func:`ntxent` has there one positive at a time, and sums over positives. Only
-    directions count. Inside of ``shard_map`` an example is compared with those of its device, unless
-    ``jax.lax.all_gather`` has brought embeddings and labels of the others.
+    directions count.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.
@@ -164,19 +238,25 @@ def supervised_contrastive_loss(
       temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
       decoupled: whether the denominator is :math:`\sum_{k:\, y_k \ne y_i} e^{s_{ik}}`, without positives (DCL). The
         loss may then be negative.
-      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No example is compared
-        with a masked one.
+      reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
+        the batch, such as embeddings of earlier batches.
+      reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
+        example is compared with a masked one.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without another of its
         label costs 0 and does not count.
+      axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
+        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if ``embeddings`` is, else float32.
 
     Raises:
-      TypeError: ``embeddings`` is not floating, ``labels`` is not real, ``where`` is not boolean.
-      ValueError: ``embeddings`` is not of two axes, ``labels`` has another length, an option does not broadcast.
+      TypeError: embeddings are not floating, labels are not real or of two dtypes, ``where`` is not boolean.
+      ValueError: embeddings are not of two axes, labels have another length, ``reference_labels`` come without
+        ``reference_embeddings``, an option does not broadcast, ``axis_name`` is not mapped.
 
     Example:
       >>> import jax.numpy as jnp
@@ -191,12 +271,8 @@ def supervised_contrastive_loss(
     """
     name = "supervised_contrastive_loss"
     arguments.flag(name, "decoupled", decoupled)
-    arguments.choice(name, "reduction", reduction)
-    (labels,) = arguments.identities(labels)
-    x, y = labelled(name, ("embeddings", "labels"), embeddings, labels)
-    pairs, mask = _batch(name, x, y, temperature, where, weights)
-    chunks = plan(name, partial(_supervised, decoupled=decoupled), pairs.queries, pairs.references, chunk_size)
-    if reduction != "mean":
-        return reduced(chunks, pairs, mask, reduction)[0]
-    total, some = reduced(chunks, pairs, mask, "sum")
-    return divide_or_zero(total, (some if mask.weight is None else mask.weight * some).sum())
+    formula = partial(_supervised, decoupled=decoupled)
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
+    prepared = prepare_labelled(name, formula, embeddings, labels, references, {"temperature": temperature}, options)
+    return reduced_over_numbers(*prepared, options)

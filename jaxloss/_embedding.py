@@ -17,7 +17,7 @@ from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask
 from ._core.rows import as_rows, defer_upcast, is_finite_row, per_example_option, prepare_logits
-from ._core.special import power_of_two, relu
+from ._core.special import power_of_two, relu, softplus
 from ._core.types import Axis, Reduction
 from ._core.vectors import compare_vectors, distance_gradients, is_ordinary, prepare_vectors
 
@@ -145,6 +145,7 @@ def triplet_margin_loss(
     eps: ArrayLike = 1e-6,
     *,
     swap: bool = False,
+    soft_margin: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "none",
@@ -166,6 +167,7 @@ def triplet_margin_loss(
       eps: :math:`\epsilon`, as in optax. With the default a vector is 1e-3 from itself (at q = 2). It may be 0, which
         is safe: a distance of 0 has gradient 0. Like ``norm_degree`` and ``margin`` it broadcasts to the loss.
       swap: whether the negative's distance is the lesser one of those to the anchor and to the positive.
+      soft_margin: whether softplus takes the place of :math:`\max(0, \cdot)`: with a margin of 0 the soft margin.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``anchors`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.
@@ -196,6 +198,7 @@ def triplet_margin_loss(
     """
     name = "triplet_margin_loss"
     arguments.choice(name, "reduction", reduction)
+    arguments.flag(name, "soft_margin", soft_margin)
     a, features, where, axes = prepare_logits(name, "anchors", anchors, axis, where)
     others = {"positives": positives, "negatives": negatives}
     checked = [arguments.floating(name, argument, value) for argument, value in others.items()]
@@ -216,7 +219,8 @@ def triplet_margin_loss(
     to_positive, to_negative = (_distance(a, b, epsilon, q, known) for b in (p, n))
     if swap:
         to_negative = jnp.minimum(to_negative, _distance(p, n, epsilon, q, known))
-    losses = relu(to_positive - to_negative + _SHRUNK * m) / _SHRUNK
+    violation = to_positive - to_negative + _SHRUNK * m
+    losses = softplus(violation / _SHRUNK) if soft_margin else relu(violation) / _SHRUNK
     return mask.reduce(losses, reduction)
 
 

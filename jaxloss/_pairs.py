@@ -16,6 +16,7 @@ from ._core.classes import in_range
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, indexed_cross_entropy
 from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
+from ._core.matched_pairs import own_and_others, prepare_matched
 from ._core.pairs import (
     Cotangents,
     Pairs,
@@ -28,67 +29,19 @@ from ._core.pairs import (
     over_devices,
     plan,
     reduced,
-    sharded_alike,
     tangent_of,
-    unit_vectors,
 )
 from ._core.rows import is_finite_row
 from ._core.types import AxisName, Reduction
+from ._core.vectors import unit_vectors
 
-
-def _prepare(
-    name: str,
-    queries: ArrayLike,
-    references: ArrayLike,
-    numbers: dict[str, ArrayLike],
-    normalize: bool,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: Reduction,
-    axis_name: AxisName | None,
-) -> tuple[Pairs, Mask]:
-    """Pairs of which query i belongs to reference i, each with an index and whether it is compared; and the mask."""
-    q, r = arguments.floating(name, "queries", queries), arguments.floating(name, "references", references)
-    if q.ndim != 2 or q.shape[1] == 0:
-        raise ValueError(f"{name}: expected `queries` of shape (batch, features), got {q.shape}.")
-    arguments.same_shape(name, "references", r, q.shape)
-    q, r = sharded_alike(q, r)
-    dtype = arguments.compute_dtype(q, r)
-    arguments.choice(name, "reduction", reduction)
-    arguments.mapped(name, "axis_name", axis_name)
-    mask = prepare_mask(name, where, weights, q.shape[:1], dtype).exclude(is_finite_row(q) & is_finite_row(r))
-    compared = mask.examples if mask.weight is None else mask.weight != 0
-    q, r = Mask(compared).fill(q), Mask(compared).fill(r)
-    arguments.flag(name, "normalize", normalize)
-    if normalize:
-        q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
-    elif not q.dtype == r.dtype == jnp.bfloat16:
-        q, r = q.astype(dtype), r.astype(dtype)
-    index = jnp.arange(q.shape[0])
-    if axis_name is not None:
-        index += lax.axis_index(axis_name) * q.shape[0]
-    scalars = tuple(_scalar(name, argument, value, dtype) for argument, value in numbers.items())
-    return Pairs(q, r, (index, compared), (index, compared), scalars), mask
-
-
-def _scalar(name: str, argument: str, value: ArrayLike, dtype: Any) -> Array:
-    number = arguments.hyperparameter(name, argument, value, dtype)
-    arguments.same_shape(name, argument, number, ())
-    return number
-
-
-def _own_and_others(rows: Any, columns: Any) -> tuple[Array, Array]:
-    """The query's own reference, and what else it is compared with."""
-    (index, examples), (reference_index, compared) = rows, columns
-    own = index[:, None] == reference_index[None, :]
-    others = ~own & (index >= 0)[:, None]
-    return own, others if examples is None else others & examples[:, None] & compared[None, :]
+_NAMES = "queries", "references"
 
 
 def _logits(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Any, Array]:
     """Of each query its own logit and the logsumexp of the others; of each reference that of the others."""
     z = numbers[0] * products
-    own, others = _own_and_others(rows, columns)
+    own, others = own_and_others(rows, columns)
     found = jnp.where(own, z, 0).sum(-1), logsumexp_where(z, others)
     return found, logsumexp_where(z, others, axis=0)
 
@@ -153,7 +106,7 @@ _clip_sum.defjvp(_clip_sum_rule, symbolic_zeros=True)
 
 def _clip_cotangents(products: Array, rows: Any, columns: Any, numbers: Any, _: None) -> tuple[None, Cotangents]:
     (rows, a, in_row), (columns, c, in_column), (scale,) = rows, columns, numbers
-    own, others = _own_and_others(rows, columns)
+    own, others = own_and_others(rows, columns)
     z = jnp.where(others, scale * products, least(products))
     ct_z = a[:, None] * jnp.exp(z - in_row[:, None]) + c[None, :] * jnp.exp(z - in_column[None, :])
     ct_z = jnp.where(others, ct_z, jnp.where(own, -a[:, None] - c[None, :], 0))
@@ -221,7 +174,9 @@ def clip_loss(
     """
     name = "clip_loss"
     numbers = {"logit_scale": logit_scale}
-    pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
+    pairs, mask = prepare_matched(
+        name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
+    )
     chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size, is_sum=True)
     mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
@@ -242,7 +197,7 @@ def clip_loss(
 def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
     scale, bias = numbers
     z = scale * products + bias
-    own, others = _own_and_others(rows, columns)
+    own, others = own_and_others(rows, columns)
     return jnp.where(own | others, jax.nn.softplus(jnp.where(own, -z, z)), 0).sum(-1), ()
 
 
@@ -308,7 +263,9 @@ def siglip_loss(
     """
     name = "siglip_loss"
     numbers = {"logit_scale": logit_scale, "bias": bias}
-    pairs, mask = _prepare(name, queries, references, numbers, normalize, where, weights, reduction, axis_name)
+    pairs, mask = prepare_matched(
+        name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
+    )
     chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, is_sum=True)
     return reduced(chunks, pairs, mask, reduction, axis_name)[0]
 
@@ -422,5 +379,5 @@ def info_nce_loss(
     elif not q.dtype == r.dtype == jnp.bfloat16:
         q, r = q.astype(dtype), r.astype(dtype)
     real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk
-    pairs = Pairs(q, r, (y, real, pairs_mask), (), (_scalar(name, "logit_scale", logit_scale, dtype),))
+    pairs = Pairs(q, r, (y, real, pairs_mask), (), (arguments.scalar(name, "logit_scale", logit_scale, dtype),))
     return reduced(plan(name, _info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]

@@ -130,7 +130,22 @@ OTHERS = [
     ),
     _call("supervised_contrastive_loss", jaxloss.supervised_contrastive_loss, _reals(5), _integers(2)),
     _call("ntxent", jaxloss.ntxent, _reals(5), _integers(2)),
-    _call("circle_loss", jaxloss.circle_loss, _reals(5), _integers(2)),
+    *(
+        _call(loss.__name__, loss, _reals(5), _integers(2))
+        for loss in (
+            *(jaxloss.circle_loss, jaxloss.multi_similarity_loss, jaxloss.tuplet_margin_loss, jaxloss.nca_loss),
+            *(jaxloss.contrastive_loss, jaxloss.lifted_structure_loss),
+            *(jaxloss.batch_hard_triplet_loss, jaxloss.semi_hard_triplet_loss),
+        )
+    ),
+    _call("angular_loss", jaxloss.angular_loss, _reals(5), _reals(5)),
+    _call("koleo_loss", jaxloss.koleo_loss, _reals(5)),
+    _call(
+        "proxy_anchor_loss", lambda x, p, y: jaxloss.proxy_anchor_loss(x, y, p), _reals(5), _matrix(3, 5), _integers(3)
+    ),
+    _call("angular_margin_loss", jaxloss.angular_margin_loss, _reals(8), _matrix(8, CLASSES), _integers(CLASSES)),
+    _call("barlow_twins_loss", jaxloss.barlow_twins_loss, _reals(5), _reals(5)),
+    _call("vicreg_loss", jaxloss.vicreg_loss, _reals(5), _reals(5)),
     _call("dice_loss", jaxloss.dice_loss, _reals(5, 3), _bits(5, 3)),
     _call("binary_dice_loss", jaxloss.binary_dice_loss, _reals(5), _bits(5)),
     _call("multiclass_generalized_dice_loss", jaxloss.multiclass_generalized_dice_loss, _reals(5, 3), _bits(5, 3)),

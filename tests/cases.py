@@ -330,6 +330,10 @@ NOT_IN_TABLE = {
     *("log_probs", "LogProbs"),  # test_log_probs.py
     *("cispo_loss", "policy_gradient_loss"),  # test_policy.py
     *("load_balancing_loss", "router_z_loss"),  # test_router.py
+    *("barlow_twins_loss", "vicreg_loss"),  # test_self_supervised.py
+    *("contrastive_loss", "lifted_structure_loss", "nca_loss", "semi_hard_triplet_loss"),  # test_metric_learning.py
+    *("batch_hard_triplet_loss", "koleo_loss", "multi_similarity_loss", "tuplet_margin_loss", "angular_loss"),
+    *("angular_margin_loss", "proxy_anchor_loss"),
     "plackett_luce_loss",  # test_ranking.py
     *("token_metrics", "TokenMetrics"),  # test_softmax_cross_entropy.py
     *("softmax_cross_entropy_with_indexed_labels", "softmax_kl_divergence_with_top_k_targets"),  # test_named_classes.py

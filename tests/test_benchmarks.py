@@ -46,6 +46,10 @@ NOT_MEASURED = {
     *("kto_loss", "odds_ratio_loss"),  # as dpo_loss
     *("info_nce_loss", "supervised_contrastive_loss"),  # as siglip_loss, and ntxent
     *("load_balancing_loss", "router_z_loss", "plackett_luce_loss"),  # of few experts and items
+    *("barlow_twins_loss", "vicreg_loss"),  # one product of matrices
+    *("contrastive_loss", "lifted_structure_loss", "nca_loss", "semi_hard_triplet_loss"),  # as circle_loss
+    *("batch_hard_triplet_loss", "koleo_loss", "multi_similarity_loss", "tuplet_margin_loss", "angular_loss"),
+    *("angular_margin_loss", "proxy_anchor_loss"),  # as linear_cross_entropy, and circle_loss
 }
 
 

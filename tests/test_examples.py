@@ -78,6 +78,22 @@ def test_preference(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+def test_clip(tmp_path, capsys):
+    pytest.importorskip("flax")
+    example = load("clip")
+    example.BATCH, example.HELD_OUT, example.EVERY = 64, 96, 40
+    picture = tmp_path / "clip.png"
+    found = example.main(steps=60, picture=picture)
+    assert found["losses"][-1] < 0.75 * found["losses"][0]
+    assert [*found["recalls"]] == [0, 40, 60]
+    assert min(found["recalls"][60]) > 0.15 > 0.1 > max(found["recalls"][0])
+    assert "nan" not in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    example.draw = lambda *given: None
+    siglip = [example.main(steps=3, loss="siglip", devices=n)["losses"] for n in (1, 8)]
+    np.testing.assert_allclose(*siglip, rtol=1e-5)
+
+
 def test_rows_of_digits_stand_in_order_on_frames_that_are_there():
     pytest.importorskip("flax")
     example = load("read_digits")

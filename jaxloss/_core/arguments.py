@@ -249,6 +249,13 @@ def hyperparameter(name: str, argument: str, value: ArrayLike, dtype: DTypeLike)
     return number if number.ndim else lax.optimization_barrier(number)
 
 
+def scalar(name: str, argument: str, value: ArrayLike, dtype: DTypeLike) -> Array:
+    """A hyperparameter that is one number."""
+    number = hyperparameter(name, argument, value, dtype)
+    same_shape(name, argument, number, ())
+    return number
+
+
 def option(
     name: str, argument: str, value: ArrayLike | None, neutral: float, shape: Sequence[int], dtype: DTypeLike
 ) -> Array | None:

@@ -117,6 +117,16 @@ def reshard(x: Array, spec: jax.sharding.PartitionSpec, like: Array) -> Array:
     return resharded
 
 
+def take_rows(x: Array, indices: Array) -> Array:
+    """x[indices], which an explicit mesh splits as the indices are split."""
+    sharding = jax.typeof(indices).sharding
+    if not any(sharding.spec):
+        return replicate_from_axis(x)[indices]
+    spec = jax.sharding.PartitionSpec(*sharding.spec, None)
+    rows: Array = replicate_from_axis(x).at[indices].get(out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
+    return rows
+
+
 def shard_like(like: Array, arrays: T) -> T:
     """Returns the arrays, sharded as ``like`` on an explicit mesh if they are replicated.
 

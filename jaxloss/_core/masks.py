@@ -54,6 +54,11 @@ class Mask(NamedTuple):
             examples=examples, weight=self.weight if examples is None else jnp.where(examples, self.weight, 0)
         )
 
+    def only(self, examples: Array) -> "Mask":
+        """Masks all other examples as well."""
+        examples = examples if self.examples is None else self.examples & examples
+        return self._replace(examples=examples).exclude()
+
     def weigh(self, factor: Array) -> "Mask":
         """The mask with its weight multiplied by ``factor``, such as class weights."""
         return self._replace(weight=factor if self.weight is None else weigh(self.weight, factor))
@@ -67,8 +72,12 @@ class Mask(NamedTuple):
         return x if self.examples is None else jnp.where(self.examples[..., None], x, value)
 
     def fill_vectors(self, x: Array, t: Array) -> tuple[Array, Array]:
-        """Rows with vectors of ordinary length, far apart, in masked examples."""
-        return self.fill_examples(x, -1), self.fill_examples(t, 1)
+        """Rows with vectors of ordinary length, nearly at a right angle, in masked examples."""
+        if self.examples is None:
+            return x, t
+        alternating = 1 - 2 * (jnp.arange(x.shape[-1]) % 2)
+        across = alternating.astype(t.dtype).reshape((1,) * (t.ndim - 1) + (-1,))
+        return self.fill_examples(x, 1), jnp.where(self.examples[..., None], t, across)
 
     def fill(self, x: Array, value: float = 0) -> Array:
         """Rows with ``value`` in masked classes and examples."""

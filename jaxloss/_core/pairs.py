@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 
 from . import arguments
 from .chunks import into_chunks, over_chunks
-from .compiler import match_varying_axes, replicate_from_axis, reshard
+from .compiler import match_varying_axes, reshard
 from .derivatives import drop_symbolic_zeros
 from .masks import Mask, finite_where_unweighted, weigh
 from .types import AxisName, Reduction
-from .vectors import largest_power
 
 # (products [c, m], arrays of the queries [c], arrays of the references [m], numbers) -> losses [c], arrays [c] without
 # derivative.
@@ -404,51 +402,6 @@ def sharded_alike(q: Array, r: Array) -> tuple[Array, Array]:
     rows = next((spec[0] for spec in specs if spec[0] is not None), None)
     like = q if any(specs[0]) else r
     return reshard(q, P(rows, None), like), reshard(r, P(rows, None), like)
-
-
-# Embeddings and masks of pairs.
-
-
-def labelled(
-    name: str,
-    names: tuple[str, str],
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    features: int | None = None,
-    dtype: np.dtype | None = None,
-) -> tuple[Array, Array]:
-    """Embeddings and their labels; of references, of as many features and of the dtype that those of the batch have."""
-    x, y = arguments.floating(name, names[0], embeddings), arguments.real(name, names[1], labels)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {x.shape}.")
-    arguments.same_shape(name, names[0], x, (x.shape[0], features or x.shape[1]))
-    arguments.same_shape(name, names[1], y, x.shape[:1])
-    if dtype is not None and y.dtype != dtype:
-        raise TypeError(f"{name}: expected `{names[1]}` of dtype {dtype}, got {y.dtype}.")
-    return x, y
-
-
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
-def unit_vectors(x: Array, dtype: np.dtype) -> Array:
-    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
-    x = replicate_from_axis(x, 1).astype(dtype)
-    x = x * (1 / largest_power(x))
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    zero = squared == 0
-    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
-
-
-def pair_masks(rows: Any, columns: Any) -> tuple[Array, Array]:
-    """Where two have the same label, and where they have not. Both are a label, an index or None, a mask or None."""
-    (y, index, examples), (y_references, reference_index, compared) = rows, columns
-    same = y[:, None] == y_references[None, :]
-    positives, negatives = same, ~same
-    if index is not None:  # none is a pair with itself
-        positives &= index[:, None] != reference_index[None, :]
-    for mask in (None if examples is None else examples[:, None], None if compared is None else compared[None, :]):
-        if mask is not None:
-            positives, negatives = positives & mask, negatives & mask
-    return positives, negatives
 
 
 def logsumexp_where(x: Array, mask: Array, axis: int = -1) -> Array:

@@ -1,15 +1,17 @@
 """Vectors as rows: their cosine, their distance, and its gradient, for vectors of any length."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
-from .compiler import cpu_fusion_barrier, cpu_shortcut, zeros_of_type
+from .compiler import cpu_fusion_barrier, cpu_shortcut, replicate_from_axis, zeros_of_type
 from .masks import Mask
 from .rows import is_finite_row, prepare_rows
 from .special import power_of_two
@@ -47,12 +49,22 @@ def prepare_vectors(
 # orthogonal to x,
 #     o = d - x (x . d) / |x|^2,    sin = |o| / |t|,    1 - cos = sin^2 / (1 + cos),
 # and the gradient of 1 - cos by x is o / (|x| |t|). As d, -t and x - t serve alike; near vectors have an exact
-# difference, so that o and what follows from it are exact.
+# difference, so that o and what follows from it are exact. So have x and -t where they are nearly opposite.
 
 
 def largest_power(x: Array) -> Array:
     """A power of two near the largest entry of a row."""
     return power_of_two(jnp.abs(lax.stop_gradient(x)).max(-1, keepdims=True))
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+def unit_vectors(x: Array, dtype: np.dtype) -> Array:
+    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
+    x = replicate_from_axis(x, 1).astype(dtype)
+    x = x * (1 / largest_power(x))
+    squared = jnp.square(x).sum(-1, keepdims=True)
+    zero = squared == 0
+    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:
@@ -123,11 +135,11 @@ class SavedVectors(NamedTuple):
     x: Array
     t: Array
     x_scale: Array  # from here on, one number a row each
-    t_scale: Array
+    t_scale: Array  # negative where t is nearly opposite
     near: Array  # 1 or 0
     along_x: Array  # x . d / |x|^2
     along_t: Array
-    factor: Array  # 1 / (|x| |t|), 0 where one of them is 0
+    factor: Array  # 1 / (|x| |t|), 0 where one of them is 0, negative where t is nearly opposite
 
 
 def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
@@ -142,12 +154,15 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     xx, tt = (jnp.where(squared == 0, 1, squared) for squared in (xx, tt))
     factor = 1 / (jnp.sqrt(xx) * jnp.sqrt(tt))
     cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
-    is_near = cosine > 0.5
+    is_near = jnp.abs(cosine) > 0.5  # if opposite, to -t, whose distance is 2 less that of t
+    sign = jnp.where(cosine < -0.5, -1, 1).astype(dtype)
+    t_scale = sign * t_scale
     along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, x_scale, t_scale, xx)
-    distance = jnp.where(is_near, oo / (tt * (1 + jnp.where(is_near, cosine, 0))), 1 - cosine)
-    cosine = jnp.where(is_near, 1 - distance, cosine)
+    distance = oo / (tt * (1 + jnp.where(is_near, jnp.abs(cosine), 0)))
+    cosine = jnp.where(is_near, sign * (1 - distance), cosine)
+    distance = jnp.where(is_near, 1 - sign + sign * distance, 1 - cosine)
     along_x, along_t = jnp.where(is_near, along_x, -xt / xx), jnp.where(is_near, td, xt) / tt
-    near, factor = is_near.astype(dtype), jnp.where(zero, 0, factor)
+    near, factor = is_near.astype(dtype), jnp.where(zero, 0, sign * factor)
     saved = SavedVectors(*vectors, x_scale, t_scale, near, along_x, along_t, factor)
     return cosine[..., 0], distance[..., 0], saved
 

@@ -11,7 +11,7 @@ CHECKS = checkify.float_checks | checkify.index_checks
 
 
 # They scatter in a backward pass. JAX's index checks raise at any scatter under `jax.checkpoint` (0.10 to 0.12).
-BY_INDEX = ("indexed_labels", "top_k_targets", "plackett_luce_loss")
+BY_INDEX = ("indexed_labels", "top_k_targets", "plackett_luce_loss", "semi_hard_triplet_loss")
 
 
 @over_calls(CALLS)

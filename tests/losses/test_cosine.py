@@ -30,12 +30,13 @@ def test_edges(name, x, t, options, value, gradient):
 
 
 @pytest.mark.parametrize("difference", [0.3, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("sign", [1, -1], ids=["near", "opposite"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_near_vectors_are_exactly_apart(difference, dtype):
-    """The distance and its gradient, relative to themselves."""
+def test_near_vectors_are_exactly_apart(difference, sign, dtype):
+    """The distance and its gradient, relative to themselves; nearly opposite vectors are as near to a distance of 2."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 7)).astype(dtype)
-    t = (x * (1 + difference * rng.normal(size=x.shape))).astype(dtype)
+    t = (sign * x * (1 + difference * rng.normal(size=x.shape))).astype(dtype)
     with jax.enable_x64(dtype == np.float64), mp.workdps(60):
         ours, gradient = (
             np.asarray(a)
@@ -49,7 +50,8 @@ def test_near_vectors_are_exactly_apart(difference, dtype):
             na, nb = mp.sqrt(sum(v * v for v in a)), mp.sqrt(sum(v * v for v in b))
             cosine = sum(u * v for u, v in zip(a, b, strict=True)) / na / nb
             # what lies along the vectors in their difference is rounded, and does not count
-            stretch = mp.sqrt(sum((u - v) ** 2 for u, v in zip(a, b, strict=True)) / (2 * (1 - cosine))) / na
+            apart = mp.sqrt(sum((u - sign * v) ** 2 for u, v in zip(a, b, strict=True)))
+            stretch = apart / mp.sqrt(2 * (1 - sign * cosine)) / na
             close(ours[i], float(1 - cosine), float((1 - cosine) * (1 + 2 * stretch)), dtype=dtype)
             truth = [(u * cosine / na - v / nb) / na for u, v in zip(a, b, strict=True)]
             size = mp.sqrt(sum(v * v for v in truth)) * (1 + 2 * stretch)
