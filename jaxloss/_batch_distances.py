@@ -95,7 +95,7 @@ def contrastive_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the distances at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -186,7 +186,7 @@ def lifted_structure_loss(
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples are split. Value and gradients are those
         of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the distances at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -269,7 +269,7 @@ def nca_loss(
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`. Where
         all devices have the same references, leave it out, and reduce by :func:`jaxloss.reduce`.
-      chunk_size: for how many examples a device has the distances at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -360,7 +360,7 @@ def semi_hard_triplet_loss(
         (i, j), each of weight :math:`w_i`, of examples that have a negative.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the distances at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.

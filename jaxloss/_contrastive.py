@@ -73,8 +73,8 @@ def ntxent(
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512: of 65,536
-        examples, all would take 16 GiB.
+      chunk_size: for how many examples a device has the cosines at a time, by default a million cosines: of
+        65,536 examples, all would take 16 GiB.
 
     Returns:
       A scalar, or of shape (batch,) for ``"none"``; float64 if ``embeddings`` is, else float32. Without any pair it is
@@ -157,7 +157,7 @@ def tuplet_margin_loss(
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -248,7 +248,7 @@ def supervised_contrastive_loss(
         label costs 0 and does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if ``embeddings`` is, else float32.

@@ -86,7 +86,7 @@ def batch_hard_triplet_loss(
         without a negative costs 0 and does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the distances at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -171,7 +171,7 @@ def koleo_loss(
         does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples are split. Value and gradients are those
         of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the products at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the products at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -197,7 +197,8 @@ def koleo_loss(
     options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     x = arguments.floating(name, "embeddings", embeddings)
     alike = jnp.zeros(x.shape[:1])
-    chunks, pairs, mask = prepare_labelled(name, _nearest, x, alike, (None, None), {"epsilon": epsilon}, options)
+    given = {"epsilon": epsilon}
+    chunks, pairs, mask = prepare_labelled(name, _nearest, x, alike, (None, None), given, options, normalize=True)
     all_references, ((nearest, counted),) = _found(chunks, pairs, axis_name)
     mask = mask.only(counted)
     half = cosine_distance(pairs.queries, take_rows(all_references, nearest), where=counted)  # of the squared distance

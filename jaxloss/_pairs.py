@@ -23,6 +23,7 @@ from ._core.pairs import (
     Plan,
     accumulate,
     around,
+    embeddings_of,
     least,
     logsumexp_where,
     losses_and_columns,
@@ -33,7 +34,6 @@ from ._core.pairs import (
 )
 from ._core.rows import is_finite_row
 from ._core.types import AxisName, Reduction
-from ._core.vectors import unit_vectors
 
 _NAMES = "queries", "references"
 
@@ -151,7 +151,7 @@ def clip_loss(
         are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
-      chunk_size: how many queries a device compares at a time, by default 128 to 512.
+      chunk_size: how many queries a device compares at a time, by default for a million products.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -174,10 +174,10 @@ def clip_loss(
     """
     name = "clip_loss"
     numbers = {"logit_scale": logit_scale}
-    pairs, mask = prepare_matched(
+    pairs, mask, cosines = prepare_matched(
         name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
     )
-    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size, is_sum=True)
+    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size, cosines=cosines, is_sum=True)
     mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
@@ -241,7 +241,7 @@ def siglip_loss(
         are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
-      chunk_size: how many queries a device compares at a time, by default 128 to 512.
+      chunk_size: how many queries a device compares at a time, by default for a million products.
 
     Returns:
       The loss in nats, of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -263,10 +263,10 @@ def siglip_loss(
     """
     name = "siglip_loss"
     numbers = {"logit_scale": logit_scale, "bias": bias}
-    pairs, mask = prepare_matched(
+    pairs, mask, cosines = prepare_matched(
         name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
     )
-    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, is_sum=True)
+    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, cosines=cosines, is_sum=True)
     return reduced(chunks, pairs, mask, reduction, axis_name)[0]
 
 
@@ -324,7 +324,7 @@ def info_nce_loss(
       axis_name: inside of ``shard_map``, the mapped axis over which queries and references are split. References are
         gathered, those of the first device first; ``labels`` and ``where`` count them so. Put hard negatives behind a
         device's references on that device. Gradients: as of :func:`clip_loss`.
-      chunk_size: how many queries a device compares at a time, by default 128 to 512.
+      chunk_size: how many queries a device compares at a time, by default for a million products.
 
     Returns:
       The loss in nats, of shape (queries,), or a scalar; float64 if an embedding is, else float32.
@@ -374,10 +374,8 @@ def info_nce_loss(
     mask = mask.exclude(is_finite_row(q) & in_range(y, devices * r.shape[0]))
     q = Mask(mask.examples if mask.weight is None else mask.weight != 0).fill(q)
     arguments.flag(name, "normalize", normalize)
-    if normalize:
-        q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
-    elif not q.dtype == r.dtype == jnp.bfloat16:
-        q, r = q.astype(dtype), r.astype(dtype)
+    q, r, cosines = embeddings_of(q, r, dtype, normalize)
     real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk
     pairs = Pairs(q, r, (y, real, pairs_mask), (), (arguments.scalar(name, "logit_scale", logit_scale, dtype),))
-    return reduced(plan(name, _info_nce, q, r, chunk_size), pairs, mask._replace(classes=None), reduction, axis_name)[0]
+    chunks = plan(name, _info_nce, q, r, chunk_size, cosines=cosines)
+    return reduced(chunks, pairs, mask._replace(classes=None), reduction, axis_name)[0]

@@ -61,7 +61,7 @@ def proxy_anchor_loss(
       margin: :math:`m`, a number. Like ``alpha`` it may be traced.
       alpha: :math:`\alpha > 0`, a number.
       where: boolean, broadcast to (batch,): False masks an example, which may contain anything.
-      chunk_size: for how many proxies a device has the cosines at a time, by default 128 to 512.
+      chunk_size: for how many proxies a device has the cosines at a time, by default a million cosines.
 
     Returns:
       A scalar; float64 if an embedding or a proxy is, else float32. Inside of ``shard_map`` it is that of a device's

@@ -17,6 +17,7 @@ from ._core.matched_pairs import prepare_matched
 from ._core.pairs import Pairs, logsumexp_where, plan, reduced
 from ._core.special import relu
 from ._core.types import AxisName, Reduction
+from ._core.vectors import unit_vectors
 
 
 def _circle(s: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Any]:
@@ -69,7 +70,7 @@ def circle_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -153,7 +154,7 @@ def multi_similarity_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
         gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many examples a device has the cosines at a time, by default 128 to 512.
+      chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -226,7 +227,7 @@ def angular_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Value and gradients are those of
         the whole batch, with the exception of :func:`jaxloss.clip_loss`.
-      chunk_size: for how many pairs a device has the products at a time, by default 128 to 512.
+      chunk_size: for how many pairs a device has the products at a time, by default a million of them.
 
     Returns:
       The loss of shape (batch,), or a scalar; float64 if an embedding is, else float32.
@@ -250,17 +251,18 @@ def angular_loss(
       Deep Metric Learning with Multi-class N-pair Loss Objective, 2016.
     """
     name = "angular_loss"
-    pairs, mask = prepare_matched(
-        name,
-        ("anchors", "positives"),
-        *(anchors, positives, {"alpha": alpha}, normalize, where, weights, reduction, axis_name),
+    arguments.flag(name, "normalize", normalize)
+    names, numbers, normalized = ("anchors", "positives"), {"alpha": alpha}, False
+    pairs, mask, _ = prepare_matched(
+        name, names, anchors, positives, numbers, normalized, where, weights, reduction, axis_name
     )
     label, _ = pairs.rows
     if labels is not None:
         given = arguments.real(name, "labels", *arguments.identities(labels))
         arguments.same_shape(name, "labels", given, label.shape)
         label = given
-    a, p = (x.astype(arguments.compute_dtype(x)) for x in (pairs.queries, pairs.references))
+    dtype = arguments.compute_dtype(pairs.queries, pairs.references)
+    a, p = (unit_vectors(x, dtype) if normalize else x.astype(dtype) for x in (pairs.queries, pairs.references))
     rows, columns = (label, (a * p).sum(-1), pairs.rows), (label, pairs.columns)
     pairs = Pairs(a + p, p, rows, columns, pairs.numbers)
     return reduced(plan(name, _angular, a, p, chunk_size), pairs, mask, reduction, axis_name)[0]

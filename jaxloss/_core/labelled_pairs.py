@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from . import arguments
 from .compiler import replicate_from_axis
 from .masks import Mask, divide_or_zero, prepare_mask
-from .pairs import Formula, Pairs, Plan, plan, reduced
+from .pairs import Formula, Pairs, Plan, embeddings_of, plan, reduced
 from .rows import is_finite_row, per_example_option
 from .types import AxisName, Reduction
 from .vectors import unit_vectors
@@ -35,13 +35,14 @@ def prepare_labelled(
     per_example: dict[str, ArrayLike],
     options: BatchOptions,
     *,
-    normalize: bool = True,
+    normalize: bool | None = None,
     remove_diagonal: bool | None = None,
 ) -> tuple[Plan, Pairs, Mask]:
     """The examples beside the references, by default themselves.
 
     Rows are the `Identity` of the examples, and the options that each has; columns are that of the references, and
-    only without references of their own is none compared with itself, by default.
+    only without references of their own is none compared with itself, by default. ``normalize`` says whether vectors
+    are divided by their norms. By default only their products have to be cosines.
     """
     arguments.choice(name, "reduction", options.reduction, options.axis_name if options.reduction != "none" else None)
     arguments.mapped(name, "axis_name", options.axis_name)
@@ -59,12 +60,15 @@ def prepare_labelled(
     mask = prepare_mask(name, options.where, options.weights, y.shape, dtype).exclude(is_finite_row(x))
     for option in given:
         mask = mask.exclude(jnp.isfinite(option))
-    compared = None
+    compared, cosines = None, False
     if reference_embeddings is None:
         compared = mask.examples if mask.weight is None else mask.weight != 0
         r = Mask(compared).fill(x)
     q = mask.fill(x)
-    q, r = (unit_vectors(a, dtype) if normalize else replicate_from_axis(a, 1).astype(dtype) for a in (q, r))
+    if normalize is None:
+        q, r, cosines = embeddings_of(q, r, dtype, normalize=True)
+    else:
+        q, r = (unit_vectors(a, dtype) if normalize else replicate_from_axis(a, 1).astype(dtype) for a in (q, r))
     if remove_diagonal is None:
         remove_diagonal = reference_embeddings is None
     position, reference_position = (
@@ -72,7 +76,7 @@ def prepare_labelled(
     )
     rows = Identity(y, position, mask.examples), *mask.fill_options(given)
     pairs = Pairs(q, r, rows, Identity(y_references, reference_position, compared), ())
-    return plan(name, formula, q, r, options.chunk_size), pairs, mask
+    return plan(name, formula, q, r, options.chunk_size, cosines=cosines), pairs, mask
 
 
 def _labelled(

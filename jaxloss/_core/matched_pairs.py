@@ -8,10 +8,9 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .masks import Mask, prepare_mask
-from .pairs import Pairs, sharded_alike
+from .pairs import Pairs, embeddings_of, sharded_alike
 from .rows import is_finite_row
 from .types import AxisName, Reduction
-from .vectors import unit_vectors
 
 
 def prepare_matched(
@@ -25,8 +24,10 @@ def prepare_matched(
     weights: ArrayLike | None,
     reduction: Reduction,
     axis_name: AxisName | None,
-) -> tuple[Pairs, Mask]:
-    """Pairs of which query i belongs to reference i, each with an index and whether it is compared; and the mask."""
+) -> tuple[Pairs, Mask, bool]:
+    """Pairs of which query i belongs to reference i, each with an index and whether it is compared; the mask;
+    and `Plan.cosines`.
+    """
     q, r = (arguments.floating(name, *x) for x in zip(names, (queries, references), strict=True))
     if q.ndim != 2 or q.shape[1] == 0:
         raise ValueError(f"{name}: expected `{names[0]}` of shape (batch, features), got {q.shape}.")
@@ -39,15 +40,12 @@ def prepare_matched(
     compared = mask.examples if mask.weight is None else mask.weight != 0
     q, r = Mask(compared).fill(q), Mask(compared).fill(r)
     arguments.flag(name, "normalize", normalize)
-    if normalize:
-        q, r = unit_vectors(q, dtype), unit_vectors(r, dtype)
-    elif not q.dtype == r.dtype == jnp.bfloat16:
-        q, r = q.astype(dtype), r.astype(dtype)
+    q, r, cosines = embeddings_of(q, r, dtype, normalize)
     index = jnp.arange(q.shape[0])
     if axis_name is not None:
         index += lax.axis_index(axis_name) * q.shape[0]
     scalars = tuple(arguments.scalar(name, argument, value, dtype) for argument, value in numbers.items())
-    return Pairs(q, r, (index, compared), (index, compared), scalars), mask
+    return Pairs(q, r, (index, compared), (index, compared), scalars), mask, cosines
 
 
 def own_and_others(rows: Any, columns: Any) -> tuple[Array, Array]:

@@ -15,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from . import arguments
 from .chunks import into_chunks, over_chunks
-from .compiler import match_varying_axes, reshard
+from .compiler import match_varying_axes, replicate_from_axis, reshard
 from .derivatives import drop_symbolic_zeros
 from .masks import Mask, finite_where_unweighted, weigh
 from .types import AxisName, Reduction
+from .vectors import inverse_norm, scaled, unit_vectors
 
 # (products [c, m], arrays of the queries [c], arrays of the references [m], numbers) -> losses [c], arrays [c] without
 # derivative.
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     chunk_size: int  # queries of a device
     devices: int  # of an automatic mesh, all of which have a part of each chunk, taken in strides
     narrow: bool  # whether embeddings are multiplied in bfloat16
+    cosines: bool  # whether products are divided by the norms
     is_sum: bool = False  # whether a query's part of the loss is a sum over references, or made of such
     ring: AxisName = ()  # mapped axes over whose devices references travel, so that each device meets all
 
@@ -64,19 +67,29 @@ class Plan(NamedTuple):
 
 
 def plan(
-    name: str, formula: Formula, queries: Array, references: Array, chunk_size: int | None, is_sum: bool = False
+    name: str,
+    formula: Formula,
+    queries: Array,
+    references: Array,
+    chunk_size: int | None,
+    *,
+    cosines: bool = False,
+    is_sum: bool = False,
 ) -> Plan:
-    """By default a chunk has 128 to 512 queries on each device: if it can, half a million products."""
+    """By default a device has up to a million products at a time, of 128 to 512 queries; on an automatic mesh, where a chunk
+    has queries of all devices, of 128 on all of them.
+    """
     mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    devices = math.prod(size for size, kind in kinds if kind != jax.sharding.AxisType.Manual)
+    kinds = [(size, kind.name) for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)]
+    devices = math.prod(size for size, kind in kinds if kind != "Manual")
     if chunk_size is None:
-        m = references.shape[0]
-        chunk_size = int(np.clip(2**19 // max(m, 1), 128, 512)) if isinstance(m, int) else 128
+        m, together = references.shape[0], math.prod(size for size, kind in kinds if kind == "Auto")
+        least = -(-128 // together)
+        chunk_size = int(np.clip(3 * 2**18 // max(m, 1), least, 512)) if isinstance(m, int) else least
     chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
     narrow = queries.dtype == references.dtype == jnp.bfloat16
-    return Plan(formula, chunk_size, devices, narrow, is_sum)
+    return Plan(formula, chunk_size, devices, narrow, cosines, is_sum)
 
 
 def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
@@ -94,6 +107,29 @@ def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
     in_bfloat16 = partial(product, precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
     found: Array = lax.platform_dependent(a, b, cpu=product, default=in_bfloat16)  # a CPU has it for matrices only
     return found
+
+
+def embeddings_of(queries: Array, references: Array, dtype: np.dtype, normalize: bool) -> tuple[Array, Array, bool]:
+    """What is multiplied, and whether `Plan.cosines` has to be True for it. What is in bfloat16 remains so."""
+    queries, references = replicate_from_axis(queries, 1), replicate_from_axis(references, 1)
+    if queries.dtype == references.dtype == jnp.bfloat16:
+        return (scaled(queries), scaled(references), True) if normalize else (queries, references, False)
+    queries, references = (unit_vectors(x, dtype) if normalize else x.astype(dtype) for x in (queries, references))
+    return queries, references, False
+
+
+def _inverse_norms(plan: Plan, x: Array) -> tuple[Array | None, Callable[[Array | None], ArrayLike]]:
+    """1 / |x|, if it is of use, and its pullback, which rounds nothing to the dtype of x."""
+    if not plan.cosines:
+        return None, lambda _: 0
+    norms, pullback = jax.vjp(inverse_norm, x.astype(np.promote_types(x.dtype, np.float32)))
+    return norms, lambda ct: pullback(ct)[0]
+
+
+def _divided(products: Array, inverse_norms: Array | None, of_references: Array | None) -> Array:
+    if inverse_norms is None or of_references is None:
+        return products
+    return products * inverse_norms[:, None] * of_references[None, :]
 
 
 def _widened(pairs: Pairs) -> Pairs:
@@ -155,11 +191,13 @@ def loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
 
 def _loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
     pairs = _widened(pairs)
+    of_references, _ = _inverse_norms(plan, pairs.references)
 
     def step(part: Any) -> tuple[Any, Any]:
         (queries,), rows, examples = part
+        products = multiply(plan, queries, pairs.references, (1, 1))
         return (), plan.formula(
-            multiply(plan, queries, pairs.references, (1, 1)),
+            _divided(products, _inverse_norms(plan, queries)[0], of_references),
             _filled(rows, examples),
             pairs.columns,
             pairs.numbers,
@@ -235,20 +273,26 @@ def accumulate(
 def _accumulate(
     plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
 ) -> tuple[Any, Pairs]:
+    of_references, pull_references = _inverse_norms(plan, pairs.references)
+
     def step(part: Any) -> tuple[Any, Any]:
         (queries,), rows, examples, weight = part
         rows = _filled(rows, examples)
         products = multiply(plan, queries, pairs.references, (1, 1))
+        norms, pull_norms = _inverse_norms(plan, queries)
+        products, pull_products = jax.vjp(_divided, products, norms, of_references)
         found, ct = differentiate(products, rows, pairs.columns, pairs.numbers, weight)
-        ct_products = ct.products.astype(queries.dtype)
-        ct_queries = multiply(plan, ct_products, pairs.references, (1, 0))
+        ct_products, ct_norms, ct_of_references = pull_products(ct.products)
+        ct_products = ct_products.astype(queries.dtype)
+        ct_queries = multiply(plan, ct_products, pairs.references, (1, 0)) + pull_norms(ct_norms)
         ct_references = multiply(plan, ct_products, queries, (0, 0))
-        return (ct_references, ct.columns, ct.numbers), (found, ct_queries, ct.rows)
+        return (ct_references, ct_of_references, ct.columns, ct.numbers), (found, ct_queries, ct.rows)
 
     arrays = (pairs.queries,), pairs.rows, None, weight
-    summed = pairs.references, *(_only_floating(tree) for tree in (pairs.columns, pairs.numbers))
+    summed = pairs.references, of_references, *(_only_floating(tree) for tree in (pairs.columns, pairs.numbers))
     added, found = over_chunks(*plan.chunks, step, arrays, summed)
-    (ct_references, ct_columns, ct_numbers), (losses, ct_queries, ct_rows) = added, found
+    (ct_references, ct_of_references, ct_columns, ct_numbers), (losses, ct_queries, ct_rows) = added, found
+    ct_references += pull_references(ct_of_references)
     return losses, Pairs(ct_queries, ct_references, ct_rows, ct_columns, ct_numbers)
 
 
@@ -330,12 +374,14 @@ def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple
     Its second result is a logsumexp [m] of the queries of a chunk. ``axes`` are those that split the queries.
     """
     pairs = _widened(pairs)
+    of_references, _ = _inverse_norms(plan, pairs.references)
     arrays, join = into_chunks(*plan.chunks, ((pairs.queries,), pairs.rows, None))
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(total: Array, part: Any) -> tuple[Array, Any]:
         (queries,), rows, examples = part
         products = multiply(plan, queries, pairs.references, (1, 1))
+        products = _divided(products, _inverse_norms(plan, queries)[0], of_references)
         found, logsumexp = plan.formula(products, _filled(rows, examples), pairs.columns, pairs.numbers)
         return jnp.logaddexp(total, logsumexp), found
 

@@ -57,14 +57,23 @@ def largest_power(x: Array) -> Array:
     return power_of_two(jnp.abs(lax.stop_gradient(x)).max(-1, keepdims=True))
 
 
+def scaled(x: Array) -> Array:
+    """x by a power of two, which is exact, so that squares stay in range."""
+    return x * (1 / largest_power(x))
+
+
+def inverse_norm(x: Array) -> Array:
+    """1 / |x|, 0 for a vector of zeros, of what is scaled."""
+    squared = jnp.square(x).sum(-1)
+    zero = squared == 0
+    return jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
 def unit_vectors(x: Array, dtype: np.dtype) -> Array:
-    """x / |x|, and 0 / |0| = 0. A power of two, which is exact, scales it first: squares stay in range."""
-    x = replicate_from_axis(x, 1).astype(dtype)
-    x = x * (1 / largest_power(x))
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    zero = squared == 0
-    return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, squared)))
+    """x / |x|, and 0 / |0| = 0."""
+    x = scaled(replicate_from_axis(x, 1).astype(dtype))
+    return x * inverse_norm(x)[..., None]
 
 
 def _scales(x: Array, t: Array) -> tuple[Array, Array]:

@@ -401,3 +401,32 @@ def test_references_of_a_mapped_axis(check_vma, rng):
         same(a, b, span=20)
     with pytest.raises(ValueError, match="expected `references` for 24 queries, or `labels`, got 5"):
         info_nce(q, r[:5], None, SCALE)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda q, r: clip(q, r, normalize=True),
+        lambda q, r: siglip(q, r, normalize=True),
+        lambda q, r: info_nce(q, r, None, SCALE, normalize=True),
+        lambda q, r: jaxloss.supervised_contrastive_loss(
+            jnp.concatenate([q, r]), jnp.resize(jnp.arange(len(q)), 2 * len(q))
+        ),
+    ],
+    ids=["clip", "siglip", "info_nce", "supervised"],
+)
+def test_cosines_in_half_precision_are_those_of_the_numbers(loss, rng):
+    """Embeddings in bfloat16 are multiplied as they are, of any length; only the gradient is rounded, and once."""
+    near = rng.normal(size=(20, 8))
+    lengths = 2.0 ** rng.integers(-60, 60, size=(20, 1))
+    q, r = (jnp.asarray((near + 0.05 * rng.normal(size=near.shape)) * lengths, jnp.bfloat16) for _ in range(2))
+
+    def both(q, r):
+        return jax.value_and_grad(lambda q, r: loss(q, r).mean(), (0, 1))(q, r)
+
+    ours, expected = both(q, r), both(q.astype(np.float32), r.astype(np.float32))
+    same(ours[0], expected[0], span=20)
+    for a, b in zip(ours[1], expected[1], strict=True):
+        assert a.dtype == jnp.bfloat16
+        a, b = (np.asarray(x, np.float64) * lengths for x in (a, b))
+        assert np.abs(a - b).max() < 2**-8 * np.abs(b).max()
