@@ -172,7 +172,7 @@ def tuplet_margin_loss(
       >>> import jaxloss
       >>> embeddings, labels = jnp.array([[1.0, 0.2], [0.9, 0.5], [0.6, 0.7]]), jnp.array([0, 0, 1])
       >>> print(jaxloss.tuplet_margin_loss(embeddings, labels, scale=10.0).round(4))
-      [0.]
+      [0.138  0.5111 0.    ]
 
     PyTorch Metric Learning: ``TupletMarginLoss``, whose margin is in degrees.
 

@@ -16,7 +16,7 @@ from ._core.classes import in_range
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, indexed_cross_entropy
 from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
-from ._core.matched_pairs import own_and_others, prepare_matched
+from ._core.matched_pairs import are_others, own_logits, prepare_matched, scaled_by
 from ._core.pairs import (
     Cotangents,
     Pairs,
@@ -25,78 +25,83 @@ from ._core.pairs import (
     around,
     embeddings_of,
     least,
-    logsumexp_where,
+    logsumexps_where,
     losses_and_columns,
+    narrowed,
     over_devices,
     plan,
     reduced,
     tangent_of,
+    weighted_softmaxes,
 )
 from ._core.rows import is_finite_row
+from ._core.special import softplus
 from ._core.types import AxisName, Reduction
 
 _NAMES = "queries", "references"
 
 
-def _logits(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Any, Array]:
-    """Of each query its own logit and the logsumexp of the others; of each reference that of the others."""
-    z = numbers[0] * products
-    own, others = own_and_others(rows, columns)
-    found = jnp.where(own, z, 0).sum(-1), logsumexp_where(z, others)
-    return found, logsumexp_where(z, others, axis=0)
+def _others(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Array]:
+    """Of each query the logsumexp of the others, and of each reference."""
+    return logsumexps_where(scaled_by(products, numbers[0]), are_others(rows[0], columns))
 
 
-def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Array, Array, Array]:
-    """For each query its own logit, and the logsumexps of the others in its row and in its reference's column."""
+def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Array, Array]:
+    """For each query the logsumexps of the others in its row and in its reference's column."""
     if not chunks.ring:
-        (own, in_row), in_column = losses_and_columns(chunks, pairs, axes)
-        return own, in_row, in_column[pairs.rows[0]] if axes else in_column
+        in_row, in_column = losses_and_columns(chunks, pairs, axes)
+        return in_row, in_column[_index(pairs)] if axes else in_column
 
-    def step(of_queries: tuple[Array, Array], visiting: Any) -> tuple[Any, Any]:
+    def step(in_row: Array, visiting: Any) -> tuple[Array, Any]:
         references, columns, in_column = visiting
-        met = pairs._replace(references=references, columns=columns)
-        (own, in_row), of_met = losses_and_columns(chunks, met, ())
-        of_queries = of_queries[0] + own, jnp.logaddexp(of_queries[1], in_row)
-        return of_queries, (references, columns, jnp.logaddexp(in_column, of_met))
+        of_row, of_column = losses_and_columns(chunks, pairs._replace(references=references, columns=columns), ())
+        return jnp.logaddexp(in_row, of_row), (references, columns, jnp.logaddexp(in_column, of_column))
 
-    zeros = jnp.zeros(pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references))
-    none = zeros + least(zeros)
-    visiting = pairs.references, pairs.columns, none
-    (own, in_row), (*_, in_column) = around(chunks.ring, step, (zeros, none), visiting, pairs)
-    return own, in_row, in_column
+    none = jnp.full(pairs.queries.shape[:1], least(pairs.rows[1]), pairs.rows[1].dtype)
+    in_row, (*_, in_column) = around(
+        chunks.ring, step, none, (narrowed(chunks, pairs.references), pairs.columns, none), pairs
+    )
+    return in_row, in_column
+
+
+def _index(pairs: Pairs) -> Array:
+    index: Array = pairs.rows[0][0]
+    return index
 
 
 def _of_columns(chunks: Plan, pairs: Pairs, axes: tuple[str, ...], x: Array) -> Array:
     """For each reference what its query has."""
     if chunks.ring or not axes:
         return x
-    found: Array = lax.psum(jnp.zeros_like(pairs.references[:, 0], x.dtype).at[pairs.rows[0]].set(x), axes)
+    found: Array = lax.psum(jnp.zeros_like(pairs.references[:, 0], x.dtype).at[_index(pairs)].set(x), axes)
     return found
 
 
 def _clip(own: Array, in_row: Array, in_column: Array) -> Array:
-    return (jax.nn.softplus(in_row - own) + jax.nn.softplus(in_column - own)) / 2
+    return (softplus(in_row - own) + softplus(in_column - own)) / 2
 
 
 # The sums over columns have to be known before a gradient is. So there are two passes over the products, and a gradient
-# by the logit z_ij is a_i exp(z_ij - in_row_i) + c_j exp(z_ij - in_column_j), by z_ii -a_i - c_i.
+# by the logit z_ij is a_i exp(z_ij - in_row_i) + c_j exp(z_ij - in_column_j), by z_ii, which is not in the sums,
+# -a_i - c_i.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _clip_sum(chunks: Plan, axes: tuple[str, ...], pairs: Pairs, weight: Array) -> Array:
     """The sum of weight * loss over a device's queries."""
-    return weigh(weight, _clip(*_statistics(chunks, axes, pairs))).sum()
+    return weigh(weight, _clip(pairs.rows[1], *_statistics(chunks, axes, pairs))).sum()
 
 
 def _clip_sum_rule(chunks: Plan, axes: tuple[str, ...], primals: Any, tangents: Any) -> tuple[Array, Array]:
     pairs, weight = primals
-    own, in_row, in_column = _statistics(chunks, axes, pairs)
+    row, own = pairs.rows
+    in_row, in_column = _statistics(chunks, axes, pairs)
     losses = _clip(own, in_row, in_column)
     a, c = (weight / 2 * jax.nn.sigmoid(others - own) for others in (in_row, in_column))
-    of_columns = (_of_columns(chunks, pairs, axes, x) for x in (c, in_column))
-    known = pairs._replace(rows=(pairs.rows, a, in_row), columns=(pairs.columns, *of_columns))
+    of_columns = tuple(_of_columns(chunks, pairs, axes, x) for x in (c, in_column))
+    known = pairs._replace(rows=(row, (a, in_row)), columns=(pairs.columns, of_columns))
     _, gradients = accumulate(chunks, known, None, _clip_cotangents)
-    gradients = gradients._replace(rows=(None, None), columns=(None, None))
+    gradients = gradients._replace(rows=((None, None), -a - c), columns=(None, None))
     total = weigh(weight, losses).sum()
     return total, tangent_of(total, (gradients, finite_where_unweighted(weight, losses)), tangents)
 
@@ -105,13 +110,11 @@ _clip_sum.defjvp(_clip_sum_rule, symbolic_zeros=True)
 
 
 def _clip_cotangents(products: Array, rows: Any, columns: Any, numbers: Any, _: None) -> tuple[None, Cotangents]:
-    (rows, a, in_row), (columns, c, in_column), (scale,) = rows, columns, numbers
-    own, others = own_and_others(rows, columns)
-    z = jnp.where(others, scale * products, least(products))
-    ct_z = a[:, None] * jnp.exp(z - in_row[:, None]) + c[None, :] * jnp.exp(z - in_column[None, :])
-    ct_z = jnp.where(others, ct_z, jnp.where(own, -a[:, None] - c[None, :], 0))
-    of_columns = (None, None), jnp.zeros_like(c), jnp.zeros_like(in_column)  # these depend on all pairs, see above
-    return None, Cotangents(scale * ct_z, None, of_columns, ((ct_z * products).sum(),))
+    (row, of_row), (column, of_column), (scale,) = rows, columns, numbers
+    ct = weighted_softmaxes(scaled_by(products, scale), are_others(row, column), of_row, of_column)
+    constant = jax.tree.map(jnp.zeros_like, of_column)  # these depend on all pairs, see above
+    ct_scale = None if scale is None else (ct * products).sum()
+    return None, Cotangents(scaled_by(ct, scale), None, ((None, None), constant), (ct_scale,))
 
 
 @compiled()
@@ -174,17 +177,18 @@ def clip_loss(
     """
     name = "clip_loss"
     numbers = {"logit_scale": logit_scale}
-    pairs, mask, cosines = prepare_matched(
+    pairs, mask, kind = prepare_matched(
         name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
     )
-    chunks = plan(name, _logits, pairs.queries, pairs.references, chunk_size, cosines=cosines, is_sum=True)
+    pairs = pairs._replace(rows=(pairs.rows, own_logits(pairs, kind)))
+    chunks = plan(name, _others, pairs.queries, pairs.references, chunk_size, kind, is_sum=True)
     mapped = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
     weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
 
     def local(chunks: Plan, pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
         if weight is None:
-            return _clip(*_statistics(chunks, (*axes, *mapped), pairs)), ()
+            return _clip(pairs.rows[1], *_statistics(chunks, (*axes, *mapped), pairs)), ()
         total = _clip_sum(chunks, (*axes, *mapped), pairs, weight)
         return lax.psum(total, axes) if axes else total, ()
 
@@ -195,10 +199,10 @@ def clip_loss(
 
 
 def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
+    """The part of the others."""
     scale, bias = numbers
-    z = scale * products + bias
-    own, others = own_and_others(rows, columns)
-    return jnp.where(own | others, jax.nn.softplus(jnp.where(own, -z, z)), 0).sum(-1), ()
+    z = scaled_by(products, scale) + bias
+    return jnp.where(are_others(rows, columns), softplus(z), 0).sum(-1), ()
 
 
 @compiled()
@@ -263,11 +267,13 @@ def siglip_loss(
     """
     name = "siglip_loss"
     numbers = {"logit_scale": logit_scale, "bias": bias}
-    pairs, mask, cosines = prepare_matched(
+    pairs, mask, kind = prepare_matched(
         name, ("queries", "references"), queries, references, numbers, normalize, where, weights, reduction, axis_name
     )
-    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, cosines=cosines, is_sum=True)
-    return reduced(chunks, pairs, mask, reduction, axis_name)[0]
+    chunks = plan(name, _siglip, pairs.queries, pairs.references, chunk_size, kind, is_sum=True)
+    of_others, _ = reduced(chunks, pairs, mask, reduction, axis_name)
+    of_own = softplus(-own_logits(pairs, kind) - pairs.numbers[1])
+    return of_others + mask.reduce(of_own, reduction, axis_name)
 
 
 def _info_nce(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
@@ -374,8 +380,8 @@ def info_nce_loss(
     mask = mask.exclude(is_finite_row(q) & in_range(y, devices * r.shape[0]))
     q = Mask(mask.examples if mask.weight is None else mask.weight != 0).fill(q)
     arguments.flag(name, "normalize", normalize)
-    q, r, cosines = embeddings_of(q, r, dtype, normalize)
+    q, r, kind = embeddings_of(q, r, dtype, normalize)
     real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk
     pairs = Pairs(q, r, (y, real, pairs_mask), (), (arguments.scalar(name, "logit_scale", logit_scale, dtype),))
-    chunks = plan(name, _info_nce, q, r, chunk_size, cosines=cosines)
+    chunks = plan(name, _info_nce, q, r, chunk_size, kind)
     return reduced(chunks, pairs, mask._replace(classes=None), reduction, axis_name)[0]

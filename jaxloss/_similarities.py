@@ -169,7 +169,7 @@ def multi_similarity_loss(
       >>> import jaxloss
       >>> embeddings, labels = jnp.array([[1.0, 0.2], [0.9, 0.1], [0.6, 0.7]]), jnp.array([0, 0, 1])
       >>> print(jaxloss.multi_similarity_loss(embeddings, labels).round(4))
-      [0.]
+      [0.4447 0.3883 0.2882]
 
     References:
       Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning,
@@ -242,7 +242,7 @@ def angular_loss(
       >>> import jaxloss
       >>> anchors, positives = jnp.array([[1.0, 0.2], [-0.4, 0.9]]), jnp.array([[0.9, 0.1], [0.1, 1.1]])
       >>> print(jaxloss.angular_loss(anchors, positives, normalize=True).round(4))
-      [ANGULAR]
+      [0.1212 0.02  ]
 
     PyTorch Metric Learning: ``AngularLoss``, all pairs and all negatives of a batch, in degrees, of 40 by default.
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from . import arguments
 from .compiler import replicate_from_axis
 from .masks import Mask, divide_or_zero, prepare_mask
-from .pairs import Formula, Pairs, Plan, embeddings_of, plan, reduced
+from .pairs import Formula, Kind, Pairs, Plan, embeddings_of, plan, reduced
 from .rows import is_finite_row, per_example_option
 from .types import AxisName, Reduction
 from .vectors import unit_vectors
@@ -60,13 +60,13 @@ def prepare_labelled(
     mask = prepare_mask(name, options.where, options.weights, y.shape, dtype).exclude(is_finite_row(x))
     for option in given:
         mask = mask.exclude(jnp.isfinite(option))
-    compared, cosines = None, False
+    compared, kind = None, Kind()
     if reference_embeddings is None:
         compared = mask.examples if mask.weight is None else mask.weight != 0
         r = Mask(compared).fill(x)
     q = mask.fill(x)
     if normalize is None:
-        q, r, cosines = embeddings_of(q, r, dtype, normalize=True)
+        q, r, kind = embeddings_of(q, r, dtype, normalize=True)
     else:
         q, r = (unit_vectors(a, dtype) if normalize else replicate_from_axis(a, 1).astype(dtype) for a in (q, r))
     if remove_diagonal is None:
@@ -76,7 +76,7 @@ def prepare_labelled(
     )
     rows = Identity(y, position, mask.examples), *mask.fill_options(given)
     pairs = Pairs(q, r, rows, Identity(y_references, reference_position, compared), ())
-    return plan(name, formula, q, r, options.chunk_size, cosines=cosines), pairs, mask
+    return plan(name, formula, q, r, options.chunk_size, kind), pairs, mask
 
 
 def _labelled(

@@ -1,5 +1,6 @@
 """Losses of queries and references of which each query has its own, on the same device."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .masks import Mask, prepare_mask
-from .pairs import Pairs, embeddings_of, sharded_alike
+from .pairs import Kind, Pairs, embeddings_of, sharded_alike
 from .rows import is_finite_row
 from .types import AxisName, Reduction
+from .vectors import inverse_norm
 
 
 def prepare_matched(
@@ -24,9 +26,10 @@ def prepare_matched(
     weights: ArrayLike | None,
     reduction: Reduction,
     axis_name: AxisName | None,
-) -> tuple[Pairs, Mask, bool]:
+) -> tuple[Pairs, Mask, Kind]:
     """Pairs of which query i belongs to reference i, each with an index and whether it is compared; the mask;
-    and `Plan.cosines`.
+    and the kind of products. A ``logit_scale`` of None has multiplied the queries already, which are fewer than the
+    products.
     """
     q, r = (arguments.floating(name, *x) for x in zip(names, (queries, references), strict=True))
     if q.ndim != 2 or q.shape[1] == 0:
@@ -40,17 +43,31 @@ def prepare_matched(
     compared = mask.examples if mask.weight is None else mask.weight != 0
     q, r = Mask(compared).fill(q), Mask(compared).fill(r)
     arguments.flag(name, "normalize", normalize)
-    q, r, cosines = embeddings_of(q, r, dtype, normalize)
+    q, r, kind = embeddings_of(q, r, dtype, normalize)
     index = jnp.arange(q.shape[0])
     if axis_name is not None:
         index += lax.axis_index(axis_name) * q.shape[0]
-    scalars = tuple(arguments.scalar(name, argument, value, dtype) for argument, value in numbers.items())
-    return Pairs(q, r, (index, compared), (index, compared), scalars), mask, cosines
+    scalars: dict[str, Array | None]
+    scalars = {argument: arguments.scalar(name, argument, value, dtype) for argument, value in numbers.items()}
+    scale = scalars.get("logit_scale")
+    if scale is not None and not kind.narrow:
+        q, scalars["logit_scale"] = scale * q, None
+    return Pairs(q, r, (index, compared), (index, compared), tuple(scalars.values())), mask, kind
 
 
-def own_and_others(rows: Any, columns: Any) -> tuple[Array, Array]:
-    """The query's own reference, and what else it is compared with."""
-    (index, examples), (reference_index, compared) = rows, columns
-    own = index[:, None] == reference_index[None, :]
-    others = ~own & (index >= 0)[:, None]
-    return own, others if examples is None else others & examples[:, None] & compared[None, :]
+def own_logits(pairs: Pairs, kind: Kind) -> Array:
+    """Of each query with its own reference."""
+    q, r = pairs.queries, pairs.references
+    norms = (inverse_norm(q), inverse_norm(r)) if kind.cosines else ()
+    return scaled_by(math.prod(norms, start=(q * r).sum(-1)), pairs.numbers[0])
+
+
+def scaled_by(products: Array, scale: Array | None) -> Array:
+    return products if scale is None else scale * products
+
+
+def are_others(row: Any, column: Any) -> Array:
+    """Which references are another query's, and are compared."""
+    (index, examples), (reference_index, compared) = row, column
+    others: Array = (index[:, None] != reference_index[None, :]) & (index >= 0)[:, None]
+    return others if examples is None else others & examples[:, None] & compared[None, :]

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .chunks import into_chunks, over_chunks
-from .compiler import match_varying_axes, replicate_from_axis, reshard
+from .compiler import cpu_shortcut, match_varying_axes, replicate_from_axis, reshard
 from .derivatives import drop_symbolic_zeros
 from .masks import Mask, finite_where_unweighted, weigh
 from .types import AxisName, Reduction
@@ -49,14 +49,23 @@ class Cotangents(NamedTuple):
     numbers: Any
 
 
+class Kind(NamedTuple):
+    """Of products."""
+
+    narrow: bool = False  # embeddings are numbers of bfloat16, and multiplied and sent as such
+    cosines: bool = False  # products are divided by the norms
+
+
+_PLAIN = Kind()
+
+
 class Plan(NamedTuple):
     """The static arguments."""
 
     formula: Formula
     chunk_size: int  # queries of a device
     devices: int  # of an automatic mesh, all of which have a part of each chunk, taken in strides
-    narrow: bool  # whether embeddings are multiplied in bfloat16
-    cosines: bool  # whether products are divided by the norms
+    kind: Kind
     is_sum: bool = False  # whether a query's part of the loss is a sum over references, or made of such
     ring: AxisName = ()  # mapped axes over whose devices references travel, so that each device meets all
 
@@ -72,12 +81,12 @@ def plan(
     queries: Array,
     references: Array,
     chunk_size: int | None,
+    kind: Kind = _PLAIN,
     *,
-    cosines: bool = False,
     is_sum: bool = False,
 ) -> Plan:
-    """By default a device has up to a million products at a time, of 128 to 512 queries; on an automatic mesh, where a chunk
-    has queries of all devices, of 128 on all of them.
+    """By default a device has up to a million products at a time, of 128 to 512 queries; on an automatic mesh, where a
+    chunk has queries of all devices, of 128 on all of them.
     """
     mesh = next((m for x in (queries, references) if not (m := jax.typeof(x).sharding.mesh).empty), None)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
@@ -88,8 +97,7 @@ def plan(
         least = -(-128 // together)
         chunk_size = int(np.clip(3 * 2**18 // max(m, 1), least, 512)) if isinstance(m, int) else least
     chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
-    narrow = queries.dtype == references.dtype == jnp.bfloat16
-    return Plan(formula, chunk_size, devices, narrow, cosines, is_sum)
+    return Plan(formula, chunk_size, devices, kind, is_sum)
 
 
 def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
@@ -102,25 +110,30 @@ def multiply(plan: Plan, a: Array, b: Array, axes: tuple[int, int]) -> Array:
     def product(a: Array, b: Array, precision: Any = None) -> Array:
         return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision, preferred_element_type=dtype)
 
-    if not plan.narrow or a.dtype != dtype:
+    if not plan.kind.narrow or a.dtype != dtype:
         return product(a, b)
     in_bfloat16 = partial(product, precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
     found: Array = lax.platform_dependent(a, b, cpu=product, default=in_bfloat16)  # a CPU has it for matrices only
     return found
 
 
-def embeddings_of(queries: Array, references: Array, dtype: np.dtype, normalize: bool) -> tuple[Array, Array, bool]:
-    """What is multiplied, and whether `Plan.cosines` has to be True for it. What is in bfloat16 remains so."""
-    queries, references = replicate_from_axis(queries, 1), replicate_from_axis(references, 1)
-    if queries.dtype == references.dtype == jnp.bfloat16:
-        return (scaled(queries), scaled(references), True) if normalize else (queries, references, False)
-    queries, references = (unit_vectors(x, dtype) if normalize else x.astype(dtype) for x in (queries, references))
-    return queries, references, False
+def embeddings_of(queries: Array, references: Array, dtype: np.dtype, normalize: bool) -> tuple[Array, Array, Kind]:
+    """What is multiplied, in float32 at least, so that gradients are rounded only once."""
+    narrow = queries.dtype == references.dtype == jnp.bfloat16
+    queries, references = (replicate_from_axis(x, 1).astype(dtype) for x in (queries, references))
+    if not normalize:
+        return queries, references, Kind(narrow)
+    queries, references = (scaled(x) if narrow else unit_vectors(x, dtype) for x in (queries, references))
+    return queries, references, Kind(narrow, cosines=narrow)
+
+
+def narrowed(plan: Plan, x: Array) -> Array:
+    return x.astype(jnp.bfloat16) if plan.kind.narrow else x
 
 
 def _inverse_norms(plan: Plan, x: Array) -> tuple[Array | None, Callable[[Array | None], ArrayLike]]:
     """1 / |x|, if it is of use, and its pullback, which rounds nothing to the dtype of x."""
-    if not plan.cosines:
+    if not plan.kind.cosines:
         return None, lambda _: 0
     norms, pullback = jax.vjp(inverse_norm, x.astype(np.promote_types(x.dtype, np.float32)))
     return norms, lambda ct: pullback(ct)[0]
@@ -186,7 +199,7 @@ def loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
         return losses + found, visiting
 
     zeros = jnp.zeros(pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references))
-    return around(plan.ring, step, zeros, (pairs.references, pairs.columns), pairs)[0], ()
+    return around(plan.ring, step, zeros, (narrowed(plan, pairs.references), pairs.columns), pairs)[0], ()
 
 
 def _loss_of_each(plan: Plan, pairs: Pairs) -> tuple[Array, Any]:
@@ -261,7 +274,7 @@ def accumulate(
         added, ct = here(met)
         return _added(own, added), (met, _added(theirs, ct))
 
-    met = pairs.references, pairs.columns
+    met = narrowed(plan, pairs.references), pairs.columns
     of_own, of_met = jax.eval_shape(here, met)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), of_own)
     of_met = jax.tree.map(lambda x, ct: jnp.zeros_like(x), _only_floating(met), of_met)
@@ -274,18 +287,19 @@ def _accumulate(
     plan: Plan, pairs: Pairs, weight: Any, differentiate: Callable[..., tuple[Any, Cotangents]]
 ) -> tuple[Any, Pairs]:
     of_references, pull_references = _inverse_norms(plan, pairs.references)
+    references = narrowed(plan, pairs.references)
 
     def step(part: Any) -> tuple[Any, Any]:
         (queries,), rows, examples, weight = part
-        rows = _filled(rows, examples)
-        products = multiply(plan, queries, pairs.references, (1, 1))
+        rows, q = _filled(rows, examples), narrowed(plan, queries)
+        products = multiply(plan, q, references, (1, 1))
         norms, pull_norms = _inverse_norms(plan, queries)
         products, pull_products = jax.vjp(_divided, products, norms, of_references)
         found, ct = differentiate(products, rows, pairs.columns, pairs.numbers, weight)
         ct_products, ct_norms, ct_of_references = pull_products(ct.products)
-        ct_products = ct_products.astype(queries.dtype)
-        ct_queries = multiply(plan, ct_products, pairs.references, (1, 0)) + pull_norms(ct_norms)
-        ct_references = multiply(plan, ct_products, queries, (0, 0))
+        ct_products = narrowed(plan, ct_products)
+        ct_queries = multiply(plan, ct_products, references, (1, 0)) + pull_norms(ct_norms)
+        ct_references = multiply(plan, ct_products, q, (0, 0))
         return (ct_references, ct_of_references, ct.columns, ct.numbers), (found, ct_queries, ct.rows)
 
     arrays = (pairs.queries,), pairs.rows, None, weight
@@ -364,7 +378,7 @@ def _meet(plan: Plan, pairs: Pairs, axes: AxisName | None) -> tuple[Plan, Pairs]
     n = pairs.queries.shape[0]
     if plan.is_sum and isinstance(n, int) and n >= _TRAVEL:
         return plan._replace(ring=axes), pairs
-    references, columns = lax.all_gather((pairs.references, pairs.columns), axes, tiled=True)
+    references, columns = lax.all_gather((narrowed(plan, pairs.references), pairs.columns), axes, tiled=True)
     return plan, pairs._replace(references=references, columns=columns)
 
 
@@ -448,6 +462,57 @@ def sharded_alike(q: Array, r: Array) -> tuple[Array, Array]:
     rows = next((spec[0] for spec in specs if spec[0] is not None), None)
     like = q if any(specs[0]) else r
     return reshard(q, P(rows, None), like), reshard(r, P(rows, None), like)
+
+
+# On a CPU exponentials take as long as a product: rows and columns have the same ones, where those of a chunk have a
+# range that fits in the dtype.
+
+
+def logsumexps_where(z: Array, mask: Array) -> tuple[Array, Array]:
+    """`logsumexp_where` of rows and of columns."""
+    found: tuple[Array, Array] = cpu_shortcut(_spans(z), _each_logsumexp, _both_logsumexps, z, mask)
+    return found
+
+
+def weighted_softmaxes(z: Array, mask: Array, of_rows: tuple[Array, Array], of_columns: tuple[Array, Array]) -> Array:
+    """a_i exp(z_ij - r_i) + c_j exp(z_ij - s_j) of (a, r) and (c, s), logsumexps of rows and of columns."""
+    weights = *of_rows, *of_columns
+    found: Array = cpu_shortcut(_spans(z), _each_softmax, _both_softmaxes, z, mask, *weights)
+    return found
+
+
+def _spans(z: Array) -> Array:
+    """Whether exponentials may underflow."""
+    z = lax.stop_gradient(z)
+    return ~(z.max(initial=least(z)) - z.min(initial=-least(z)) < 80)
+
+
+def _each_logsumexp(z: Array, mask: Array) -> tuple[Array, Array]:
+    return logsumexp_where(z, mask), logsumexp_where(z, mask, axis=0)
+
+
+def _both_logsumexps(z: Array, mask: Array) -> tuple[Array, Array]:
+    top = lax.stop_gradient(z).max(initial=least(z))
+    exponentials = jnp.where(mask, jnp.exp(z - top), 0)
+    rows, columns = (exponentials.sum(axis) for axis in (1, 0))
+    return _log_or_least(rows, top), _log_or_least(columns, top)
+
+
+def _log_or_least(total: Array, top: Array) -> Array:
+    some = total > 0
+    return jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), least(total))
+
+
+def _each_softmax(z: Array, mask: Array, a: Array, in_row: Array, c: Array, in_column: Array) -> Array:
+    z = jnp.where(mask, z, least(z))
+    terms = a[:, None] * jnp.exp(z - in_row[:, None]) + c[None, :] * jnp.exp(z - in_column[None, :])
+    return jnp.where(mask, terms, 0)
+
+
+def _both_softmaxes(z: Array, mask: Array, a: Array, in_row: Array, c: Array, in_column: Array) -> Array:
+    top = lax.stop_gradient(z).max(initial=least(z))
+    a, c = (x * jnp.exp(jnp.minimum(top - total, 80)) for x, total in ((a, in_row), (c, in_column)))
+    return jnp.where(mask, jnp.exp(z - top) * (a[:, None] + c[None, :]), 0)
 
 
 def logsumexp_where(x: Array, mask: Array, axis: int = -1) -> Array:

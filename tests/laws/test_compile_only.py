@@ -201,11 +201,12 @@ def test_pairs_of_eight_devices_on_an_accelerator(name, kind):
         gradient = jax.jit(jax.value_and_grad(mean, (0, 1, 2, 3)))
         program = gradient.lower(embeddings, embeddings, number, number).compile()
     sent = sum(transfer.sent for transfer in transfers(program.as_text()))
-    assert sent <= (450 if kind == "Auto" else 220 if name == "clip_loss" else 150) * 2**20
-    assert program.memory_analysis().temp_size_in_bytes <= (180 if kind == "Auto" else 70) * 2**20
+    limits = {"clip_loss": (320, 220), "siglip_loss": (195, 150)}[name]
+    assert sent <= limits[kind != "Auto"] * 2**20
+    assert program.memory_analysis().temp_size_in_bytes <= 90 * 2**20
 
 
-@pytest.mark.parametrize(("kind", "sent", "temporaries"), [("Auto", 390, 125), ("Explicit", 255, 620)])
+@pytest.mark.parametrize(("kind", "sent", "temporaries"), [("Auto", 390, 140), ("Explicit", 255, 640)])
 def test_a_batch_of_eight_devices_on_an_accelerator(kind, sent, temporaries):
     """Of 65,536 examples the cosines would be 2 GiB a device. An explicit mesh gathers the embeddings, in bfloat16."""
     pytest.importorskip(needs("h200"))
