@@ -66,9 +66,9 @@ def test_read_digits(tmp_path, capsys):
 def test_preference(tmp_path):
     pytest.importorskip("flax")
     example = load("preference")
-    example.PAIRS, example.GROUPS, example.HELD_OUT, example.PROBES = 8, 16, 128, 128
+    example.BATCH, example.PAIRS, example.GROUPS, example.HELD_OUT, example.PROBES = 16, 8, 8, 64, 64
     picture = tmp_path / "preference.png"
-    found = example.main(sft_steps=80, dpo_steps=12, grpo_steps=2, picture=picture)
+    found = example.main(sft_steps=100, dpo_steps=8, grpo_steps=2, picture=picture)
     margins = found["DPO"].metrics["margin"]
     assert margins[-4:].mean() > margins[0]
     for name in ("DPO", "GRPO"):

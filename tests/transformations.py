@@ -16,22 +16,13 @@ def direction(x):
 
 
 # Each takes a function x -> losses [n] that knows one row from another only by x, and returns arrays. It is run on the
-# loss and on the textbook formula in jax.numpy, and JAX differentiates the latter by itself.
-
-
-@transformation
-def grad(f, x):
-    return jax.grad(lambda x: f(x).sum())(x)
+# loss and on the textbook formula in jax.numpy, and JAX differentiates the latter by itself. What one of them is made
+# of is not another one: compiling is most of what the tests take.
 
 
 @transformation
 def jit(f, x):
     return jax.jit(jax.value_and_grad(lambda x: f(x).sum()))(x)
-
-
-@transformation
-def jvp(f, x):
-    return jax.jvp(f, (x,), (direction(x),))
 
 
 @transformation
@@ -60,18 +51,12 @@ def hessian_by_two_reversals(f, x):
 
 
 @transformation
-def jvp_of_grad(f, x):
-    return jax.jvp(jax.grad(lambda x: f(x).sum()), (x,), (direction(x),))
+def jvp_and_its_grad(f, x):
+    def of_tangents(x):
+        losses, tangents = jax.jvp(f, (x,), (direction(x),))
+        return tangents.sum(), (losses, tangents)
 
-
-@transformation
-def grad_of_jvp(f, x):
-    return jax.grad(lambda x: jax.jvp(f, (x,), (direction(x),))[1].sum())(x)
-
-
-@transformation
-def checkpoint(f, x):
-    return jax.grad(jax.checkpoint(lambda x: f(x).sum()))(x)
+    return jax.grad(of_tangents, has_aux=True)(x)
 
 
 @transformation

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +218,14 @@ def test_weights_are_repetition(case, rng):
 def test_a_weight_of_zero_has_its_derivative(case, rng):
     """The loss, where that is finite; and the derivative by a weight of the gradient is the gradient of the loss."""
     x, t = case.draw(rng, 6)
-    losses, gradient = case(x, t), jax.grad(total(case))(x, t)
+    first = jnp.asarray(np.eye(1, math.prod(shape_of(case, x, t))).reshape(shape_of(case, x, t)) * 3, np.float32)
+
+    @jax.jit
+    def clean(x, t):
+        of_mean = jax.grad(lambda w: case(x, t, weights=w, reduction="mean"))(first)
+        return case(x, t), jax.grad(total(case))(x, t), of_mean
+
+    losses, gradient, of_mean = clean(x, t)
     bad = jnp.asarray(np.resize([False, False, True], losses.shape))
     dirty, labels = plant(case, x, t, bad)
     zero, tangent = jnp.zeros(losses.shape), jnp.asarray(np.resize([1.0, 2.0], losses.shape), np.float32)
@@ -245,8 +253,6 @@ def test_a_weight_of_zero_has_its_derivative(case, rng):
         same(ours, jnp.where(entries[0], 0, entries[1] * gradient), span=10)
     for ours in second:
         np.testing.assert_array_equal(ours, 0)
-    first = jnp.zeros(losses.size).at[0].set(3).reshape(losses.shape)
-    of_mean = jax.grad(lambda w: case(x, t, weights=w, reduction="mean"))(first)
     same(of_mean, (losses - losses.ravel()[0]) / 3, span=10)
 
 
@@ -286,16 +292,15 @@ def test_no_option_sees_what_is_excluded(case, rng):
     dirty = plant(case, x, t, ~kept)
     options = {name: jnp.float32(value) for name, value in case.options.items()}
 
-    def by_options(x, t, **masks):
+    @jax.jit
+    def by_options(x, t, where, weights):
+        masks = {"where": where, "weights": weights.astype(np.float32)}
         return jax.grad(lambda options: jnp.where(kept, case(x, t, **options, **masks), 0).sum())(options)
 
-    @jax.jit
-    def law(clean, dirty):
-        return by_options(*clean), by_options(*dirty, where=kept), by_options(*dirty, weights=kept.astype(np.float32))
-
-    expected, *others = law((x, t), dirty)
-    for each in others:
-        for name, ours in each.items():
+    every = jnp.ones_like(kept)
+    expected = by_options(x, t, every, every)
+    for masks in ((kept, every), (every, kept)):
+        for name, ours in by_options(*dirty, *masks).items():
             same(ours, expected[name], span=10, of=name)
 
 
@@ -323,14 +328,13 @@ def test_nothing_left_is_zero_with_zero_gradient(case, rng):
     dirty = plant(case, x, t, jnp.ones(shape, bool))
 
     @jax.jit
-    def law(x, t):
-        masks = {"where": jnp.zeros(shape, bool)}, {"weights": jnp.zeros(shape)}
+    def law(x, t, where, weights):
         none = x[:0], t[:0]
-        means = [jax.value_and_grad(case)(x, t, **mask, reduction="mean") for mask in masks]
-        return means, case(*none), case(*none, reduction="mean")
+        mean = jax.value_and_grad(case)(x, t, where=where, weights=weights, reduction="mean")
+        return mean, case(*none), case(*none, reduction="mean")
 
-    means, losses, mean = law(*dirty)
-    for value, gradient in means:
+    for masks in ((jnp.zeros(shape, bool), jnp.ones(shape)), (jnp.ones(shape, bool), jnp.zeros(shape))):
+        (value, gradient), losses, mean = law(*dirty, *masks)
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)
     assert losses.shape == (0, *shape[1:])

@@ -632,10 +632,10 @@ def addons(page):
         return (positive * d**2 + (1 - positive) * relu(1 - d) ** 2).mean()
 
     return {
-        '`tfa` `TripletHardLoss(distance_metric="L_1")`': (hard(page, 1), "embeddings"),
-        '`tfa` `TripletHardLoss(soft=True, distance_metric="L_1")`': (hard(page, 0, soft=True), "embeddings"),
-        "`tfa` `TripletHardLoss()`": (hard(page, 1, power=2), "embeddings"),
-        '`tfa` `TripletSemiHardLoss(distance_metric="L_1")`': (semi_hard(page, 1), "embeddings"),
+        "`tfa` `TripletHardLoss()`": (hard(page, 1), "embeddings"),
+        "`tfa` `TripletHardLoss(soft=True)`": (hard(page, 0, soft=True), "embeddings"),
+        '`tfa` `TripletHardLoss(distance_metric="squared-L2")`': (hard(page, 1, power=2), "embeddings"),
+        "`tfa` `TripletSemiHardLoss()`": (semi_hard(page, 1), "embeddings"),
         "`tfa` `NpairsLoss`": (lambda anchors, positives: cross_entropy(anchors @ positives.T), "anchors positives"),
         "`tfa` `ContrastiveLoss`": (contrastive, "u v"),
     }
