@@ -15,7 +15,9 @@ from ._core import arguments
 from ._core.compiler import compiled
 from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled, reduced_over_numbers
 from ._core.masks import Mask
-from ._core.pairs import Pairs, Plan, logsumexp_where, reduced
+from ._core.pair_devices import reduced
+from ._core.pair_softmaxes import logsumexp_where
+from ._core.pairs import Pairs, Plan
 from ._core.special import relu
 from ._core.types import AxisName, Reduction
 

@@ -15,7 +15,7 @@ from ._core.compiler import compiled
 from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.labelled_pairs import BatchOptions, Identity, pair_masks, prepare_labelled, reduced_over_numbers
 from ._core.masks import Mask
-from ._core.pairs import logsumexp_where
+from ._core.pair_softmaxes import logsumexp_where
 from ._core.types import AxisName, Reduction
 
 

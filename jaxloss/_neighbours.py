@@ -12,7 +12,8 @@ from ._core import arguments
 from ._core.compiler import compiled, take_rows
 from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled
 from ._core.masks import Mask
-from ._core.pairs import Pairs, Plan, reduced
+from ._core.pair_devices import reduced
+from ._core.pairs import Pairs, Plan
 from ._core.types import AxisName, Reduction
 from ._cosine import cosine_distance
 from ._embedding import triplet_margin_loss

@@ -17,6 +17,8 @@ from ._core.compiler import compiled
 from ._core.cross_entropy import Options, indexed_cross_entropy
 from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
 from ._core.matched_pairs import are_others, own_logits, prepare_matched, scaled_by
+from ._core.pair_devices import over_devices, reduced
+from ._core.pair_softmaxes import least, logsumexps_where, weighted_softmaxes
 from ._core.pairs import (
     Cotangents,
     Pairs,
@@ -24,15 +26,10 @@ from ._core.pairs import (
     accumulate,
     around,
     embeddings_of,
-    least,
-    logsumexps_where,
     losses_and_columns,
     narrowed,
-    over_devices,
     plan,
-    reduced,
     tangent_of,
-    weighted_softmaxes,
 )
 from ._core.rows import is_finite_row
 from ._core.special import softplus

@@ -15,7 +15,9 @@ from ._core.classes import in_range, local_labels, nan_unless
 from ._core.compiler import compiled, take_rows
 from ._core.labelled_pairs import Identity, pair_masks
 from ._core.masks import Mask, divide_or_zero, prepare_mask
-from ._core.pairs import Pairs, logsumexp_where, plan, reduced
+from ._core.pair_devices import reduced
+from ._core.pair_softmaxes import logsumexp_where
+from ._core.pairs import Pairs, plan
 from ._core.rows import is_finite_row, per_example_option
 from ._core.types import AxisName, Reduction
 from ._core.vectors import unit_vectors

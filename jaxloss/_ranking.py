@@ -16,7 +16,7 @@ from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.derivatives import recompute_in_backward
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask, weigh
-from ._core.pairs import least
+from ._core.pair_softmaxes import least
 from ._core.reduction import reduce
 from ._core.rows import as_rows, prepare_rows
 from ._core.types import Axis, Reduction

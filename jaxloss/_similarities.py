@@ -14,7 +14,9 @@ from ._core import arguments
 from ._core.compiler import compiled
 from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled
 from ._core.matched_pairs import prepare_matched
-from ._core.pairs import Pairs, logsumexp_where, plan, reduced
+from ._core.pair_devices import reduced
+from ._core.pair_softmaxes import logsumexp_where
+from ._core.pairs import Pairs, plan
 from ._core.special import relu
 from ._core.types import AxisName, Reduction
 from ._core.vectors import unit_vectors

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from . import arguments
 from .compiler import replicate_from_axis
 from .masks import Mask, divide_or_zero, prepare_mask
-from .pairs import Formula, Kind, Pairs, Plan, embeddings_of, plan, reduced
+from .pair_devices import reduced
+from .pairs import Formula, Kind, Pairs, Plan, embeddings_of, plan
 from .rows import is_finite_row, per_example_option
 from .types import AxisName, Reduction
 from .vectors import unit_vectors

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from . import arguments
 from .masks import Mask, prepare_mask
-from .pairs import Kind, Pairs, embeddings_of, sharded_alike
+from .pair_devices import sharded_alike
+from .pairs import Kind, Pairs, embeddings_of
 from .rows import is_finite_row
 from .types import AxisName, Reduction
 from .vectors import inverse_norm

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from . import arguments
 from .chunks import into_chunks, over_chunks
-from .compiler import cpu_shortcut, match_varying_axes, replicate_from_axis, reshard
+from .compiler import match_varying_axes, replicate_from_axis
 from .derivatives import drop_symbolic_zeros
-from .masks import Mask, finite_where_unweighted, weigh
-from .types import AxisName, Reduction
+from .masks import finite_where_unweighted, weigh
+from .pair_softmaxes import least
+from .types import AxisName
 from .vectors import inverse_norm, scaled, unit_vectors
 
 # (products [c, m], arrays of the queries [c], arrays of the references [m], numbers) -> losses [c], arrays [c] without
@@ -346,42 +346,6 @@ def _floating_leaves(tree: Any) -> tuple[list[Array], Callable[..., Any]]:
     return [x for x in leaves if _is_floating(x)], rebuild
 
 
-def reduced(
-    plan: Plan, pairs: Pairs, mask: Mask, reduction: Reduction, axis_name: AxisName | None = None
-) -> tuple[Array, Any]:
-    """The losses or what they reduce to, and the arrays without derivative.
-
-    Where devices split the queries, each has its own beside all references.
-    """
-    shape, dtype = pairs.queries.shape[:1], arguments.compute_dtype(pairs.queries, pairs.references)
-    weight = None if reduction == "none" else mask.example_weights(shape, dtype, reduction, axis_name)
-
-    def local(plan: Plan, pairs: Pairs, weight: Array | None, axes: tuple[str, ...]) -> tuple[Array, Any]:
-        if weight is None:
-            return loss_of_each(plan, pairs)
-        found, aux = weighted_sum(plan, pairs, weight)
-        return lax.psum(found, axes) if axes else found, aux
-
-    found, aux = over_devices(plan, local, pairs, weight, axis_name)
-    if weight is None:
-        return mask.reduce(found, reduction), aux
-    return found if axis_name is None else lax.psum(found, axis_name), aux
-
-
-_TRAVEL = 512  # pairs of a device: products of as many keep it busy while the next ones arrive
-
-
-def _meet(plan: Plan, pairs: Pairs, axes: AxisName | None) -> tuple[Plan, Pairs]:
-    """Has references travel round the devices, if the loss allows it and each device has many; else gathers them."""
-    if not axes:
-        return plan, pairs
-    n = pairs.queries.shape[0]
-    if plan.is_sum and isinstance(n, int) and n >= _TRAVEL:
-        return plan._replace(ring=axes), pairs
-    references, columns = lax.all_gather((narrowed(plan, pairs.references), pairs.columns), axes, tiled=True)
-    return plan, pairs._replace(references=references, columns=columns)
-
-
 def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple[Any, Array]:
     """What the formula gives of each query, and the logsumexp over all queries of what it gives of each reference.
 
@@ -405,123 +369,3 @@ def losses_and_columns(plan: Plan, pairs: Pairs, axes: tuple[str, ...]) -> tuple
         top = lax.pmax(lax.stop_gradient(total), axes)
         total = top + jnp.log(lax.psum(jnp.exp(total - top), axes))
     return join(found), total
-
-
-def over_devices(
-    plan: Plan,
-    local: Callable[..., tuple[Array, Any]],
-    pairs: Pairs,
-    weight: Array | None,
-    axis_name: AxisName | None = None,
-) -> tuple[Array, Any]:
-    """``local`` (plan, pairs, weight, axes) on each device of a mapped axis or an explicit mesh, with its queries and
-    all references; and the axes of the mesh that split the queries.
-    """
-    spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
-    if not any(spec) and not any(from_spec):
-        return local(*_meet(plan, pairs, axis_name), weight, ())
-    _, pairs = _meet(plan._replace(is_sum=False), pairs, axis_name)
-    axes = _axes(spec[0])
-    gathered = axes if _axes(from_spec[0]) == axes else ()  # what is split otherwise is replicated before
-    like = pairs.queries if any(spec) else pairs.references
-    mesh = jax.typeof(like).sharding.mesh
-    of_rows, of_columns = P(axes or None), P(gathered or None)
-
-    def on_device(pairs: Pairs, weight: Array | None) -> tuple[Array, Any]:
-        alone = axis_name is None  # a ring is of one kind of axes
-        return local(*_meet(plan._replace(devices=1, is_sum=plan.is_sum and alone), pairs, gathered), weight, axes)
-
-    specs = Pairs(
-        of_rows,
-        of_columns,
-        jax.tree.map(lambda _: of_rows, pairs.rows),
-        jax.tree.map(lambda _: of_columns, pairs.columns),
-        jax.tree.map(lambda _: P(), pairs.numbers),
-    )
-    in_specs = specs, None if weight is None else of_rows
-    arrays: tuple[Pairs, Array | None] = jax.tree.map(lambda x, spec: reshard(x, spec, like), (pairs, weight), in_specs)
-    if not axes and not gathered:
-        return local(plan, *arrays, ())
-    out_specs = P() if weight is not None else of_rows, of_rows
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    names = {name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit}
-    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)
-    found: tuple[Array, Any] = mapped(*arrays)
-    return found
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
-
-
-def sharded_alike(q: Array, r: Array) -> tuple[Array, Array]:
-    """Two arrays of one shape, on an explicit mesh split as the first one is that is split along its rows."""
-    specs = [jax.typeof(x).sharding.spec for x in (q, r)]
-    if not any(any(spec) for spec in specs):
-        return q, r
-    rows = next((spec[0] for spec in specs if spec[0] is not None), None)
-    like = q if any(specs[0]) else r
-    return reshard(q, P(rows, None), like), reshard(r, P(rows, None), like)
-
-
-# On a CPU exponentials take as long as a product: rows and columns have the same ones, where those of a chunk have a
-# range that fits in the dtype.
-
-
-def logsumexps_where(z: Array, mask: Array) -> tuple[Array, Array]:
-    """`logsumexp_where` of rows and of columns."""
-    found: tuple[Array, Array] = cpu_shortcut(_spans(z), _each_logsumexp, _both_logsumexps, z, mask)
-    return found
-
-
-def weighted_softmaxes(z: Array, mask: Array, of_rows: tuple[Array, Array], of_columns: tuple[Array, Array]) -> Array:
-    """a_i exp(z_ij - r_i) + c_j exp(z_ij - s_j) of (a, r) and (c, s), logsumexps of rows and of columns."""
-    weights = *of_rows, *of_columns
-    found: Array = cpu_shortcut(_spans(z), _each_softmax, _both_softmaxes, z, mask, *weights)
-    return found
-
-
-def _spans(z: Array) -> Array:
-    """Whether exponentials may underflow."""
-    z = lax.stop_gradient(z)
-    return ~(z.max(initial=least(z)) - z.min(initial=-least(z)) < 80)
-
-
-def _each_logsumexp(z: Array, mask: Array) -> tuple[Array, Array]:
-    return logsumexp_where(z, mask), logsumexp_where(z, mask, axis=0)
-
-
-def _both_logsumexps(z: Array, mask: Array) -> tuple[Array, Array]:
-    top = lax.stop_gradient(z).max(initial=least(z))
-    exponentials = jnp.where(mask, jnp.exp(z - top), 0)
-    rows, columns = (exponentials.sum(axis) for axis in (1, 0))
-    return _log_or_least(rows, top), _log_or_least(columns, top)
-
-
-def _log_or_least(total: Array, top: Array) -> Array:
-    some = total > 0
-    return jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), least(total))
-
-
-def _each_softmax(z: Array, mask: Array, a: Array, in_row: Array, c: Array, in_column: Array) -> Array:
-    z = jnp.where(mask, z, least(z))
-    terms = a[:, None] * jnp.exp(z - in_row[:, None]) + c[None, :] * jnp.exp(z - in_column[None, :])
-    return jnp.where(mask, terms, 0)
-
-
-def _both_softmaxes(z: Array, mask: Array, a: Array, in_row: Array, c: Array, in_column: Array) -> Array:
-    top = lax.stop_gradient(z).max(initial=least(z))
-    a, c = (x * jnp.exp(jnp.minimum(top - total, 80)) for x, total in ((a, in_row), (c, in_column)))
-    return jnp.where(mask, jnp.exp(z - top) * (a[:, None] + c[None, :]), 0)
-
-
-def logsumexp_where(x: Array, mask: Array, axis: int = -1) -> Array:
-    """The logsumexp of the unmasked entries. If there is none, it is far below all others, without derivative."""
-    x = jnp.where(mask, x, least(x))
-    top = lax.stop_gradient(x).max(axis, keepdims=True, initial=least(x))
-    return top.squeeze(axis) + jnp.log(jnp.exp(x - top).sum(axis))
-
-
-def least(x: Array) -> float:
-    """Not -inf, whose differences have no derivative."""
-    return float(jnp.finfo(x.dtype).min) / 4
