@@ -160,7 +160,7 @@ SECTIONS = {
         Row("pairs of two towers (CLIP)", "", "clip_loss(queries, references, logit_scale=scale)"),
         Row("pairs of two towers (SigLIP)", "", "siglip_loss(queries, references, logit_scale=scale, bias=bias)"),
         Row(
-            "queries, and references among which each has one (InfoNCE), hard negatives",
+            "queries, and references among which each has one (InfoNCE, N-pairs), hard negatives",
             "the index, or the same order",
             "info_nce_loss(queries, references, labels)",
         ),
@@ -169,7 +169,11 @@ SECTIONS = {
             "the example's label, or the class",
             "supervised_contrastive_loss(embeddings, labels)",
         ),
-        Row("the same, as optax sums pairs", "the example's label", "ntxent(embeddings, labels)"),
+        Row(
+            "the same for two views; for more, a sum over pairs (optax)",
+            "the example's label",
+            "ntxent(embeddings, labels)",
+        ),
         Row("triplets", "a positive, a negative", "triplet_margin_loss(anchors, positives, negatives)"),
         Row("pairs of vectors", "-1 and 1", "cosine_embedding_loss(predictions, targets, labels)"),
         Row("distances of pairs", "-1 and 1", "hinge_embedding_loss(distances, targets)"),
@@ -180,16 +184,28 @@ SECTIONS = {
         Row("near within a class, far from others", "the class", "contrastive_loss(embeddings, labels)"),
         Row("triplets, the hardest of each example", "the class", "batch_hard_triplet_loss(embeddings, labels)"),
         Row("triplets, semi-hard (FaceNet)", "the class", "semi_hard_triplet_loss(embeddings, labels)"),
-        Row("cosines, each weighed by how far it is off", "the class", "circle_loss(embeddings, labels)"),
-        Row("cosines, hard ones weighed most", "the class", "multi_similarity_loss(embeddings, labels)"),
-        Row("cosines of pairs, angles with a margin", "the class", "tuplet_margin_loss(embeddings, labels)"),
-        Row("pairs beside the negatives of both", "the class", "lifted_structure_loss(embeddings, labels)"),
+        Row("cosines, each weighed by how far it is off (circle)", "the class", "circle_loss(embeddings, labels)"),
+        Row(
+            "cosines, hard ones weighed most (multi-similarity)",
+            "the class",
+            "multi_similarity_loss(embeddings, labels)",
+        ),
+        Row(
+            "cosines of pairs, angles with a margin (tuplet margin)",
+            "the class",
+            "tuplet_margin_loss(embeddings, labels)",
+        ),
+        Row(
+            "positive pairs beside the negatives of both (lifted structure)",
+            "the class",
+            "lifted_structure_loss(embeddings, labels)",
+        ),
         Row("neighbours, prototypes, proxies of a class", "the class", "nca_loss(embeddings, labels)"),
-        Row("pairs (N-pairs), the angle at a negative", "", "angular_loss(anchors, positives)"),
+        Row("pairs, the angle at a negative (angular loss)", "", "angular_loss(anchors, positives)"),
         Row("a learned proxy of each class", "the class", "proxy_anchor_loss(embeddings, labels, proxies)"),
         Row("many classes (ArcFace, CosFace)", "the class", "angular_margin_loss(embeddings, weight, labels)"),
     ],
-    "Self-supervision, two views of each example": [
+    "Self-supervision": [
         Row("features that correlate with themselves alone", "the other view", "barlow_twins_loss(first, second)"),
         Row("near views, features with variance", "the other view", "vicreg_loss(first, second)"),
         Row("directions that fill the sphere", "", "koleo_loss(embeddings)"),
@@ -233,7 +249,8 @@ SECTIONS = {
 HEAD = """\
 # Which loss?
 
-Find the inputs and the targets you have. Every loss takes `where`, `weights` and `reduction`. The name leads to the
+Find the inputs and the targets you have. Losses take `where`, `weights` and `reduction`; those of a whole batch, such
+as Barlow Twins, are one number, and take `where`. The name leads to the
 formula, the options and an example. The losses of trainers after pre-training have [a page](after_pretraining.md), and
 their names [a table](trainers.md#policy-losses).
 """

@@ -81,9 +81,9 @@ def contrastive_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: real, of shape (batch,), only compared.
+      labels: real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       positive_margin: :math:`m_+`, up to which a pair of one label costs nothing. It may be traced, and may differ from
         example to example: it broadcasts to (batch,), as does ``negative_margin``.
@@ -96,7 +96,7 @@ def contrastive_loss(
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
@@ -176,18 +176,18 @@ def lifted_structure_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: real, of shape (batch,), only compared.
+      labels: real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       positive_margin: :math:`m_+`. It may be traced, and broadcasts to (batch,), as does ``negative_margin``.
       negative_margin: :math:`m_-`.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are compared as they are.
-      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. None is compared with
-        it.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No other is compared
+        with it.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples are split. Value and gradients are those
-        of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
@@ -245,7 +245,7 @@ def nca_loss(
     axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
-    r"""Neighbourhood components analysis: that a neighbour, drawn by distance, has the same label.
+    r"""Neighbourhood components analysis: that a neighbour drawn by distance has the same label, as a cross entropy.
 
     .. math::
         \ell_i = -\log \frac{\sum_{j \in P_i} e^{-s\, d_{ij}^2}}{\sum_{k \ne i} e^{-s\, d_{ik}^2}}, \qquad
@@ -256,9 +256,9 @@ def nca_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: real, of shape (batch,), only compared.
+      labels: real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       scale: :math:`s > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
@@ -266,11 +266,11 @@ def nca_loss(
       where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
         example is compared with a masked one.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without another of its
-        label costs 0 and does not count.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without a
+        positive costs 0 and does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`. Where
-        all devices have the same references, leave it out, and reduce by :func:`jaxloss.reduce`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`. If all
+        devices have the same references, such as proxies, leave it out, and reduce by :func:`jaxloss.reduce`.
       chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
@@ -348,9 +348,9 @@ def semi_hard_triplet_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: real, of shape (batch,), only compared.
+      labels: real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       margin: :math:`m`, in the unit of the distance. It may be traced, and broadcasts to (batch,).
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
@@ -361,7 +361,7 @@ def semi_hard_triplet_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`, of examples that have a negative.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:

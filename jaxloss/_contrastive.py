@@ -46,24 +46,25 @@ def ntxent(
     axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
-    r"""Normalised temperature-scaled cross entropy (NT-Xent, InfoNCE), over all pairs of examples with the same label.
+    r"""Normalised temperature-scaled cross entropy (NT-Xent), over all pairs of examples with the same label.
 
     .. math::
         \ell_i = \sum_{j \ne i,\, y_j = y_i} -\log \frac{e^{s_{ij}}}{e^{s_{ij}} + N_i}, \qquad
         N_i = \sum_{k:\, y_k \ne y_i} e^{s_{ik}}, \qquad s_{ij} = \frac{\cos(x_i, x_j)}{T}
 
     A pair costs :math:`\mathrm{softplus}(\log N_i - s_{ij})`, and pulls its cosine with
-    :math:`-\mathrm{sigmoid}(\log N_i - s_{ij}) / T`. The denominator of a pair holds no other pair: with two views of
-    each image that is SimCLR's. Only directions count, of vectors as short as 1e-30 and as long as 1e30; one of zeros
-    has the cosine 0 with all, and gradient 0.
+    :math:`-\mathrm{sigmoid}(\log N_i - s_{ij}) / T`. The denominator of a pair holds no other positive: with two views
+    of each image that is SimCLR's. Only directions count, of vectors as short as 1e-30 and as long as 1e30; one of
+    zeros has the cosine 0 with all, and gradient 0.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.
-      labels: :math:`y`, real, of shape (batch,), only compared: for SimCLR the number of the image.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: for SimCLR the number of the image in
+        the whole batch.
       temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
         Cosines are exact to a few roundings, which are divided by it.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
         example is compared with a masked one.
@@ -72,7 +73,7 @@ def ntxent(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default a million cosines: of
         65,536 examples, all would take 16 GiB.
 
@@ -144,9 +145,9 @@ def tuplet_margin_loss(
 
     Args:
       embeddings: floating, of shape (batch, features). Only directions count.
-      labels: :math:`y`, real, of shape (batch,), only compared.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       scale: :math:`s > 0`. Like ``margin`` it may be traced, and broadcasts to (batch,).
       margin: :math:`m`, in radians.
@@ -156,7 +157,7 @@ def tuplet_margin_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``: :math:`w_i \ell_i`, their sum, or that over the number of pairs
         (i, j), each of weight :math:`w_i`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
@@ -222,32 +223,31 @@ def supervised_contrastive_loss(
     axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
-    r"""Supervised contrastive loss: a softmax over all others, of those with the same label. With two views SimCLR's.
+    r"""Supervised contrastive loss (SupCon, SimCLR): the log-softmax over all others, averaged over the same label.
 
     .. math::
         \ell_i = -\frac{1}{|P_i|} \sum_{j \in P_i} \log \frac{e^{s_{ij}}}{\sum_{k \ne i} e^{s_{ik}}}, \qquad
         P_i = \{j \ne i: y_j = y_i\}, \qquad s_{ij} = \frac{\cos(x_i, x_j)}{T}
 
-    With the number of the image as label, and two views of each, it is SimCLR's loss as its authors compute it. The
-    denominator has all others; :func:`ntxent` has there one positive at a time, and sums over positives. Only
-    directions count.
+    With two views of each image, and the number of the image as label, it is SimCLR's loss. The denominator has all
+    others; that of :func:`ntxent` has one positive at a time, which is the same for two views. Only directions count.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). For SimCLR, both views of each image.
-      labels: :math:`y`, real, of shape (batch,), only compared.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       temperature: :math:`T > 0`. It may be traced, and may differ from example to example: it broadcasts to (batch,).
       decoupled: whether the denominator is :math:`\sum_{k:\, y_k \ne y_i} e^{s_{ik}}`, without positives (DCL). The
         loss may then be negative.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       where: boolean, broadcast to (batch,): False masks an example, which may contain anything. Without references no
         example is compared with a masked one.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
-      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without another of its
-        label costs 0 and does not count.
+      reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without a
+        positive costs 0 and does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:

@@ -167,7 +167,8 @@ def triplet_margin_loss(
       eps: :math:`\epsilon`, as in optax. With the default a vector is 1e-3 from itself (at q = 2). It may be 0, which
         is safe: a distance of 0 has gradient 0. Like ``norm_degree`` and ``margin`` it broadcasts to the loss.
       swap: whether the negative's distance is the lesser one of those to the anchor and to the positive.
-      soft_margin: whether softplus takes the place of :math:`\max(0, \cdot)`: with a margin of 0 the soft margin.
+      soft_margin: whether softplus takes the place of :math:`\max(0, \cdot)`; pass ``margin=0.0`` for the soft margin
+        of papers.
       where: boolean mask, see :func:`jaxloss.reduce`. With the rank of ``anchors`` it masks features; with a lower
         rank, examples, and broadcasts to the shape of the loss.
       weights: real, broadcast to the shape of the loss. An entry of weight 0 is masked.

@@ -66,17 +66,16 @@ def batch_hard_triplet_loss(
         d_{ij} = \|x_i - x_j\|
 
     over the others of the same label, :math:`P`, and those of another one, :math:`N`. The two are found by products,
-    and their distances computed from differences, as :func:`triplet_margin_loss` does. Of equally far ones the first
-    counts.
+    and their distances then computed from differences, which is exact. Of equally far ones the first counts.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: real, of shape (batch,), only compared.
+      labels: real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       margin: :math:`m`, in the unit of the distance. It may be traced, and broadcasts to (batch,).
-      soft_margin: whether softplus takes the place of :math:`\max(0, \cdot)`. With a margin of 0 it is the soft margin
+      soft_margin: whether softplus takes the place of :math:`\max(0, \cdot)`. Pass ``margin=0.0`` for the soft margin
         of the paper.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are compared as they are.
@@ -86,7 +85,7 @@ def batch_hard_triplet_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example without a positive or
         without a negative costs 0 and does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the distances at a time, by default a million of them.
 
     Returns:
@@ -164,14 +163,14 @@ def koleo_loss(
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). Only directions count.
       epsilon: :math:`\epsilon \ge 0`. It may be traced, and broadcasts to (batch,). With the default, that of DINOv2,
-        two equal directions cost 18.4; with 0 they cost infinity. Their gradient is 0.
-      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. None is compared with
-        it.
+        two equal directions cost 18.4, with 0 infinity, both with gradient 0.
+      where: boolean, broadcast to (batch,): False masks an example, which may contain anything. No other is compared
+        with it.
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. An example that is alone costs 0 and
         does not count.
       axis_name: inside of ``shard_map``, the mapped axis over which examples are split. Value and gradients are those
-        of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the products at a time, by default a million of them.
 
     Returns:

@@ -134,7 +134,7 @@ def clip_loss(
                + \tfrac{1}{2} \Bigl(\log \sum_j e^{z_{ji}} - z_{ii}\Bigr), \qquad z_{ij} = s\, q_i \cdot r_j
 
     The products of all queries with all references never exist: chunks of queries are compared with all references,
-    and the sums over queries are added up. A pair whose logit is far above the others keeps its digits.
+    and the sums over queries are added up. A sure pair does not round to 0.
 
     Args:
       queries: :math:`q`, floating, of shape (batch, features), such as the embeddings of images. In bfloat16 they are
@@ -144,7 +144,9 @@ def clip_loss(
         its trainer keeps it below 100.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are multiplied as they are.
-      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
+      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. No other is compared with
+        it. To leave out single products, such as those of equal captions, take the mean of two :func:`info_nce_loss`,
+        whose masks have two axes.
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. As on an explicit mesh, references
@@ -230,11 +232,13 @@ def siglip_loss(
       queries: :math:`q`, floating, of shape (batch, features), such as the embeddings of images. In bfloat16 they are
         multiplied in bfloat16, and the products added up in float32.
       references: :math:`r`, floating, of the shape of ``queries``: reference i belongs to query i.
-      logit_scale: :math:`s`, a number: for a learned logarithm ``jnp.exp(log_scale)``, which starts at log(10).
+      logit_scale: :math:`s`, a number: for a learned logarithm ``jnp.exp(log_scale)``, of which ``log_scale`` starts at
+        log(10).
       bias: :math:`b`, a number. It starts at -10, as most pairs do not belong together.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are multiplied as they are.
-      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
+      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. No other is compared with
+        it.
       weights: real, broadcast to (batch,): the weight of a query's own :math:`\ell_i`. A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
@@ -306,7 +310,7 @@ def info_nce_loss(
     .. math::
         \ell_i = \log \sum_j e^{z_{ij}} - z_{i y_i}, \qquad z_{ij} = s\, q_i \cdot r_j
 
-    References beyond the queries' own are negatives more, such as hard ones. The products of all queries with all
+    Additional references are extra negatives, such as hard ones. The products of all queries with all
     references never exist. In both directions, without more negatives: :func:`clip_loss`.
 
     Args:
@@ -325,7 +329,8 @@ def info_nce_loss(
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
       axis_name: inside of ``shard_map``, the mapped axis over which queries and references are split. References are
-        gathered, those of the first device first; ``labels`` and ``where`` count them so. Put hard negatives behind a
+        gathered, those of the first device first: ``labels`` are positions among all, and a ``where`` of pairs has the
+        shape (queries of the device, all references). Put hard negatives behind a
         device's references on that device. Gradients: as of :func:`clip_loss`.
       chunk_size: how many queries a device compares at a time, by default for a million products.
 

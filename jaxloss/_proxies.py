@@ -54,7 +54,7 @@ def proxy_anchor_loss(
         \ell = \frac{1}{|P_+|} \sum_{p \in P_+} \log\Bigl(1 + \sum_{i:\, y_i = p} e^{\alpha (m - \cos(x_i, p))}\Bigr)
         + \frac{1}{|P|} \sum_{p \in P} \log\Bigl(1 + \sum_{i:\, y_i \ne p} e^{\alpha (m + \cos(x_i, p))}\Bigr)
 
-    :math:`P_+` are the proxies of classes that are in the batch. In a sums over examples the hard ones weigh most.
+    :math:`P_+` are the proxies of classes that are in the batch. In a sum over examples the hard ones weigh most.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). Only directions count, also of proxies.
@@ -152,18 +152,19 @@ def angular_margin_loss(
     class_axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> Array:
-    r"""ArcFace, CosFace and SphereFace: the cross entropy of cosines, of which that of the label has a margin.
+    r"""ArcFace, CosFace and SphereFace: the cross entropy of scaled cosines, with a margin on the label's angle.
 
     .. math::
         \ell = -\log \frac{e^{s \psi(\theta_y)}}{e^{s \psi(\theta_y)} + \sum_{c \ne y} e^{s \cos \theta_c}}, \qquad
         \psi(\theta) = \cos(m_1 \theta + m_2) - m_3
 
-    ArcFace is ``margin=0.5``, the default; CosFace ``margin=0, cosine_margin=0.35``; SphereFace ``margin=0,
-    multiplier=4``. The cosines are never in memory, see :func:`linear_cross_entropy`: a million classes need no matrix.
+    ArcFace is ``margin=0.5``, the default; CosFace ``margin=0, cosine_margin=0.35``; SphereFace
+    ``margin=0, multiplier=4``, with the norms of the embeddings as ``scale``. The cosines are never in memory, see
+    :func:`linear_cross_entropy`: a million classes need no matrix.
 
-    The angle has a derivative of length 1 also near 0 and near :math:`\pi`, where it is computed from the difference or
-    the sum of the two vectors; at 0 and at :math:`\pi` itself it is 0. Beyond :math:`m_1 \theta + m_2 = \pi` the
-    cosine falls on, as SphereFace has it: :math:`\psi = (-1)^k \cos(\cdot) - 2 k - m_3` after k times :math:`\pi`.
+    Gradients are right near the angles 0 and :math:`\pi` too; exactly there the angle's is 0. Beyond
+    :math:`m_1 \theta + m_2 = \pi` the cosine keeps falling, as SphereFace has it:
+    :math:`\psi = (-1)^k \cos(\cdot) - 2 k - m_3` after k times :math:`\pi`.
 
     Args:
       embeddings: floating, of shape (..., features). Only directions count.
@@ -171,8 +172,7 @@ def angular_margin_loss(
         of which only directions count.
       labels: :math:`y`, integers in [0, classes), of shape (...). Any other gives NaN.
       class_axis: the axis of ``weight`` along which the classes are, -1 or 0.
-      scale: :math:`s > 0`. Like the margins it may be traced, and broadcasts to the loss. SphereFace has the norm of
-        the embedding here.
+      scale: :math:`s > 0`. Like the margins it may be traced, and broadcasts to the loss.
       margin: :math:`m_2`, in radians, at least 0.
       cosine_margin: :math:`m_3`.
       multiplier: :math:`m_1 \ge 1`.
@@ -199,7 +199,7 @@ def angular_margin_loss(
       [0.0033 3.0152]
 
     InsightFace and PyTorch Metric Learning (``ArcFaceLoss``, degrees) take :math:`\cos \theta - m_2 \sin m_2` beyond
-    :math:`\pi`, which jumps there.
+    :math:`\theta + m_2 = \pi`, where it jumps.
 
     References:
       ArcFace: Deng et al., https://arxiv.org/abs/1801.07698. CosFace: Wang et al., https://arxiv.org/abs/1801.09414.

@@ -145,8 +145,8 @@ def barlow_twins_loss(
         C_{ij} = \frac{1}{N} \sum_{n=1}^{N} z^{(1)}_{ni} z^{(2)}_{nj}, \qquad
         z = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}}
 
-    Mean and variance are those of each feature over the batch, the variance divided by N. The diagonal does not cancel:
-    views that differ by 1e-4 have a loss with all its digits, and so have features far from 0.
+    Mean and variance are those of each feature over the batch, the variance divided by N. 1 - C is
+    computed without cancellation: nearly equal views, and features far from 0, keep their digits.
 
     Args:
       first: :math:`x^{(1)}`, floating, of shape (batch, features): the embeddings of one view of each example.
@@ -176,8 +176,7 @@ def barlow_twins_loss(
       0.0046
 
     The product of the embeddings has the precision of ``jax.default_matmul_precision``: where that is less than that of
-    float32, take ``"highest"``. The published code averages over devices as ``axis_name`` does. lightly standardises on
-    each device by itself. MONAI divides by the root of the variance over N - 1.
+    float32, take ``"highest"``.
 
     References:
       Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, https://arxiv.org/abs/2103.03230.

@@ -58,7 +58,7 @@ def circle_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
-      labels: :math:`y`, real, of shape (batch,), only compared.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
         the batch.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
@@ -71,7 +71,7 @@ def circle_loss(
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
@@ -143,9 +143,9 @@ def multi_similarity_loss(
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). Only directions count.
-      labels: :math:`y`, real, of shape (batch,), only compared.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: number them over the whole batch.
       reference_embeddings: floating, of shape (references, features): what each example is compared with, instead of
-        the batch, such as embeddings of earlier batches.
+        the batch, such as embeddings of earlier batches. All of them: put none of the batch itself there.
       reference_labels: of shape (references,), of the dtype of ``labels``; ``labels`` by default.
       alpha: :math:`\alpha > 0`. Like ``beta`` and ``base`` it may be traced, and broadcasts to (batch,).
       beta: :math:`\beta > 0`.
@@ -155,7 +155,7 @@ def multi_similarity_loss(
       weights: real, broadcast to (batch,). An example of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which examples and references are split. Value and
-        gradients are those of the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        gradients are those of the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many examples a device has the cosines at a time, by default a million cosines.
 
     Returns:
@@ -221,14 +221,16 @@ def angular_loss(
     Args:
       anchors: :math:`a`, floating, of shape (batch, features).
       positives: :math:`p`, floating, of the shape of ``anchors``: positive i belongs to anchor i.
-      labels: :math:`y`, real, of shape (batch,), only compared. By default each pair has its own.
+      labels: :math:`y`, real, of shape (batch,), only compared, over devices too: number them over the whole batch. By
+        default each pair has its own.
       alpha: :math:`\alpha`, a number in radians, below :math:`\pi / 2`. It may be traced.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30, as the paper does.
-      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. None is compared with it.
+      where: boolean, broadcast to (batch,): False masks a pair, which may contain anything. No other is compared with
+        it.
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`.
       axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. Value and gradients are those of
-        the whole batch, with the exception of :func:`jaxloss.clip_loss`.
+        the whole batch, but for ``check_vma=False``: see :func:`jaxloss.clip_loss`.
       chunk_size: for how many pairs a device has the products at a time, by default a million of them.
 
     Returns:

@@ -104,11 +104,20 @@ def koleo(x):
     return -np.log(apart.min(-1) + 1e-8).mean()
 
 
+def simclr(x):
+    """Of both views of each image, one after the other."""
+    z = unit(x) @ unit(x).T / 0.5
+    exponentials = np.exp(z) * (1 - np.eye(len(z)))
+    own = np.roll(np.arange(len(z)), len(z) // 2)
+    return np.mean(np.log(exponentials.sum(1)) - z[np.arange(len(z)), own])
+
+
 def self_supervised(page):
     x, y, p1, p2, z1, z2 = wide(page, "first", "second", "p1", "p2", "z1", "z2")
     student, teacher, centre, scores = wide(page, "student", "teacher", "centre", "scores")
     both = cosines(p1, z2).mean() + cosines(p2, z1).mean()
     return {
+        "`NTXentLoss`": simclr(np.concatenate([x, y])),
         "`BarlowTwinsLoss`": barlow_twins(x, y, lambda v: np.sqrt(v.var(0) + 1e-5)),
         "`VICRegLoss`": vicreg(x, y),
         "`KoLeoLoss`": koleo(x),
