@@ -347,9 +347,10 @@ NOT_IN_TABLE = {
 SMOKE = {"softmax_cross_entropy_with_integer_labels", "sigmoid_binary_cross_entropy", "huber_loss", "cosine_distance"}
 
 
-def _parameter(case, *choice, others=()):
-    """One case of a test: marked `smoke` if it belongs to that subset, else with the other marks."""
-    marks = pytest.mark.smoke if case.name in SMOKE and case.options else others
+def _parameter(case, *choice, always=True):
+    """One case of a test: marked `smoke` if it belongs to that subset, and `sweep` if it does not always run."""
+    marks = [pytest.mark.smoke] if case.name in SMOKE and case.options else []
+    marks += [] if always else [pytest.mark.sweep]
     return pytest.param(case, *choice, id="-".join([case.id, *map(str, choice)]), marks=marks)
 
 
@@ -359,19 +360,20 @@ def over(cases):
 
 
 def every_loss_with(choice, **columns):
-    """The same with one choice of the columns; all combinations run in the sweep."""
+    """The same with one choice of the columns, of one loss all; all combinations run in the sweep."""
     first = {case.name: case for case in reversed(CASES)}
     parameters = []
     for case, *combination in itertools.product(CASES, *columns.values()):
         here = tuple(combination) == choice and case is first[case.name]
-        parameters.append(_parameter(case, *combination, others=() if here else pytest.mark.sweep))
+        all_of = case.name == "softmax_cross_entropy_with_integer_labels" and case.options
+        parameters.append(_parameter(case, *combination, always=bool(here or all_of)))
     return pytest.mark.parametrize(("case", *columns), parameters)
 
 
 def every_loss(test):
     """A test over every loss, by its first case. Its other cases run in the sweep, those of the smoke subset always."""
     first = {case.name: case for case in reversed(CASES)}
-    cases = [_parameter(c, others=() if c is first[c.name] else pytest.mark.sweep) for c in CASES]
+    cases = [_parameter(c, always=c is first[c.name] or (c.name in SMOKE and bool(c.options))) for c in CASES]
     return pytest.mark.parametrize("case", cases)(test)
 
 

@@ -23,7 +23,7 @@ def test_both_losses_on_one_device_and_on_meshes(tmp_path, capsys):
     example = load("language_model")
     files = example.read_files()[:100]
     example.read_files = lambda: files
-    example.BATCH, example.LENGTH, example.HELD_OUT = 8, 64, 1000
+    example.VOCABULARY, example.BATCH, example.LENGTH, example.HELD_OUT = 8192, 8, 64, 1000
     one = example.main(3, picture=tmp_path / "one.png")
     meshes = {mesh: example.main(3, mesh, tmp_path / f"{mesh}.png") for mesh in example.MESHES}
     span = math.log(example.VOCABULARY)

@@ -32,15 +32,15 @@ SPECS = {"batch": P("data"), "classes": P(None, "model"), "both": P("data", "mod
 
 
 def everything(case, x, t, weights, kept):
-    """Value and gradient of a weighted, masked mean, the losses, the tangents of both."""
+    """Value and gradient of a weighted, masked mean, its tangent, the losses, a second derivative."""
     table = np.linspace(0.5, 1.5, x.shape[-1], dtype=np.float32)
     options = {"class_weights": table} if case.takes("class_weights") else {}
 
     def mean(x):
         return case(x, t, weights=weights, where=kept, reduction="mean", **options)
 
-    tangents = jax.jvp(jax.value_and_grad(mean), (x,), (direction(x),))[1]
-    return jax.value_and_grad(mean)(x), case(x, t), tangents
+    curvature = jax.jvp(jax.grad(mean), (x,), (direction(x),))[1]
+    return jax.value_and_grad(mean)(x), jax.jvp(mean, (x,), (direction(x),))[1], case(x, t), curvature
 
 
 @functools.cache
