@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled
-from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled, reduced_over_numbers
+from ._core.labelled_pairs import BatchOptions, centred, pair_masks, prepare_labelled, reduced_over_numbers
 from ._core.masks import Mask
 from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
@@ -22,28 +22,32 @@ from ._core.special import relu
 from ._core.types import AxisName, Reduction
 
 
-def _prepare(*args: Any, **kwargs: Any) -> tuple[Plan, Pairs, Mask]:
-    """`prepare_labelled`, with the squared length of each vector as well."""
-    chunks, pairs, mask = prepare_labelled(*args, **kwargs)
+def _prepare(name: str, *args: Any, normalize: bool) -> tuple[Plan, Pairs, Mask]:
+    """`prepare_labelled`, with the squared length of each vector as well, and the unit of distances."""
+    arguments.flag(name, "normalize", normalize)
+    chunks, pairs, mask = prepare_labelled(name, *args, normalize=normalize)
+    options: BatchOptions = args[-1]
+    pairs, unit = centred(pairs, options.axis_name)
     squares, squared_references = (jnp.square(x).sum(-1) for x in (pairs.queries, pairs.references))
-    return chunks, pairs._replace(rows=(squares, *pairs.rows), columns=(squared_references, pairs.columns)), mask
+    rows, columns = (squares, *pairs.rows), (squared_references, pairs.columns)
+    return chunks, pairs._replace(rows=rows, columns=columns, numbers=(unit,)), mask
 
 
-def _distances(products: Array, squares: Array, squared_references: Array) -> Array:
+def _distances(products: Array, squares: Array, squared_references: Array, numbers: tuple[Array]) -> Array:
     """Of each vector to each reference. One of 0 has the derivative 0."""
     squared = squares[:, None] + squared_references[None, :] - 2 * products
     positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    return numbers[0] * jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
 def _mean_where(x: Array, mask: Array) -> Array:
     return jnp.where(mask, x, 0).sum(-1) / jnp.maximum(mask.sum(-1), 1).astype(x.dtype)
 
 
-def _contrastive(products: Array, rows: Any, columns: Any, _: Any, squared: bool) -> tuple[Array, Any]:
+def _contrastive(products: Array, rows: Any, columns: Any, numbers: Any, squared: bool) -> tuple[Array, Any]:
     squares, identity, near, far = rows
     squared_references, references = columns
-    d = _distances(products, squares, squared_references)
+    d = _distances(products, squares, squared_references, numbers)
     too_far, too_near = relu(d - near[:, None]), relu(far[:, None] - d)
     if squared:
         too_far, too_near = jnp.square(too_far), jnp.square(too_near)
@@ -76,8 +80,8 @@ def contrastive_loss(
 
     over the others of the same label, and those of another one.
 
-    Distances are square roots of differences of products: those below 3e-4 of the vectors' lengths are rounded to
-    nothing in float32.
+    Distances are square roots of differences of products: those below 3e-4 of the distance from the batch's mean are
+    rounded to nothing in float32.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
@@ -132,17 +136,17 @@ def contrastive_loss(
     return reduced(*prepared, reduction, axis_name)[0]
 
 
-def _negatives(products: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Any]:
+def _negatives(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
     squares, identity, _, far = rows
     squared_references, references = columns
-    d = _distances(products, squares, squared_references)
+    d = _distances(products, squares, squared_references, numbers)
     return logsumexp_where(far[:, None] - d, pair_masks(identity, references)[1]), ()
 
 
-def _lifted_structure(products: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+def _lifted_structure(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Array]:
     of_negatives, (squares, identity, near, _) = rows
     of_their_negatives, (squared_references, references) = columns
-    d = _distances(products, squares, squared_references)
+    d = _distances(products, squares, squared_references, numbers)
     costs = relu(jnp.logaddexp(of_negatives[:, None], of_their_negatives[None, :]) + d - near[:, None])
     positives, _ = pair_masks(identity, references)
     return jnp.where(positives, jnp.square(costs) / 2, 0).sum(-1), positives.sum(-1).astype(d.dtype)
@@ -171,8 +175,8 @@ def lifted_structure_loss(
 
     over the others of the same label, :math:`P`, and those of another one, :math:`N`.
 
-    Distances are square roots of differences of products: those below 3e-4 of the vectors' lengths are rounded to
-    nothing in float32.
+    Distances are square roots of differences of products: those below 3e-4 of the distance from the batch's mean are
+    rounded to nothing in float32.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).
@@ -219,11 +223,13 @@ def lifted_structure_loss(
     return reduced_over_numbers(chunks._replace(formula=_lifted_structure), pairs, mask, options)
 
 
-def _neighbours(products: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+def _neighbours(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Array]:
     """-log of the probability of the positives, and 1 where there are some, else 0."""
     _, identity, scale = rows
     squared_references, references = columns
-    z = scale[:, None] * (2 * products - squared_references[None, :])  # -scale d^2, but for a number of the row
+    unit = numbers[0]
+    # -scale d^2, but for a number of the row
+    z = scale[:, None] * unit * unit * (2 * products - squared_references[None, :])
     positives, negatives = pair_masks(identity, references)
     some = positives.any(-1)
     losses = softplus(logsumexp_where(z, negatives) - logsumexp_where(z, positives | ~some[:, None]))
@@ -303,10 +309,10 @@ def nca_loss(
     return reduced_over_numbers(*prepared, options)
 
 
-def _semi_hard(products: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
+def _semi_hard(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Array]:
     squares, identity, margin = rows
     squared_references, references = columns
-    d = _distances(products, squares, squared_references)
+    d = _distances(products, squares, squared_references, numbers)
     positives, negatives = pair_masks(identity, references)
     # Sorted, a negative before a positive of the same distance, the next negative of a pair is the one that is farther.
     kind = jnp.where(negatives, 0, jnp.where(positives, 1, 2))
@@ -343,8 +349,8 @@ def semi_hard_triplet_loss(
     over the others of the same label, :math:`P`, and those of another one, :math:`N`. Where none is farther it is the
     farthest. Distances of an example are sorted, so that no triplet is held.
 
-    Distances are square roots of differences of products: those below 3e-4 of the vectors' lengths are rounded to
-    nothing in float32.
+    Distances are square roots of differences of products: those below 3e-4 of the distance from the batch's mean are
+    rounded to nothing in float32.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features).

@@ -140,8 +140,8 @@ def tuplet_margin_loss(
         \ell_i = \sum_{j \ne i,\, y_j = y_i}
         \log\Bigl(1 + \sum_{k:\, y_k \ne y_i} e^{s (\cos \theta_{ik} - \cos(\theta_{ij} - m))}\Bigr)
 
-    Pairs whose angle is the margin cost least: they need not collapse. With a margin of 0 it is :func:`ntxent`, of the
-    temperature 1 / s.
+    Pairs whose angle is the margin cost least: they need not collapse. Angles below 1e-3 are rounded to 0 in float32.
+    With a margin of 0 it is :func:`ntxent`, of the temperature 1 / s.
 
     Args:
       embeddings: floating, of shape (batch, features). Only directions count.

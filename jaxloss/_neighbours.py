@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.compiler import compiled, take_rows
-from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled
+from ._core.labelled_pairs import BatchOptions, centred, pair_masks, prepare_labelled
 from ._core.masks import Mask
 from ._core.pair_devices import reduced
 from ._core.pairs import Pairs, Plan
@@ -19,11 +19,12 @@ from ._cosine import cosine_distance
 from ._embedding import triplet_margin_loss
 
 
-def _found(chunks: Plan, pairs: Pairs, axis_name: AxisName | None) -> tuple[Array, list[tuple[Array, Array]]]:
+def _found(
+    chunks: Plan, pairs: Pairs, references: Array, axis_name: AxisName | None
+) -> tuple[Array, list[tuple[Array, Array]]]:
     """All references, and what the formula finds of each example: their indices, and whether there is one."""
     constant = pairs._replace(queries=lax.stop_gradient(pairs.queries), references=lax.stop_gradient(pairs.references))
     _, found = reduced(chunks, constant, Mask(), "none", axis_name)
-    references = pairs.references
     if references.shape[0] == 0:  # something to take, which does not count
         references = jnp.zeros((1, references.shape[1]), references.dtype)
     return references if axis_name is None else lax.all_gather(references, axis_name, tiled=True), found
@@ -111,6 +112,8 @@ def batch_hard_triplet_loss(
       https://arxiv.org/abs/1703.07737.
     """
     name = "batch_hard_triplet_loss"
+    arguments.flag(name, "normalize", normalize)
+    arguments.flag(name, "soft_margin", soft_margin)
     references, options = (
         (reference_embeddings, reference_labels),
         BatchOptions(where, weights, reduction, axis_name, chunk_size),
@@ -119,9 +122,11 @@ def batch_hard_triplet_loss(
     chunks, pairs, mask = prepare_labelled(
         name, _hardest, embeddings, labels, references, given, options, normalize=normalize
     )
-    squared_references = jnp.square(lax.stop_gradient(pairs.references)).sum(-1)
+    about_mean, _ = centred(pairs, axis_name)
+    squared_references = jnp.square(lax.stop_gradient(about_mean.references)).sum(-1)
+    about_mean = about_mean._replace(columns=(squared_references, pairs.columns))
     all_references, ((farthest, has_positive), (nearest, has_negative)) = _found(
-        chunks, pairs._replace(columns=(squared_references, pairs.columns)), axis_name
+        chunks, about_mean, pairs.references, axis_name
     )
     counted = has_positive & has_negative
     mask = mask.only(counted)
@@ -158,7 +163,8 @@ def koleo_loss(
     .. math::
         \ell_i = -\log\Bigl(\min_{j \ne i} \|u_i - u_j\| + \epsilon\Bigr), \qquad u_i = x_i / \|x_i\|
 
-    The neighbour is found by products, and its distance computed from the difference: it is exact for near ones.
+    The neighbour is found by products, of those that are equally near to rounding one of them, and its distance
+    computed from the difference: that is exact for near ones of similar length.
 
     Args:
       embeddings: :math:`x`, floating, of shape (batch, features). Only directions count.
@@ -199,9 +205,10 @@ def koleo_loss(
     alike = jnp.zeros(x.shape[:1])
     given = {"epsilon": epsilon}
     chunks, pairs, mask = prepare_labelled(name, _nearest, x, alike, (None, None), given, options, normalize=True)
-    all_references, ((nearest, counted),) = _found(chunks, pairs, axis_name)
+    x = mask.fill(x.astype(pairs.queries.dtype))
+    all_references, ((nearest, counted),) = _found(chunks, pairs, x, axis_name)
     mask = mask.only(counted)
-    half = cosine_distance(pairs.queries, take_rows(all_references, nearest), where=counted)  # of the squared distance
+    half = cosine_distance(x, take_rows(all_references, nearest), where=counted)  # of the squared distance
     positive = half > 0
     distance = jnp.where(positive, jnp.sqrt(2 * jnp.where(positive, half, 1)), 0)
     return mask.reduce(-jnp.log(jnp.where(counted, distance + pairs.rows[1], 1)), reduction, axis_name)

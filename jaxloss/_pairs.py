@@ -16,7 +16,7 @@ from ._core.classes import in_range
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, indexed_cross_entropy
 from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
-from ._core.matched_pairs import are_others, own_logits, prepare_matched, scaled_by
+from ._core.matched_pairs import Matched, are_others, own_logits, prepare_matched, scaled_by
 from ._core.pair_devices import over_devices, reduced
 from ._core.pair_softmaxes import least, logsumexps_where, weighted_softmaxes
 from ._core.pairs import (
@@ -40,7 +40,7 @@ _NAMES = "queries", "references"
 
 def _others(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Array]:
     """Of each query the logsumexp of the others, and of each reference."""
-    return logsumexps_where(scaled_by(products, numbers[0]), are_others(rows[0], columns))
+    return logsumexps_where(scaled_by(products, numbers[0]), *are_others(rows[0], columns))
 
 
 def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Array, Array]:
@@ -62,7 +62,7 @@ def _statistics(chunks: Plan, axes: tuple[str, ...], pairs: Pairs) -> tuple[Arra
 
 
 def _index(pairs: Pairs) -> Array:
-    index: Array = pairs.rows[0][0]
+    index: Array = pairs.rows[0].position
     return index
 
 
@@ -77,6 +77,8 @@ def _of_columns(chunks: Plan, pairs: Pairs, axes: tuple[str, ...], x: Array) -> 
 def _clip(own: Array, in_row: Array, in_column: Array) -> Array:
     return (softplus(in_row - own) + softplus(in_column - own)) / 2
 
+
+_NOTHING = Matched(None, None, None)  # has no derivative
 
 # The sums over columns have to be known before a gradient is. So there are two passes over the products, and a gradient
 # by the logit z_ij is a_i exp(z_ij - in_row_i) + c_j exp(z_ij - in_column_j), by z_ii, which is not in the sums,
@@ -98,7 +100,7 @@ def _clip_sum_rule(chunks: Plan, axes: tuple[str, ...], primals: Any, tangents: 
     of_columns = tuple(_of_columns(chunks, pairs, axes, x) for x in (c, in_column))
     known = pairs._replace(rows=(row, (a, in_row)), columns=(pairs.columns, of_columns))
     _, gradients = accumulate(chunks, known, None, _clip_cotangents)
-    gradients = gradients._replace(rows=((None, None), -a - c), columns=(None, None))
+    gradients = gradients._replace(rows=(_NOTHING, -a - c), columns=_NOTHING)
     total = weigh(weight, losses).sum()
     return total, tangent_of(total, (gradients, finite_where_unweighted(weight, losses)), tangents)
 
@@ -111,7 +113,7 @@ def _clip_cotangents(products: Array, rows: Any, columns: Any, numbers: Any, _: 
     ct = weighted_softmaxes(scaled_by(products, scale), are_others(row, column), of_row, of_column)
     constant = jax.tree.map(jnp.zeros_like, of_column)  # these depend on all pairs, see above
     ct_scale = None if scale is None else (ct * products).sum()
-    return None, Cotangents(scaled_by(ct, scale), None, ((None, None), constant), (ct_scale,))
+    return None, Cotangents(scaled_by(ct, scale), None, (_NOTHING, constant), (ct_scale,))
 
 
 @compiled()
@@ -201,7 +203,7 @@ def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Arr
     """The part of the others."""
     scale, bias = numbers
     z = scaled_by(products, scale) + bias
-    return jnp.where(are_others(rows, columns), softplus(z), 0).sum(-1), ()
+    return jnp.where(are_others(rows, columns)[0], softplus(z), 0).sum(-1), ()
 
 
 @compiled()
@@ -380,7 +382,7 @@ def info_nce_loss(
         r = Mask(_is_compared(pairs_mask, r.shape[0], axis_name)).fill(r)
     mask = prepare_mask(name, where, weights, q.shape[:1], dtype)._replace(classes=pairs_mask).without_empty_rows()
     mask = mask.exclude(is_finite_row(q) & in_range(y, devices * r.shape[0]))
-    q = Mask(mask.examples if mask.weight is None else mask.weight != 0).fill(q)
+    q = Mask(mask.examples).fill(q)
     arguments.flag(name, "normalize", normalize)
     q, r, kind = embeddings_of(q, r, dtype, normalize)
     real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import in_range, local_labels, nan_unless
-from ._core.compiler import compiled, take_rows
+from ._core.compiler import compiled, replicate_from_axis, take_rows
 from ._core.labelled_pairs import Identity, pair_masks
 from ._core.masks import Mask, divide_or_zero, prepare_mask
 from ._core.pair_devices import reduced
@@ -164,7 +165,8 @@ def angular_margin_loss(
 
     Gradients are right near the angles 0 and :math:`\pi` too; exactly there the angle's is 0. Beyond
     :math:`m_1 \theta + m_2 = \pi` the cosine keeps falling, as SphereFace has it:
-    :math:`\psi = (-1)^k \cos(\cdot) - 2 k - m_3` after k times :math:`\pi`.
+    :math:`\psi = (-1)^k \cos(\cdot) - 2 k - m_3` after k times :math:`\pi`. A logit that is above all others by 87
+    before the margin costs 0 in float32, also with it.
 
     Args:
       embeddings: floating, of shape (..., features). Only directions count.
@@ -207,6 +209,8 @@ def angular_margin_loss(
     """
     name = "angular_margin_loss"
     arguments.choice(name, "reduction", reduction, axis_name)
+    if chunk_size is not None:
+        chunk_size = arguments.positive_integer(name, "chunk_size", chunk_size)
     x, w = arguments.floating(name, "embeddings", embeddings), arguments.floating(name, "weight", weight)
     axis = arguments.class_axis(name, class_axis, w.shape)
     dtype = arguments.compute_dtype(x, w)
@@ -217,6 +221,7 @@ def angular_margin_loss(
     s, m2, m3, m1 = (per_example_option(name, *option, mask, y.shape, dtype) for option in options.items())
     u, v = unit_vectors(mask.fill(x), dtype), unit_vectors(w if axis == 0 else w.T, dtype)
     y = mask.fill_options(y, 0)
+    y = y if any(jax.typeof(x).sharding.spec) else replicate_from_axis(y)
     losses = linear_cross_entropy(
         u, v, y, class_axis=0, logit_scale=s, class_axis_name=class_axis_name, chunk_size=chunk_size
     )

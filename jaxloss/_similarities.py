@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.labelled_pairs import BatchOptions, pair_masks, prepare_labelled
-from ._core.matched_pairs import prepare_matched
+from ._core.matched_pairs import are_others, prepare_matched
 from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, plan
@@ -99,6 +99,7 @@ def circle_loss(
     """
     name = "circle_loss"
     references = reference_embeddings, reference_labels
+    arguments.flag(name, "remove_diagonal", remove_diagonal)
     options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"gamma": gamma, "margin": margin}
     prepared = prepare_labelled(
@@ -186,10 +187,9 @@ def multi_similarity_loss(
 
 
 def _angular(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
-    label, own, (_, exists) = rows
-    their_label, (_, compared) = columns
-    negatives = label[:, None] != their_label[None, :]
-    negatives = negatives if exists is None else negatives & exists[:, None] & compared[None, :]
+    label, own, row = rows
+    their_label, column = columns
+    negatives = (label[:, None] != their_label[None, :]) & are_others(row, column)[0]
     squared_tangent = jnp.square(jnp.tan(numbers[0]))
     of_negatives = logsumexp_where(4 * squared_tangent * products, negatives)
     return softplus(of_negatives - 2 * (1 + squared_tangent) * own), ()
@@ -260,7 +260,7 @@ def angular_loss(
     pairs, mask, _ = prepare_matched(
         name, names, anchors, positives, numbers, normalized, where, weights, reduction, axis_name
     )
-    label, _ = pairs.rows
+    label: Array = pairs.rows.position
     if labels is not None:
         given = arguments.real(name, "labels", *arguments.identities(labels))
         arguments.same_shape(name, "labels", given, label.shape)

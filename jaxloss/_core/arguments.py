@@ -113,8 +113,9 @@ def identities(*labels: ArrayLike | None) -> tuple[Any, ...]:
     arrays = [x for x in labels if isinstance(x, np.ndarray)]
     if all(fits_in_jax(x) or x.dtype.kind not in "iu" for x in arrays):
         return labels
-    values = np.unique(np.concatenate([x.ravel() for x in arrays]))
-    return tuple(np.searchsorted(values, x).astype(np.int32) if isinstance(x, np.ndarray) else x for x in labels)
+    arrays = [np.asarray(x) for x in labels if x is not None]  # a traced one raises JAX's error: it has no numbers yet
+    values = np.unique(np.concatenate([x.ravel().astype(object) for x in arrays]))
+    return tuple(None if x is None else np.searchsorted(values, np.asarray(x)).astype(np.int32) for x in labels)
 
 
 def boolean(name: str, argument: str, value: ArrayLike) -> Array:
@@ -328,7 +329,7 @@ def mapped(name: str, argument: str, axis_name: AxisName | None) -> None:
     if axis_name is not None:
         try:
             lax.axis_size(axis_name)
-        except NameError:
+        except (NameError, TypeError, ValueError):
             expected = "the name of an axis of a shard_map or vmap around the call"
             raise ValueError(f"{name}: expected `{argument}` to be {expected}, got {axis_name!r}.") from None
 

@@ -13,6 +13,7 @@ from .masks import Mask, divide_or_zero, prepare_mask
 from .pair_devices import reduced
 from .pairs import Formula, Kind, Pairs, Plan, embeddings_of, plan
 from .rows import is_finite_row, per_example_option
+from .special import power_of_two
 from .types import AxisName, Reduction
 from .vectors import unit_vectors
 
@@ -51,6 +52,9 @@ def prepare_labelled(
     labels, reference_labels = arguments.identities(labels, reference_labels)
     x, y = r, y_references = _labelled(name, ("embeddings", "labels"), embeddings, labels)
     if reference_embeddings is not None:
+        if reference_labels is None and jnp.shape(reference_embeddings)[:1] != y.shape:
+            shape = jnp.shape(reference_embeddings)[:1]
+            raise ValueError(f"{name}: expected `reference_labels` of shape {shape}, got None.")
         labels = y if reference_labels is None else reference_labels
         names = "reference_embeddings", "reference_labels"
         r, y_references = _labelled(name, names, reference_embeddings, labels, features=x.shape[1], dtype=y.dtype)
@@ -58,7 +62,8 @@ def prepare_labelled(
         raise ValueError(f"{name}: expected `reference_embeddings` with `reference_labels`, got None.")
     dtype = arguments.compute_dtype(x, r)
     given = tuple(per_example_option(name, *option, Mask(), y.shape, dtype) for option in per_example.items())
-    mask = prepare_mask(name, options.where, options.weights, y.shape, dtype).exclude(is_finite_row(x))
+    usable = is_finite_row(jnp.square(x.astype(dtype)) if normalize is False else x)
+    mask = prepare_mask(name, options.where, options.weights, y.shape, dtype).exclude(usable)
     for option in given:
         mask = mask.exclude(jnp.isfinite(option))
     compared, kind = None, Kind()
@@ -102,6 +107,23 @@ def _labelled(
 def _position(labels: Array, axis_name: AxisName | None) -> Array:
     index = jnp.arange(labels.shape[0])
     return index if axis_name is None else index + lax.axis_index(axis_name) * labels.shape[0]
+
+
+def centred(pairs: Pairs, axis_name: AxisName | None) -> tuple[Pairs, Array]:
+    """The pairs about a common origin, near their mean, and in a common unit, which is returned: a power of two.
+
+    Distances are those of the vectors, which are so short and near the origin that their squares are numbers.
+    """
+    q, r = pairs.queries, pairs.references
+    size = power_of_two(sum((jnp.abs(lax.stop_gradient(x)).max(initial=0) for x in (q, r)), jnp.zeros((), q.dtype)))
+    unit = size if axis_name is None else lax.pmax(size, axis_name)
+    q, r = q * (1 / unit), r * (1 / unit)
+    origin = (
+        lax.stop_gradient(r).sum(0, keepdims=True) / max(r.shape[0], 1) if isinstance(r.shape[0], int) else 0 * r[:1]
+    )
+    origin = lax.stop_gradient(origin)
+    origin = origin if axis_name is None else lax.pmean(origin, axis_name)
+    return pairs._replace(queries=q - origin, references=r - origin), unit
 
 
 class Identity(NamedTuple):

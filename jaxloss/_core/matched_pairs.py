@@ -1,7 +1,7 @@
 """Losses of queries and references of which each query has its own, on the same device."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -14,6 +14,14 @@ from .pairs import Kind, Pairs, embeddings_of
 from .rows import is_finite_row
 from .types import AxisName, Reduction
 from .vectors import inverse_norm
+
+
+class Matched(NamedTuple):
+    """Of queries and of their references."""
+
+    position: Any  # an array; -1 for what fills up a chunk
+    exists: Array | None
+    is_compared: Array | None  # False for a weight of 0, too
 
 
 def prepare_matched(
@@ -41,8 +49,10 @@ def prepare_matched(
     arguments.choice(name, "reduction", reduction)
     arguments.mapped(name, "axis_name", axis_name)
     mask = prepare_mask(name, where, weights, q.shape[:1], dtype).exclude(is_finite_row(q) & is_finite_row(r))
-    compared = mask.examples if mask.weight is None else mask.weight != 0
-    q, r = Mask(compared).fill(q), Mask(compared).fill(r)
+    compared = mask.examples
+    if mask.weight is not None:
+        compared = mask.weight != 0 if compared is None else compared & (mask.weight != 0)
+    q, r = Mask(mask.examples).fill(q), Mask(mask.examples).fill(r)
     arguments.flag(name, "normalize", normalize)
     q, r, kind = embeddings_of(q, r, dtype, normalize)
     index = jnp.arange(q.shape[0])
@@ -53,7 +63,8 @@ def prepare_matched(
     scale = scalars.get("logit_scale")
     if scale is not None and not kind.narrow:
         q, scalars["logit_scale"] = scale * q, None
-    return Pairs(q, r, (index, compared), (index, compared), tuple(scalars.values())), mask, kind
+    identity = Matched(index, mask.examples, compared)
+    return Pairs(q, r, identity, identity, tuple(scalars.values())), mask, kind
 
 
 def own_logits(pairs: Pairs, kind: Kind) -> Array:
@@ -67,8 +78,17 @@ def scaled_by(products: Array, scale: Array | None) -> Array:
     return products if scale is None else scale * products
 
 
-def are_others(row: Any, column: Any) -> Array:
-    """Which references are another query's, and are compared."""
-    (index, examples), (reference_index, compared) = row, column
-    others: Array = (index[:, None] != reference_index[None, :]) & (index >= 0)[:, None]
-    return others if examples is None else others & examples[:, None] & compared[None, :]
+def are_others(row: Matched, column: Matched) -> tuple[Array, Array]:
+    """Which references are another query's, and are compared with it; and which queries with a reference.
+
+    One of weight 0 has a loss, by which its weight may learn, but is in no other's.
+    """
+    others: Array = (row.position[:, None] != column.position[None, :]) & (row.position >= 0)[:, None]
+    of_rows = _and(others, row.exists, column.is_compared)
+    return of_rows, others if row.is_compared is None else _and(others, row.is_compared, column.exists)
+
+
+def _and(pairs: Array, rows: Array | None, columns: Array | None) -> Array:
+    for mask in (None if rows is None else rows[:, None], None if columns is None else columns[None, :]):
+        pairs = pairs if mask is None else pairs & mask
+    return pairs

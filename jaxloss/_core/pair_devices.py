@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
 from . import arguments
-from .compiler import reshard
+from .compiler import replicate_from_axis, reshard
 from .masks import Mask
 from .pairs import Pairs, Plan, loss_of_each, narrowed, weighted_sum
 from .types import AxisName, Reduction
@@ -62,6 +62,8 @@ def over_devices(
     """
     spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
     if not any(spec) and not any(from_spec):
+        rows, columns, weight = jax.tree.map(replicate_from_axis, (pairs.rows, pairs.columns, weight))
+        pairs = pairs._replace(rows=rows, columns=columns)
         return local(*_meet(plan, pairs, axis_name), weight, ())
     _, pairs = _meet(plan._replace(is_sum=False), pairs, axis_name)
     axes = _axes(spec[0])

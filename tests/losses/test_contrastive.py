@@ -378,7 +378,7 @@ X, Y, T = jnp.zeros((6, 3)), jnp.zeros(6, np.int32), jnp.zeros((6, 3), np.int32)
         (NTXENT, (X[0], Y), {}, ValueError, "`embeddings` of shape (batch, features), got (3,)."),
         (NTXENT, (X, Y[:, None]), {}, ValueError, "`labels` of shape (6,), got (6, 1)."),
         (NTXENT, (X, Y, X), {}, ValueError, "`temperature` of a shape that broadcasts to (6,), got (6, 3)."),
-        (CIRCLE, (X, Y), {"others": X[:2]}, ValueError, "`reference_labels` of shape (2,), got (6,)."),
+        (CIRCLE, (X, Y), {"others": X[:2]}, ValueError, "`reference_labels` of shape (2,), got None."),
         (CIRCLE, (X, Y), {"others": X[:, :2]}, ValueError, "`reference_embeddings` of shape (6, 3), got (6, 2)."),
         (CIRCLE, (X, Y), {"y": Y}, ValueError, "`reference_embeddings` with `reference_labels`, got None."),
         (CIRCLE, (X, Y), {"others": X, "y": X[0]}, ValueError, "`reference_labels` of shape (6,), got (3,)."),

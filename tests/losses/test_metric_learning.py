@@ -241,6 +241,69 @@ def test_the_angle_at_a_negative(rng):
             same(found, expected, span=20)
 
 
+@pytest.mark.parametrize("place", ["huge", "tiny", "far"])
+def test_distances_of_any_size_and_far_from_the_origin(place, rng):
+    x = rng.normal(size=(6, 4)).astype(np.float32)
+    y = np.array([0, 0, 0, 1, 1, 1])
+    unit = {"huge": 1e20, "tiny": 1e-25, "far": 2.0**-5}[place]
+    moved = np.asarray(x * np.float32(unit) + (1000 if place == "far" else 0), np.float32)
+    exact = moved.astype(np.float64)
+    d = np.linalg.norm(exact[:, None] - exact, axis=-1) / unit
+    same_label = y[:, None] == y
+    own, other = np.where(same_label, d, 0), np.where(same_label, np.inf, d)
+    hard = np.maximum(0, own.max(1) - other.min(1) + 0.5)
+    margin = np.float32(0.5 * unit)
+    same(jaxloss.batch_hard_triplet_loss(moved, y, margin=margin) / np.float32(unit), hard, span=40)
+    found = jaxloss.contrastive_loss(moved, y, negative_margin=np.float32(3 * unit), squared=False) / np.float32(unit)
+    truth = own.sum(1) / 2 + np.where(same_label, 0, np.maximum(0, 3 - d)).sum(1) / 3
+    same(found, truth, span=40)
+    assert np.isfinite(jaxloss.semi_hard_triplet_loss(moved, y, margin=margin)).all()
+    if place == "far":
+        d2 = np.exp(-((d * unit) ** 2))
+        p = np.where(same_label & ~np.eye(6, dtype=bool), d2, 0).sum(1) / (d2.sum(1) - 1)
+        same(jaxloss.nca_loss(moved, y), -np.log(p), span=40)
+
+
+def test_weight_zero_hides_what_overflows(rng):
+    x = jnp.asarray(rng.normal(size=(5, 3)), np.float32).at[4].set(1e25)
+    y, weights = jnp.array([0, 0, 1, 1, 0]), jnp.array([1.0, 1, 1, 1, 0])
+    for loss in (jaxloss.contrastive_loss, jaxloss.lifted_structure_loss, jaxloss.nca_loss):
+        by_x = jax.grad(lambda x, loss=loss: loss(x, y, weights=weights, reduction="sum"))(x)
+        alone = jax.grad(lambda x, loss=loss: loss(x, y[:4], reduction="sum"))(x[:4])
+        same(by_x[:4], alone, span=20)
+
+
+def test_a_near_neighbour_to_the_last_digit():
+    x = jnp.array([[1.0, 0.3, 0.7], [1.0, 0.3 + 1e-6, 0.7]])
+    a, b = np.asarray(x, np.float64)
+    with mp.workdps(40):
+        a, b = ([mp.mpf(float(v)) for v in row] for row in (a, b))
+        na, nb = (mp.sqrt(sum(v * v for v in row)) for row in (a, b))
+        truth = -mp.log(mp.sqrt(sum((u / na - v / nb) ** 2 for u, v in zip(a, b, strict=True))))
+    close(jaxloss.koleo_loss(x, epsilon=0), [float(truth)] * 2, 1.0)
+
+
+def test_flags_are_flags(rng):
+    x, y = rng.normal(size=(4, 3)).astype(np.float32), np.arange(4) % 2
+    for loss in (jaxloss.contrastive_loss, jaxloss.batch_hard_triplet_loss, jaxloss.nca_loss):
+        with pytest.raises(TypeError, match="expected `normalize` to be True or False, got None"):
+            loss(x, y, normalize=None)
+    with pytest.raises(TypeError, match="circle_loss: expected `remove_diagonal` to be True or False, got 'no'"):
+        jaxloss.circle_loss(x, y, remove_diagonal="no")
+    with pytest.raises(TypeError, match="batch_hard_triplet_loss: expected `soft_margin` to be True or False, got 1"):
+        jaxloss.batch_hard_triplet_loss(x, y, soft_margin=1)
+
+
+def test_labels_wider_than_those_of_jax_beside_others(rng):
+    x, r = (rng.normal(size=(n, 3)).astype(np.float32) for n in (4, 3))
+    wide, narrow = np.array([2**40, 5, 5, 2**40]), np.array([9, 5, 5, 9])
+    found, expected = (
+        jaxloss.ntxent(x, y, reference_embeddings=r, reference_labels=jnp.array([5, 7, 5]), reduction="none")
+        for y in (wide, narrow)
+    )
+    same(found, expected)
+
+
 # Proxies and classes.
 
 

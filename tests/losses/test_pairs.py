@@ -430,3 +430,45 @@ def test_cosines_in_half_precision_are_those_of_the_numbers(loss, rng):
         assert a.dtype == jnp.bfloat16
         a, b = (np.asarray(x, np.float64) * lengths for x in (a, b))
         assert np.abs(a - b).max() < 2**-8 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("loss", [clip, siglip, own_info_nce, jaxloss.angular_loss], ids=lambda loss: loss.__name__)
+def test_a_weight_of_zero_has_the_derivative_that_a_small_one_has(loss, rng):
+    """A pair of weight 0 is in no other's loss, but has one of its own."""
+    q, r = draw(rng, n=5, features=3)
+    gradient = jax.grad(lambda w: loss(q, r, weights=w, reduction="sum"))
+    ones = jnp.ones(5)
+    without = loss(q[1:], r[1:], reduction="sum")
+    at_zero = gradient(ones.at[0].set(0))
+    assert at_zero[0] > 0.1
+    same(loss(q, r, weights=ones.at[0].set(0), reduction="sum"), without, span=20) if loss is not own_info_nce else None
+    if loss is own_info_nce:  # whose references are compared, whatever the weight of their queries
+        same(at_zero[0], gradient(ones.at[0].set(1e-3))[0], span=20)
+
+
+def test_large_weights_do_not_overflow_where_logits_spread(rng):
+    """On a CPU rows and columns share exponentials, of logits that spread by up to 60."""
+    for spread in (59.0, 79.0, 300.0):
+        q, r = jnp.array([[spread, 0.0], [0.0, 0.01], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+
+        def gradient(weight, q=q, r=r):
+            return jax.grad(lambda q: clip(q, r, 1.0, weights=jnp.full(3, weight), reduction="sum"))(q) / weight
+
+        same(gradient(1e8), gradient(1.0), span=spread)
+
+
+def test_labels_split_beside_embeddings_that_are_not(rng):
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(AxisType.Explicit,))
+    x, y = jnp.asarray(rng.normal(size=(8, 4)), np.float32), jnp.arange(8) % 3
+    losses = [
+        *(jaxloss.ntxent, jaxloss.nca_loss, jaxloss.batch_hard_triplet_loss, jaxloss.lifted_structure_loss),
+        lambda x, y: jaxloss.info_nce_loss(x, x[::-1], y),
+        lambda x, y: jaxloss.angular_loss(x, x[::-1], y),
+        lambda x, y: jaxloss.angular_margin_loss(x, x.T, y),
+    ]
+    with jax.set_mesh(mesh):
+        split = jax.device_put(y, NamedSharding(mesh, P("a")))
+        whole = jax.device_put(x, NamedSharding(mesh, P()))
+        for loss in losses:
+            found = jax.jit(jax.grad(lambda x, y, loss=loss: loss(x, y).sum()))(whole, split)
+            same(jax.device_get(found), jax.grad(lambda x, loss=loss: loss(x, y).sum())(x), span=40)
