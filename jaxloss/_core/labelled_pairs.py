@@ -110,18 +110,15 @@ def _position(labels: Array, axis_name: AxisName | None) -> Array:
 
 
 def centred(pairs: Pairs, axis_name: AxisName | None) -> tuple[Pairs, Array]:
-    """The pairs about a common origin, near their mean, and in a common unit, which is returned: a power of two.
-
-    Distances are those of the vectors, which are so short and near the origin that their squares are numbers.
+    """The pairs about a common origin, the mean of the references, and in a common unit, a power of two, which is
+    returned: their squares are numbers, and their distances keep more digits.
     """
     q, r = pairs.queries, pairs.references
     size = power_of_two(sum((jnp.abs(lax.stop_gradient(x)).max(initial=0) for x in (q, r)), jnp.zeros((), q.dtype)))
     unit = size if axis_name is None else lax.pmax(size, axis_name)
     q, r = q * (1 / unit), r * (1 / unit)
-    origin = (
-        lax.stop_gradient(r).sum(0, keepdims=True) / max(r.shape[0], 1) if isinstance(r.shape[0], int) else 0 * r[:1]
-    )
-    origin = lax.stop_gradient(origin)
+    number = jnp.ones(r.shape[:1], r.dtype).sum()
+    origin = divide_or_zero(lax.stop_gradient(r).sum(0, keepdims=True), number)
     origin = origin if axis_name is None else lax.pmean(origin, axis_name)
     return pairs._replace(queries=q - origin, references=r - origin), unit
 
