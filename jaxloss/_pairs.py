@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.classes import in_range
+from ._core.classes import in_range, one_hot_mask
 from ._core.compiler import compiled
 from ._core.cross_entropy import Options, indexed_cross_entropy
 from ._core.masks import Mask, finite_where_unweighted, prepare_mask, weigh
@@ -281,7 +281,11 @@ def siglip_loss(
 
 def _info_nce(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Array, Any]:
     labels, examples, classes = rows
-    return indexed_cross_entropy(numbers[0] * products, labels, Mask(examples, classes), Options()), ()
+    scale, hardness = numbers
+    z = scale * products
+    if hardness is not None:
+        z += jnp.where(one_hot_mask(labels, z), 0, hardness * lax.stop_gradient(products))
+    return indexed_cross_entropy(z, labels, Mask(examples, classes), Options()), ()
 
 
 def _is_compared(pairs_mask: Array, references: int, axis_name: AxisName | None) -> Array:
@@ -300,6 +304,7 @@ def info_nce_loss(
     labels: ArrayLike | None = None,
     *,
     logit_scale: ArrayLike = 1.0,
+    hardness: ArrayLike = 0.0,
     normalize: bool = False,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -322,6 +327,8 @@ def info_nce_loss(
       labels: :math:`y`, integers in [0, references), of shape (queries,): which reference belongs to a query; reference
         i to query i by default, on each device of ``axis_name`` of its own. Any other integer gives NaN.
       logit_scale: :math:`s`, a number: one over the temperature.
+      hardness: a number, of which the multiple :math:`\alpha\, q_i \cdot r_j`, without derivative, is added to the
+        logit of each negative: hard ones weigh more.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are multiplied as they are.
       where: boolean, broadcast to (queries,): False masks a query, which may contain anything. Or of shape (queries,
@@ -342,7 +349,8 @@ def info_nce_loss(
     Raises:
       TypeError: an embedding is not floating, ``labels`` is not integer, ``where`` is not boolean.
       ValueError: embeddings are not of two axes with as many features, there are fewer references than queries and no
-        labels, a mask or weight does not broadcast, ``axis_name`` is not mapped.
+        labels, ``logit_scale`` or ``hardness`` is not a number, a mask or weight does not broadcast, ``axis_name`` is
+        not mapped.
 
     Example:
       >>> import jax.numpy as jnp
@@ -385,7 +393,9 @@ def info_nce_loss(
     q = Mask(mask.examples).fill(q)
     arguments.flag(name, "normalize", normalize)
     q, r, kind = embeddings_of(q, r, dtype, normalize)
+    alpha = None if arguments.is_number(hardness, 0) else arguments.scalar(name, "hardness", hardness, dtype)
+    numbers = arguments.scalar(name, "logit_scale", logit_scale, dtype), alpha
     real = jnp.ones_like(y, bool) if mask.examples is None else mask.examples  # False for what fills up a chunk
-    pairs = Pairs(q, r, (y, real, pairs_mask), (), (arguments.scalar(name, "logit_scale", logit_scale, dtype),))
+    pairs = Pairs(q, r, (y, real, pairs_mask), (), numbers)
     chunks = plan(name, _info_nce, q, r, chunk_size, kind)
     return reduced(chunks, pairs, mask._replace(classes=None), reduction, axis_name)[0]

@@ -472,3 +472,25 @@ def test_labels_split_beside_embeddings_that_are_not(rng):
         for loss in losses:
             found = jax.jit(jax.grad(lambda x, y, loss=loss: loss(x, y).sum()))(whole, split)
             same(jax.device_get(found), jax.grad(lambda x, loss=loss: loss(x, y).sum())(x), span=40)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_hard_negatives_weigh_more(reduction, rng):
+    """Their similarity is added to their logits, without derivative."""
+    q, r = (jnp.asarray(rng.normal(size=(n, 4)), np.float32) for n in (7, 10))
+    labels = jnp.asarray(rng.integers(10, size=7))
+    reduce = {"none": jnp.sum, "mean": jnp.mean}[reduction]
+
+    def plain(q, r, hardness):
+        products = q @ r.T
+        own = jnp.arange(10)[None, :] == labels[:, None]
+        z = SCALE * products + jnp.where(own, 0, hardness * jax.lax.stop_gradient(products))
+        return reduce(jax.nn.logsumexp(z, 1) - jnp.take_along_axis(z, labels[:, None], 1)[:, 0])
+
+    def ours(q, r, hardness):
+        return info_nce(q, r, labels, SCALE, hardness=hardness, reduction=reduction, chunk_size=3).sum()
+
+    found, expected = (jax.value_and_grad(f, (0, 1, 2))(q, r, jnp.float32(1.5)) for f in (ours, plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        same(a, b, span=20)
+    same(ours(q, r, 0.0), ours(q, r, jnp.float32(0)), span=20)

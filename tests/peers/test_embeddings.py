@@ -409,6 +409,13 @@ def ranking(anchors, positives):
     return cross_entropy(20 * unit(anchors) @ unit(positives).T)
 
 
+def hard_ranking(anchors, positives):
+    """The similarity of negatives is added to their logits, without derivative."""
+    cosines = unit(anchors) @ unit(positives).T
+    hardness = 5 * jax.lax.stop_gradient(cosines) * (1 - jnp.eye(len(cosines)))
+    return cross_entropy(20 * cosines + hardness)
+
+
 def sentences(page):
     positive = np.asarray(page["pair_labels"])
     similarities, margins, teacher = wide(page, "similarities", "margins", "teacher_embeddings")
@@ -430,6 +437,7 @@ def sentences(page):
 
     return {
         "`MultipleNegativesRankingLoss`": (ranking, "anchors positives"),
+        "`MultipleNegativesRankingLoss(hardness_strength=5.0)`": (hard_ranking, "anchors positives"),
         "`MultipleNegativesRankingLoss` with": (
             lambda anchors, candidates: ranking(anchors, candidates),
             "anchors candidates",
