@@ -18,7 +18,7 @@ from ._core.masks import Mask
 from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, Plan
-from ._core.special import relu
+from ._core.special import relu, root
 from ._core.types import AxisName, Reduction
 
 
@@ -35,9 +35,7 @@ def _prepare(name: str, *args: Any, normalize: bool) -> tuple[Plan, Pairs, Mask]
 
 def _distances(products: Array, squares: Array, squared_references: Array, numbers: tuple[Array]) -> Array:
     """Of each vector to each reference. One of 0 has the derivative 0."""
-    squared = squares[:, None] + squared_references[None, :] - 2 * products
-    positive = squared > 0
-    return numbers[0] * jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    return numbers[0] * root(squares[:, None] + squared_references[None, :] - 2 * products)
 
 
 def _mean_where(x: Array, mask: Array) -> Array:
@@ -126,10 +124,8 @@ def contrastive_loss(
     """
     name = "contrastive_loss"
     arguments.flag(name, "squared", squared)
-    references, options = (
-        (reference_embeddings, reference_labels),
-        BatchOptions(where, weights, reduction, axis_name, chunk_size),
-    )
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"positive_margin": positive_margin, "negative_margin": negative_margin}
     formula = partial(_contrastive, squared=squared)
     prepared = _prepare(name, formula, embeddings, labels, references, given, options, normalize=normalize)
@@ -300,10 +296,8 @@ def nca_loss(
       https://arxiv.org/abs/2004.01113. Prototypes: Snell, Swersky and Zemel, https://arxiv.org/abs/1703.05175.
     """
     name = "nca_loss"
-    references, options = (
-        (reference_embeddings, reference_labels),
-        BatchOptions(where, weights, reduction, axis_name, chunk_size),
-    )
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"scale": scale}
     prepared = _prepare(name, _neighbours, embeddings, labels, references, given, options, normalize=normalize)
     return reduced_over_numbers(*prepared, options)
@@ -391,10 +385,8 @@ def semi_hard_triplet_loss(
       Schroff, Kalenichenko and Philbin, FaceNet, https://arxiv.org/abs/1503.03832, with squared distances.
     """
     name = "semi_hard_triplet_loss"
-    references, options = (
-        (reference_embeddings, reference_labels),
-        BatchOptions(where, weights, reduction, axis_name, chunk_size),
-    )
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"margin": margin}
     prepared = _prepare(name, _semi_hard, embeddings, labels, references, given, options, normalize=normalize)
     return reduced_over_numbers(*prepared, options)

@@ -16,6 +16,7 @@ from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.labelled_pairs import BatchOptions, Identity, pair_masks, prepare_labelled, reduced_over_numbers
 from ._core.masks import Mask
 from ._core.pair_softmaxes import logsumexp_where
+from ._core.special import root
 from ._core.types import AxisName, Reduction
 
 
@@ -113,9 +114,7 @@ def ntxent(
 
 def _tuplet_margin(cosines: Array, rows: Any, columns: Any, _: Any) -> tuple[Array, Array]:
     identity, scale, margin = (rows[0], *(option[:, None] for option in rows[1:]))
-    squared = 1 - cosines * cosines
-    sines = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
-    lowered = jnp.cos(margin) * cosines + jnp.sin(margin) * sines  # cos(angle - margin)
+    lowered = jnp.cos(margin) * cosines + jnp.sin(margin) * root(1 - cosines * cosines)  # cos(angle - margin)
     return _against_negatives(scale * lowered, scale * cosines, identity, columns)
 
 
@@ -181,10 +180,8 @@ def tuplet_margin_loss(
       Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019.
     """
     name = "tuplet_margin_loss"
-    references, options = (
-        (reference_embeddings, reference_labels),
-        BatchOptions(where, weights, reduction, axis_name, chunk_size),
-    )
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"scale": scale, "margin": margin}
     prepared = prepare_labelled(name, _tuplet_margin, embeddings, labels, references, given, options)
     return reduced_over_numbers(*prepared, options)

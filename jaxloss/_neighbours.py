@@ -14,6 +14,7 @@ from ._core.labelled_pairs import BatchOptions, centred, pair_masks, prepare_lab
 from ._core.masks import Mask
 from ._core.pair_devices import reduced
 from ._core.pairs import Pairs, Plan
+from ._core.special import root
 from ._core.types import AxisName, Reduction
 from ._cosine import cosine_distance
 from ._embedding import triplet_margin_loss
@@ -114,10 +115,8 @@ def batch_hard_triplet_loss(
     name = "batch_hard_triplet_loss"
     arguments.flag(name, "normalize", normalize)
     arguments.flag(name, "soft_margin", soft_margin)
-    references, options = (
-        (reference_embeddings, reference_labels),
-        BatchOptions(where, weights, reduction, axis_name, chunk_size),
-    )
+    references = reference_embeddings, reference_labels
+    options = BatchOptions(where, weights, reduction, axis_name, chunk_size)
     given = {"margin": margin}
     chunks, pairs, mask = prepare_labelled(
         name, _hardest, embeddings, labels, references, given, options, normalize=normalize
@@ -209,6 +208,4 @@ def koleo_loss(
     all_references, ((nearest, counted),) = _found(chunks, pairs, x, axis_name)
     mask = mask.only(counted)
     half = cosine_distance(x, take_rows(all_references, nearest), where=counted)  # of the squared distance
-    positive = half > 0
-    distance = jnp.where(positive, jnp.sqrt(2 * jnp.where(positive, half, 1)), 0)
-    return mask.reduce(-jnp.log(jnp.where(counted, distance + pairs.rows[1], 1)), reduction, axis_name)
+    return mask.reduce(-jnp.log(jnp.where(counted, root(2 * half) + pairs.rows[1], 1)), reduction, axis_name)

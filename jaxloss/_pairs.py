@@ -327,8 +327,8 @@ def info_nce_loss(
       labels: :math:`y`, integers in [0, references), of shape (queries,): which reference belongs to a query; reference
         i to query i by default, on each device of ``axis_name`` of its own. Any other integer gives NaN.
       logit_scale: :math:`s`, a number: one over the temperature.
-      hardness: a number, of which the multiple :math:`\alpha\, q_i \cdot r_j`, without derivative, is added to the
-        logit of each negative: hard ones weigh more.
+      hardness: :math:`\alpha`, a number. :math:`\alpha\, q_i \cdot r_j`, without derivative, is added to the logit of
+        each negative, so that similar ones weigh more.
       normalize: whether to divide the embeddings by their norm, of any length from 1e-30 to 1e30; a vector of zeros
         remains one. By default they are multiplied as they are.
       where: boolean, broadcast to (queries,): False masks a query, which may contain anything. Or of shape (queries,

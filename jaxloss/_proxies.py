@@ -20,6 +20,7 @@ from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, plan
 from ._core.rows import is_finite_row, per_example_option
+from ._core.special import root
 from ._core.types import AxisName, Reduction
 from ._core.vectors import unit_vectors
 from ._cosine import cosine_distance
@@ -119,18 +120,13 @@ def _raised(loss: Array, shift: Array) -> Array:
     return jnp.where(some, softplus(loss + jnp.log(-jnp.expm1(-loss)) + shift), 0)
 
 
-def _root(x: Array) -> Array:
-    """Of x >= 0, with the derivative 0 at 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
-
-
 def _lowered(x: Array, t: Array, multiplier: Array, margin: Array, cosine_margin: Array) -> Array:
     """By how much the margins lower the cosine of two vectors.
 
     1 - cos = 2 sin(angle / 2)^2 and 1 + cos = 2 cos(angle / 2)^2 are both exact, so that the angle is.
     """
     below, above = cosine_distance(x, t), cosine_distance(x, -t)
-    angle = multiplier * 2 * jnp.arctan2(_root(below), _root(above)) + margin
+    angle = multiplier * 2 * jnp.arctan2(root(below), root(above)) + margin
     turns = lax.stop_gradient(jnp.floor(angle / np.pi))
     return 1 - below - ((1 - 2 * (turns % 2)) * jnp.cos(angle) - 2 * turns) + cosine_margin
 

@@ -265,8 +265,7 @@ def angular_loss(
         given = arguments.real(name, "labels", *arguments.identities(labels))
         arguments.same_shape(name, "labels", given, label.shape)
         label = given
-    dtype = arguments.compute_dtype(pairs.queries, pairs.references)
-    a, p = (unit_vectors(x, dtype) if normalize else x.astype(dtype) for x in (pairs.queries, pairs.references))
+    a, p = (unit_vectors(x, x.dtype) if normalize else x for x in (pairs.queries, pairs.references))
     rows, columns = (label, (a * p).sum(-1), pairs.rows), (label, pairs.columns)
     pairs = Pairs(a + p, p, rows, columns, pairs.numbers)
     return reduced(plan(name, _angular, a, p, chunk_size), pairs, mask, reduction, axis_name)[0]

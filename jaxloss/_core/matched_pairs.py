@@ -49,9 +49,7 @@ def prepare_matched(
     arguments.choice(name, "reduction", reduction)
     arguments.mapped(name, "axis_name", axis_name)
     mask = prepare_mask(name, where, weights, q.shape[:1], dtype).exclude(is_finite_row(q) & is_finite_row(r))
-    compared = mask.examples
-    if mask.weight is not None:
-        compared = mask.weight != 0 if compared is None else compared & (mask.weight != 0)
+    compared = mask.examples if mask.weight is None else mask.weight != 0
     q, r = Mask(mask.examples).fill(q), Mask(mask.examples).fill(r)
     arguments.flag(name, "normalize", normalize)
     q, r, kind = embeddings_of(q, r, dtype, normalize)

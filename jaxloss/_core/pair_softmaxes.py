@@ -18,8 +18,7 @@ def least(x: Array) -> float:
     return float(jnp.finfo(x.dtype).min) / 4
 
 
-# On a CPU exponentials take as long as a product: rows and columns have the same ones, where those of a chunk have a
-# range that fits in the dtype.
+# On a CPU rows and columns share their exponentials, where the range of a chunk fits in the dtype.
 _RANGE = 60.0  # so that a weight times the exponential of it fits, too
 
 

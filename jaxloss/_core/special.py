@@ -220,6 +220,12 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return sech2(*primals), -2 * tanh(*primals) * sech2(*primals) * tangents[0]
 
 
+def root(x: Array) -> Array:
+    """The square root, with the derivative 0 at 0; 0 below, where only rounding leads."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def power_of_two(x: Array) -> Array:
     """A power of two near x > 0, without a derivative and with a finite reciprocal; 1 for 0."""
     finfo = jnp.finfo(x.dtype)
