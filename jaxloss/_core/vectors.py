@@ -126,16 +126,19 @@ def is_ordinary(squared: Array) -> Array:
     return ordinary
 
 
-def _near_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, xx: Array) -> tuple[Array, ...]:
-    """x . d / |x|^2, |o|^2 and t . d, with d = x - t."""
-    (xd,), scales = _sums(x, t, (x_scale, t_scale), lambda x, t: x * (x - t))
-    along_x = xd / xx
+def _near_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, sign: Array, xx: Array) -> tuple[Array, ...]:
+    """x . d / |x|^2, |o|^2 and t . d, with d = x - t, or x + t where the sign is negative."""
+    # Sums for both signs need no other sum first: accelerators compute them in the pass of |x|^2.
+    (minus, plus), scales = _sums(x, t, (x_scale, t_scale), lambda x, t: x * (x - t), lambda x, t: x * (x + t))
+    along_x = jnp.where(sign < 0, plus, minus) / xx
+    x_scale, t_scale = scales
+    scales = x_scale, sign * t_scale
     (oo,), scales = _sums(x, t, scales, lambda x, t: jnp.square(x - t - x * along_x))
     (td,), _ = _sums(x, t, scales, lambda x, t: t * (x - t))
     return along_x, oo, td
 
 
-def _no_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, xx: Array) -> tuple[Array, ...]:
+def _no_sums(x: Array, t: Array, x_scale: Array, t_scale: Array, sign: Array, xx: Array) -> tuple[Array, ...]:
     zero = zeros_of_type(t_scale)
     return zero, zero, zero
 
@@ -165,14 +168,13 @@ def compare_vectors(x: Array, t: Array) -> tuple[Array, Array, SavedVectors]:
     cosine = jnp.clip(xt * factor, -1, 1)  # of a cosine only the rounding is clipped
     is_near = jnp.abs(cosine) > 0.5  # if opposite, to -t, whose distance is 2 less that of t
     sign = jnp.where(cosine < -0.5, -1, 1).astype(dtype)
-    t_scale = sign * t_scale
-    along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, x_scale, t_scale, xx)
+    along_x, oo, td = cpu_shortcut(is_near, _near_sums, _no_sums, x, t, x_scale, t_scale, sign, xx)
     distance = oo / (tt * (1 + jnp.where(is_near, jnp.abs(cosine), 0)))
     cosine = jnp.where(is_near, sign * (1 - distance), cosine)
     distance = jnp.where(is_near, 1 - sign + sign * distance, 1 - cosine)
     along_x, along_t = jnp.where(is_near, along_x, -xt / xx), jnp.where(is_near, td, xt) / tt
     near, factor = is_near.astype(dtype), jnp.where(zero, 0, sign * factor)
-    saved = SavedVectors(*vectors, x_scale, t_scale, near, along_x, along_t, factor)
+    saved = SavedVectors(*vectors, x_scale, sign * t_scale, near, along_x, along_t, factor)
     return cosine[..., 0], distance[..., 0], saved
 
 
