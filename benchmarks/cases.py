@@ -668,7 +668,7 @@ CASES = (
         quick=(64, 32),
         call=batches.clip,
         cpu_note=(
-            "a gradient needs the sums over columns first: four products instead of three, in a tenth of the memory."
+            "a gradient needs the sums over columns first: four products instead of three, which alone take as long."
         ),
     ),
     Case(

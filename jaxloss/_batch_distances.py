@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -18,7 +17,7 @@ from ._core.masks import Mask
 from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, Plan
-from ._core.special import relu, root
+from ._core.special import relu, root, softplus
 from ._core.types import AxisName, Reduction
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -16,7 +15,7 @@ from ._core.cross_entropy import Options, dense_cross_entropy
 from ._core.labelled_pairs import BatchOptions, Identity, pair_masks, prepare_labelled, reduced_over_numbers
 from ._core.masks import Mask
 from ._core.pair_softmaxes import logsumexp_where
-from ._core.special import root
+from ._core.special import root, softplus
 from ._core.types import AxisName, Reduction
 
 

@@ -151,8 +151,8 @@ def clip_loss(
         whose masks have two axes.
       weights: real, broadcast to (batch,). A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. CLIP takes the mean.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. As on an explicit mesh, references
-        are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered where a
+        device has fewer than 512, and travel from device to device where it has more, as on an explicit mesh. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default for a million products.
@@ -203,7 +203,7 @@ def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Arr
     """The part of the others."""
     scale, bias = numbers
     z = scaled_by(products, scale) + bias
-    return jnp.where(are_others(rows, columns)[0], softplus(z), 0).sum(-1), ()
+    return softplus(jnp.where(are_others(rows, columns)[0], z, least(z))).sum(-1), ()  # of the least it is 0
 
 
 @compiled()
@@ -244,8 +244,8 @@ def siglip_loss(
       weights: real, broadcast to (batch,): the weight of a query's own :math:`\ell_i`. A pair of weight 0 is masked.
       reduction: ``"none"``, ``"sum"`` or ``"mean"``, see :func:`jaxloss.reduce`. ``"sum"`` and ``"mean"`` compute no
         product twice.
-      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. As on an explicit mesh, references
-        are gathered where a device has fewer than 512, and travel from device to device where it has more. Value and
+      axis_name: inside of ``shard_map``, the mapped axis over which pairs are split. References are gathered where a
+        device has fewer than 512, and travel from device to device where it has more, as on an explicit mesh. Value and
         gradients are those of the whole batch, but for ``grad`` inside of ``check_vma=False``, see
         :func:`jaxloss.reduce`: there those by embeddings are as many times too large as there are devices.
       chunk_size: how many queries a device compares at a time, by default for a million products.

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -20,7 +19,7 @@ from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, plan
 from ._core.rows import is_finite_row, per_example_option
-from ._core.special import root
+from ._core.special import root, softplus
 from ._core.types import AxisName, Reduction
 from ._core.vectors import unit_vectors
 from ._cosine import cosine_distance

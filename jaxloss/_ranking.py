@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -19,6 +18,7 @@ from ._core.masks import Mask, prepare_mask, weigh
 from ._core.pair_softmaxes import least
 from ._core.reduction import reduce
 from ._core.rows import as_rows, prepare_rows
+from ._core.special import softplus
 from ._core.types import Axis, Reduction
 
 
@@ -95,7 +95,7 @@ def _plackett_luce(s: Array, items: Array) -> Array:
     s = jnp.where(items, jnp.maximum(s, lowest / 2), lowest)
     rest = lax.cumlogsumexp(s, axis=s.ndim - 1, reverse=True)
     gaps = jnp.concatenate([rest[..., 1:], jnp.full_like(rest[..., :1], lowest)], -1) - s
-    return jnp.where(items, jax.nn.softplus(gaps), 0).sum(-1)
+    return jnp.where(items, softplus(gaps), 0).sum(-1)
 
 
 _plackett_luce_loss = recompute_in_backward(_plackett_luce)

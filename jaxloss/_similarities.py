@@ -7,7 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import softplus
 from jax.typing import ArrayLike
 
 from ._core import arguments
@@ -17,7 +16,7 @@ from ._core.matched_pairs import are_others, prepare_matched
 from ._core.pair_devices import reduced
 from ._core.pair_softmaxes import logsumexp_where
 from ._core.pairs import Pairs, plan
-from ._core.special import relu
+from ._core.special import relu, softplus
 from ._core.types import AxisName, Reduction
 from ._core.vectors import unit_vectors
 

@@ -1,6 +1,8 @@
 """Pairs that are split over devices, by an explicit mesh or a mapped axis: each device meets all references."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,12 +41,16 @@ def reduced(
 _TRAVEL = 512  # pairs of a device: products of as many keep it busy while the next ones arrive
 
 
+def _travels(plan: Plan, queries: Any) -> bool:
+    """Whether the loss allows references to travel round the devices, and a device has enough queries."""
+    return plan.is_sum and isinstance(queries, int) and queries >= _TRAVEL
+
+
 def _meet(plan: Plan, pairs: Pairs, axes: AxisName | None) -> tuple[Plan, Pairs]:
-    """Has references travel round the devices, if the loss allows it and each device has many; else gathers them."""
+    """Has references travel round the devices of mapped axes, or gathers them."""
     if not axes:
         return plan, pairs
-    n = pairs.queries.shape[0]
-    if plan.is_sum and isinstance(n, int) and n >= _TRAVEL:
+    if _travels(plan, pairs.queries.shape[0]):
         return plan._replace(ring=axes), pairs
     references, columns = lax.all_gather((narrowed(plan, pairs.references), pairs.columns), axes, tiled=True)
     return plan, pairs._replace(references=references, columns=columns)
@@ -57,41 +63,34 @@ def over_devices(
     weight: Array | None,
     axis_name: AxisName | None = None,
 ) -> tuple[Array, Any]:
-    """``local`` (plan, pairs, weight, axes) on each device of a mapped axis or an explicit mesh, with its queries and
-    all references; and the axes of the mesh that split the queries.
+    """``local`` (plan, pairs, weight, axes) of all queries, or of a device's: then with the axes that split them.
+
+    On an explicit mesh references travel round the devices, or else the mesh is an automatic one within the loop.
     """
     spec, from_spec = (jax.typeof(x).sharding.spec for x in (pairs.queries, pairs.references))
     if not any(spec) and not any(from_spec):
         rows, columns, weight = jax.tree.map(replicate_from_axis, (pairs.rows, pairs.columns, weight))
         pairs = pairs._replace(rows=rows, columns=columns)
         return local(*_meet(plan, pairs, axis_name), weight, ())
-    _, pairs = _meet(plan._replace(is_sum=False), pairs, axis_name)
-    axes = _axes(spec[0])
-    gathered = axes if _axes(from_spec[0]) == axes else ()  # what is split otherwise is replicated before
+    _, pairs = _meet(plan._replace(is_sum=False), pairs, axis_name)  # a ring is of one kind of axes
     like = pairs.queries if any(spec) else pairs.references
-    mesh = jax.typeof(like).sharding.mesh
-    of_rows, of_columns = P(axes or None), P(gathered or None)
-
-    def on_device(pairs: Pairs, weight: Array | None) -> tuple[Array, Any]:
-        alone = axis_name is None  # a ring is of one kind of axes
-        return local(*_meet(plan._replace(devices=1, is_sum=plan.is_sum and alone), pairs, gathered), weight, axes)
-
-    specs = Pairs(
-        of_rows,
-        of_columns,
-        jax.tree.map(lambda _: of_rows, pairs.rows),
-        jax.tree.map(lambda _: of_columns, pairs.columns),
-        jax.tree.map(lambda _: P(), pairs.numbers),
-    )
-    in_specs = specs, None if weight is None else of_rows
-    arrays: tuple[Pairs, Array | None] = jax.tree.map(lambda x, spec: reshard(x, spec, like), (pairs, weight), in_specs)
-    if not axes and not gathered:
-        return local(plan, *arrays, ())
-    out_specs = P() if weight is not None else of_rows, of_rows
+    mesh, axes = jax.typeof(like).sharding.mesh, _axes(spec[0])
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    names = {name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit}
-    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)
-    found: tuple[Array, Any] = mapped(*arrays)
+    explicit = tuple(name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit)
+    of_rows, of_all = P(axes or None), P()
+    out_specs = of_rows if weight is None else of_all, of_rows
+    queries_of_device = pairs.queries.shape[0] // math.prod(mesh.shape[axis] for axis in axes)
+    found: tuple[Array, Any]
+    if axis_name is not None or axes != _axes(from_spec[0]) or not _travels(plan, queries_of_device):
+        shardings = jax.tree.map(partial(jax.sharding.NamedSharding, mesh), out_specs)
+        automatic = jax.sharding.auto_axes(partial(local, plan, axes=()), axes=explicit, out_sharding=shardings)
+        found = automatic(pairs, weight)
+        return found
+    specs = jax.tree.map(lambda _: of_rows, pairs)._replace(numbers=jax.tree.map(lambda _: of_all, pairs.numbers))
+    in_specs = specs, None if weight is None else of_rows
+    ring = partial(local, plan._replace(devices=1, ring=axes), axes=axes)
+    mapped = jax.shard_map(ring, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(explicit))
+    found = mapped(*jax.tree.map(lambda x, spec: reshard(x, spec, like), (pairs, weight), in_specs))
     return found
 
 

@@ -206,9 +206,9 @@ def test_pairs_of_eight_devices_on_an_accelerator(name, kind):
     assert program.memory_analysis().temp_size_in_bytes <= 90 * 2**20
 
 
-@pytest.mark.parametrize(("kind", "sent", "temporaries"), [("Auto", 390, 140), ("Explicit", 255, 640)])
-def test_a_batch_of_eight_devices_on_an_accelerator(kind, sent, temporaries):
-    """Of 65,536 examples the cosines would be 2 GiB a device. An explicit mesh gathers the embeddings, in bfloat16."""
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_batch_of_eight_devices_on_an_accelerator(kind):
+    """Of 65,536 examples the cosines would be 2 GiB a device."""
     pytest.importorskip(needs("h200"))
     mesh = Mesh(np.array(devices_of("h200", "1x1x8")), ("data",), axis_types=(AxisType[kind],))
     sharding = NamedSharding(mesh, P("data"))
@@ -216,8 +216,8 @@ def test_a_batch_of_eight_devices_on_an_accelerator(kind, sent, temporaries):
     labels = jax.ShapeDtypeStruct((65_536,), np.int32, sharding=sharding)
     with jax.set_mesh(mesh):
         program = jax.jit(jax.value_and_grad(jaxloss.ntxent)).lower(embeddings, labels).compile()
-    assert sum(transfer.sent for transfer in transfers(program.as_text())) <= sent * 2**20
-    assert program.memory_analysis().temp_size_in_bytes <= temporaries * 2**20
+    assert sum(transfer.sent for transfer in transfers(program.as_text())) <= 390 * 2**20
+    assert program.memory_analysis().temp_size_in_bytes <= 165 * 2**20
 
 
 def test_indices_of_split_classes_exchange_no_logits_on_an_accelerator(monkeypatch):
