@@ -103,44 +103,49 @@ SCALE, BIAS = 10.0, -10.0  # where SigLIP starts
 
 
 def draw_pairs(key: Array, shape: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
-    """References that are near their queries."""
+    """Queries and, beside each, its reference, which is near: the gradient is by both."""
     one, two = jax.random.split(key)
     x = jax.random.normal(one, shape, "float32")
     t = x + jax.random.normal(two, shape, "float32")
-    return normalized(x).astype(dtype), normalized(t).astype(dtype)
+    return jnp.concatenate([normalized(x), normalized(t)], 1).astype(dtype), jnp.zeros(shape[:1], "int32")
 
 
-def clip(x: Array, t: Array, **options: Any) -> Array:
-    return jaxloss.clip_loss(x, t, logit_scale=SCALE, **options)
+def clip(x: Array, _: Array, **options: Any) -> Array:
+    return jaxloss.clip_loss(*jnp.split(x, 2, 1), logit_scale=SCALE, **options)
 
 
-def siglip(x: Array, t: Array, **options: Any) -> Array:
-    return jaxloss.siglip_loss(x, t, logit_scale=SCALE, bias=BIAS, **options)
+def siglip(x: Array, _: Array, **options: Any) -> Array:
+    return jaxloss.siglip_loss(*jnp.split(x, 2, 1), logit_scale=SCALE, bias=BIAS, **options)
 
 
-def plain_clip(x: Array, t: Array) -> Array:
-    z = SCALE * x @ t.T
+def _logits(x: Array) -> Array:
+    queries, references = jnp.split(x, 2, 1)
+    return SCALE * queries @ references.T
+
+
+def plain_clip(x: Array, _: Array) -> Array:
+    z = _logits(x)
     own = jnp.diagonal(z)
     return (jax.nn.logsumexp(z, 1) + jax.nn.logsumexp(z, 0)) / 2 - own
 
 
 def optax_clip(library: Any) -> Any:
-    def loss(x: Array, t: Array) -> Array:
-        z, y = SCALE * x @ t.T, jnp.arange(len(x))
+    def loss(x: Array, _: Array) -> Array:
+        z, y = _logits(x), jnp.arange(len(x))
         entropy = library.losses.softmax_cross_entropy_with_integer_labels
         return (entropy(z, y) + entropy(z.T, y)) / 2
 
     return loss
 
 
-def plain_siglip(x: Array, t: Array) -> Array:
-    z = SCALE * x @ t.T + BIAS
+def plain_siglip(x: Array, _: Array) -> Array:
+    z = _logits(x) + BIAS
     return -jax.nn.log_sigmoid(jnp.where(jnp.eye(len(x), dtype=bool), z, -z)).sum(1)
 
 
 def optax_siglip(library: Any) -> Any:
-    def loss(x: Array, t: Array) -> Array:
-        z = SCALE * x @ t.T + BIAS
+    def loss(x: Array, _: Array) -> Array:
+        z = _logits(x) + BIAS
         return library.losses.sigmoid_binary_cross_entropy(z, jnp.eye(len(x), dtype=x.dtype)).sum(1)
 
     return loss

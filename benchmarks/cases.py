@@ -395,7 +395,7 @@ CASES = (
         ),
         cpu_note=(
             "as fast as the textbook, if no pair is near. With one near pair, whose cosine rounds to 1 elsewhere, the "
-            "batch takes 2.7 times as long, with one vector whose squares overflow twice as long."
+            "batch takes 3.2 times as long, with one vector whose squares overflow twice as long."
         ),
         **_features,
     ),
