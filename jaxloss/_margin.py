@@ -10,9 +10,8 @@ from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask
-from ._core.special import relu
+from ._core.special import relu, softplus
 from ._core.types import Reduction
-from ._sigmoid_cross_entropy import sigmoid_elements
 
 
 def _hinge_slopes(x: Array, t: Array, margin: Array) -> tuple[Array | None, ...]:
@@ -190,7 +189,7 @@ def perceptron_loss(
     return mask.reduce(_perceptron(*arrays, unweighted=mask.unweighted), reduction)
 
 
-_soft_margin = elementwise(lambda x, t: sigmoid_elements(x * t, jnp.ones_like(x), None))
+_soft_margin = elementwise(lambda x, t: softplus(-x * t))
 
 
 @compiled()
