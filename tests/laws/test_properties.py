@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, CLASSES, NOT_IN_TABLE, NOT_ZERO, SIGN, every_case, every_loss, every_row_case
+from cases import CASES, CLASSES, NOT_IN_TABLE, NOT_ZERO, SIGN, every_case, every_loss, every_path, every_row_case
 from tolerances import close, same
 
 import jaxloss
@@ -59,7 +59,7 @@ def test_every_public_name_is_documented(name):
         assert section in doc, section
 
 
-@every_loss
+@every_path
 def test_jit_and_vmap_and_a_loop_agree(case, rng):
     x, t = case.draw(rng, 6)
 

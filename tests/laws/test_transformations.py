@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import every_loss, every_loss_with
+from cases import every_loss, every_loss_with, every_path
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tolerances import same
@@ -52,7 +52,7 @@ def on_one_device(case):
     return arguments, jax.jit(everything, static_argnums=0)(case, *arguments)
 
 
-@every_loss
+@every_path
 def test_an_explicit_mesh_needs_no_context(case, rng):
     """The types of the arrays say it all; masks and weights that lie on no mesh come along."""
     x, t = case.draw(rng, 8)
@@ -86,7 +86,7 @@ def test_sharded_is_not_sharded_and_gathers_nothing(case, kind, spec):
     assert "all-to-all" not in text
 
 
-@every_loss
+@every_path
 def test_replicated_arguments_on_an_explicit_mesh(case):
     """The derivatives by targets, weights and options that all devices hold, of predictions that are split."""
     x, t = case.draw(np.random.default_rng(0), 8, classes=6)
@@ -145,7 +145,7 @@ def test_shard_map(case, check_vma, replicated):
         same(a, b, span=50)
 
 
-@every_loss
+@every_path
 def test_examples_mapped_by_vmap_on_devices(case, rng):
     """In a shard_map that checks what varies, and with classes that an explicit mesh splits."""
     x, t = case.draw(rng, 8)
@@ -166,7 +166,7 @@ def test_examples_mapped_by_vmap_on_devices(case, rng):
             same(a, b, span=50)
 
 
-@every_loss
+@every_path
 def test_export_for_three_platforms(case, rng):
     x, t = case.draw(rng, 4)
     f = jax.jit(jax.value_and_grad(lambda x, t: case(x, t, reduction="mean")))
