@@ -21,6 +21,7 @@ from linear_cases import (
     cotangents,
     cross_entropies,
     directions,
+    every_linear_case,
     every_reducing_case,
     every_rich_case,
     over_linear,
@@ -38,7 +39,12 @@ def in_float64(f, *args):
     """f and its gradient by the first argument, in float64 and without rules of ours."""
     with jax.enable_x64(True):
         wide = [jax.tree.map(lambda a: a.astype(np.float64) if a.dtype.kind not in "ib" else a, a) for a in args]
-        return jax.jit(jax.value_and_grad(f))(*jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, wide)))
+        return compiled(f)(*jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, wide)))
+
+
+@functools.cache
+def compiled(f):
+    return jax.jit(jax.value_and_grad(f))
 
 
 def compare(ours, truth, span, dtype=np.float32):
@@ -48,28 +54,38 @@ def compare(ours, truth, span, dtype=np.float32):
 
 def both_forms(case, arrays, labels, chunk_size, c):
     """The two ways to the weighted sum: by weights of the loss, and by cotangents of each loss."""
-    of_each = jax.value_and_grad(lambda arrays: (c * case(arrays, labels, chunk_size=chunk_size)).sum())
-    if not case.reduces:
-        return [jax.jit(of_each)(arrays)]
-    of_sum = jax.value_and_grad(lambda arrays: case(arrays, labels, weights=c, reduction="sum", chunk_size=chunk_size))
-    return jax.jit(lambda arrays: [of_each(arrays), of_sum(arrays)])(arrays)
+    return compiled_forms(case, chunk_size)(arrays, labels, c)
 
 
+@functools.cache
+def compiled_forms(case, chunk_size):
+    def forms(arrays, labels, c):
+        def of_each(arrays):
+            return (c * case(arrays, labels, chunk_size=chunk_size)).sum()
+
+        def of_sum(arrays):
+            return case(arrays, labels, weights=c, reduction="sum", chunk_size=chunk_size)
+
+        return [jax.value_and_grad(form)(arrays) for form in ((of_each, of_sum) if case.reduces else (of_each,))]
+
+    return jax.jit(forms)
+
+
+@functools.cache
 def weighted_sum(case):
     return lambda arrays, labels, c: (c * case.plain(arrays, labels)).sum()
 
 
 # A divergence is exposed to the rounding of log-probabilities, which at other scales is not that of its terms.
 @pytest.mark.exact
-@pytest.mark.parametrize(
-    ("case", "scale"), [(c, scale) for c in LINEAR_CASES for scale in ([1.0] if c.teacher else [1e-3, 1.0, 25.0])]
-)
-def test_values_and_gradients(case, scale, rng):
-    arrays, labels = case.draw(rng, 3, 21, scale=scale)
-    c = cotangents(labels.shape)
-    truth = in_float64(weighted_sum(case), arrays, labels, c)
-    for found in both_forms(case, arrays, labels, 9, c):
-        compare(found, truth, span=20 + 2 * scale)
+@every_linear_case
+def test_values_and_gradients(case, rng):
+    for scale in [1.0] if case.teacher else [1e-3, 1.0, 25.0]:
+        arrays, labels = case.draw(rng, 3, 21, scale=scale)
+        c = cotangents(labels.shape)
+        truth = in_float64(weighted_sum(case), arrays, labels, c)
+        for found in both_forms(case, arrays, labels, 9, c):
+            compare(found, truth, span=20 + 2 * scale)
 
 
 SIZES = itertools.product([0, 1, 3, 1000], [1, 2, 127, 1000, 2049, 50257])
