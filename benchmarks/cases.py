@@ -394,8 +394,8 @@ CASES = (
             torch("cosine_similarity", dim=-1),
         ),
         cpu_note=(
-            "as fast as the textbook, if no pair is near. With one near pair, whose cosine rounds to 1 elsewhere, the "
-            "batch takes 3.2 times as long, with one vector whose squares overflow twice as long."
+            "as fast as the textbook, if no pair is near. With a near pair, whose cosine rounds to 1 elsewhere, the "
+            "batch takes 3.2 times as long, with a vector whose squares overflow twice as long."
         ),
         **_features,
     ),
@@ -479,6 +479,7 @@ CASES = (
         _pair(uniform, uniform),
         lambda p, t: -t * jnp.log(p) - (1 - t) * jnp.log(1 - p),
         (keras("binary_crossentropy"), torch("binary_cross_entropy")),
+        cpu_note="two logarithms an element, slow in XLA.",
     ),
     Case(
         "multiclass_hinge_loss",
@@ -667,9 +668,7 @@ CASES = (
         on_accelerators=((32_768, 1152),),
         quick=(64, 32),
         call=batches.clip,
-        cpu_note=(
-            "a gradient needs the sums over columns first: four products instead of three, which alone take as long."
-        ),
+        cpu_note=("a gradient needs the sums over columns first: four products, not three, which alone take as long."),
     ),
     Case(
         "siglip_loss",
