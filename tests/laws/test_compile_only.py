@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import ALIKE
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -69,10 +70,15 @@ OF_MORE_THAN_ROWS = SEQUENCES | {
     "multiclass_sparsemax_loss",
 }
 RUNS = [
-    pytest.param(case, dtype, id=f"{case.loss}-{dtype}")
+    pytest.param(
+        *(case, dtype, target),
+        id=f"{case.loss}-{dtype}-{target}",
+        marks=[pytest.mark.sweep] if case.loss in ALIKE and target == "v6e" else (),
+    )
     for case in CASES
     if not (case.products or case.loss in OF_MORE_THAN_ROWS)
     for dtype in case.dtypes
+    for target in ("v6e", "h100")
 ]
 OF_PRODUCTS = [pytest.param(case, id=case.loss) for case in CASES if case.products]
 
@@ -83,8 +89,7 @@ def as_a_user_runs_it():
         yield
 
 
-@pytest.mark.parametrize("target", ["v6e", "h100"])
-@pytest.mark.parametrize(("case", "dtype"), RUNS)
+@pytest.mark.parametrize(("case", "dtype", "target"), RUNS)
 def test_a_loss_needs_no_second_array_and_devices_exchange_numbers_of_rows(case, dtype, target):
     pytest.importorskip(needs(target))
     found = compile_only.record(case, SHAPE, dtype, target)
