@@ -114,9 +114,11 @@ def _scaled_sums(x: Array, t: Array, *_: Array) -> tuple[Array, ...]:
     return *sums, *scales
 
 
-def _unscaled_sums(x: Array, t: Array, *sums: Array) -> tuple[Array, ...]:
-    xx, _, xt = sums
-    return *sums, 1 + zeros_of_type(xx), 1 + zeros_of_type(xt)
+def _unscaled_sums(x: Array, t: Array, xx: Array, tt: Array, xt: Array) -> tuple[Array, ...]:
+    """Only the difference of near vectors needs a scale, which makes t as long as x."""
+    similar = (xx <= 4 * tt) & (tt <= 4 * xx)
+    t_scale = jnp.where(similar, 1, power_of_two(jnp.sqrt(xx) / jnp.sqrt(tt)))
+    return xx, tt * jnp.square(t_scale), xt * t_scale, 1 + zeros_of_type(xx), t_scale
 
 
 def is_ordinary(squared: Array) -> Array:

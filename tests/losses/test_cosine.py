@@ -31,12 +31,16 @@ def test_edges(name, x, t, options, value, gradient):
 
 @pytest.mark.parametrize("difference", [0.3, 1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("sign", [1, -1], ids=["near", "opposite"])
+@pytest.mark.parametrize("length", [1, 3e-5, 7e3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_near_vectors_are_exactly_apart(difference, sign, dtype):
-    """The distance and its gradient, relative to themselves; nearly opposite vectors are as near to a distance of 2."""
+def test_near_vectors_are_exactly_apart(difference, sign, length, dtype):
+    """The distance and its gradient, relative to themselves; nearly opposite vectors are as near to a distance of 2.
+
+    The difference of vectors of unlike lengths is no exact one.
+    """
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 7)).astype(dtype)
-    t = (sign * x * (1 + difference * rng.normal(size=x.shape))).astype(dtype)
+    t = (sign * length * x * (1 + difference * rng.normal(size=x.shape))).astype(dtype)
     with jax.enable_x64(dtype == np.float64), mp.workdps(60):
         ours, gradient = (
             np.asarray(a)
@@ -50,8 +54,8 @@ def test_near_vectors_are_exactly_apart(difference, sign, dtype):
             na, nb = mp.sqrt(sum(v * v for v in a)), mp.sqrt(sum(v * v for v in b))
             cosine = sum(u * v for u, v in zip(a, b, strict=True)) / na / nb
             # what lies along the vectors in their difference is rounded, and does not count
-            apart = mp.sqrt(sum((u - sign * v) ** 2 for u, v in zip(a, b, strict=True)))
-            stretch = apart / mp.sqrt(2 * (1 - sign * cosine)) / na
+            apart = mp.sqrt(sum((u - sign * v / length) ** 2 for u, v in zip(a, b, strict=True))) / na
+            stretch = (apart if length == 1 else 1) / mp.sqrt(2 * (1 - sign * cosine))
             close(ours[i], float(1 - cosine), float((1 - cosine) * (1 + 2 * stretch)), dtype=dtype)
             truth = [(u * cosine / na - v / nb) / na for u, v in zip(a, b, strict=True)]
             size = mp.sqrt(sum(v * v for v in truth)) * (1 + 2 * stretch)
