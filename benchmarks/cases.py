@@ -479,7 +479,7 @@ CASES = (
         _pair(uniform, uniform),
         lambda p, t: -t * jnp.log(p) - (1 - t) * jnp.log(1 - p),
         (keras("binary_crossentropy"), torch("binary_cross_entropy")),
-        cpu_note="two logarithms an element, slow in XLA.",
+        cpu_note="two logarithms an element.",
     ),
     Case(
         "multiclass_hinge_loss",
@@ -668,7 +668,7 @@ CASES = (
         on_accelerators=((32_768, 1152),),
         quick=(64, 32),
         call=batches.clip,
-        cpu_note=("a gradient needs the sums over columns first: four products, not three, which alone take as long."),
+        cpu_note="a gradient needs the sums over columns first: four products, not three, which alone take as long.",
     ),
     Case(
         "siglip_loss",

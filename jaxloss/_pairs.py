@@ -203,7 +203,7 @@ def _siglip(products: Array, rows: Any, columns: Any, numbers: Any) -> tuple[Arr
     """The part of the others."""
     scale, bias = numbers
     z = scaled_by(products, scale) + bias
-    return softplus(jnp.where(are_others(rows, columns)[0], z, least(z))).sum(-1), ()  # of the least it is 0
+    return softplus(jnp.where(are_others(rows, columns)[0], z, least(z))).sum(-1), ()  # softplus(least) = 0
 
 
 @compiled()

@@ -388,7 +388,7 @@ def every_loss(test):
 
 
 def every_path(test):
-    """The same, but for a loss that is made as another one is: it runs in the sweep."""
+    """The same without the losses of `ALIKE`, which run in the sweep."""
     return _over_first(test, ALIKE)
 
 

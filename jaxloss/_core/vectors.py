@@ -118,7 +118,7 @@ def _unscaled_sums(x: Array, t: Array, xx: Array, tt: Array, xt: Array) -> tuple
     """Only the difference of near vectors needs a scale, which makes t as long as x."""
     similar = (xx <= 4 * tt) & (tt <= 4 * xx)
     t_scale = jnp.where(similar, 1, power_of_two(jnp.sqrt(xx) / jnp.sqrt(tt)))
-    return xx, tt * jnp.square(t_scale), xt * t_scale, 1 + zeros_of_type(xx), t_scale
+    return xx, tt * t_scale * t_scale, xt * t_scale, 1 + zeros_of_type(xx), t_scale
 
 
 def is_ordinary(squared: Array) -> Array:
