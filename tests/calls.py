@@ -188,11 +188,11 @@ CALLS = [*map(_of_case, CASES), *map(_of_linear, LINEAR_CASES), *OTHERS]
 NOT_CALLED = {"LogProbs", "SumAndWeight", "TokenMetrics", "CTCAlignment", "CTCDecoded"}  # results
 
 
-def over_calls(calls, *smoke: str):
+def over_calls(calls, *smoke: str, left_out=ALIKE):
     """A test over these calls, some in the smoke subset. Further ways of calling a function run in the sweep, and so do
-    functions that are made as another one is.
+    functions that are left out: by default those that are made as another one is.
     """
-    first = {c.name: c.id for c in reversed(calls) if c.name not in ALIKE}
+    first = {c.name: c.id for c in reversed(calls) if c.name not in left_out}
     marks = {c.id: () if c.id == first.get(c.name) else pytest.mark.sweep for c in calls}
     marks |= dict.fromkeys(smoke, pytest.mark.smoke)
     return pytest.mark.parametrize("call", [pytest.param(c, id=c.id, marks=marks[c.id]) for c in calls])

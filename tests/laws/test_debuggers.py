@@ -14,7 +14,7 @@ CHECKS = checkify.float_checks | checkify.index_checks
 BY_INDEX = ("indexed_labels", "top_k_targets", "plackett_luce_loss", "semi_hard_triplet_loss")
 
 
-@over_calls(CALLS)
+@over_calls(CALLS, left_out=())
 def test_checkify_is_silent(call, rng):
     total, x = call.of_first(call.draw(rng, BATCH))
     checks = checkify.float_checks if call.name.endswith(BY_INDEX) else CHECKS
