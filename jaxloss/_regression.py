@@ -296,7 +296,7 @@ def _squared_logarithmic_slopes(p: Array, t: Array) -> tuple[Array, Array]:
 
     def over_one_plus(x: Array) -> Array:  # 0 at infinity, where log(x) is infinite, too
         infinite = x == jnp.inf
-        return jnp.where(infinite, 0, divide_no_nan(2 * log, jnp.where(infinite, 0, x) + 1))
+        return jnp.where(infinite, 0, 2 * log / (1 + jnp.where(infinite, 0, x)))
 
     return over_one_plus(p), -over_one_plus(t)
 

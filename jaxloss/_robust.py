@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled, cpu_single_pass
 from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
-from ._core.special import horner, quotient, sine_and_cosine, tanh
+from ._core.special import horner, log1p_of_ratio, quotient, sine_and_cosine, tanh
 from ._core.types import Reduction
 
 
@@ -247,7 +247,7 @@ def _log_cosh_of_error(error: Array) -> Array:
     outer, square = size - inner, jnp.square(inner)
     a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
     c = (1 - math.tanh(1)) / 2
-    return jnp.log1p(a - c * (1 - jnp.exp(-2 * outer)) * (1 + a)) + outer
+    return cpu_single_pass(log1p_of_ratio(a - c * (1 - jnp.exp(-2 * outer)) * (1 + a)) + outer)
 
 
 _log_cosh = of_error(_log_cosh_of_error, lambda error: (tanh(error),))

@@ -8,10 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled
+from ._core.compiler import compiled, cpu_single_pass
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.elementwise import prepare_elementwise
-from ._core.special import bounded_product, multiply_no_nan
+from ._core.special import log1p_of_ratio, multiply_no_nan
 from ._core.special import soft_cap as _soft_cap
 from ._core.types import Reduction
 
@@ -53,8 +53,9 @@ def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple
     dtype = np.promote_types(x.dtype, np.float32)
     size = jnp.abs(x.astype(dtype))
     a, b = _parts(x, t.astype(dtype), pos_weight)
-    tail = jnp.log1p(jnp.exp(-size))
-    return bounded_product(a, size) + (tail if pos_weight is None else (a + b) * tail), (x, t, pos_weight)
+    tail = log1p_of_ratio(jnp.exp(-size))
+    loss = multiply_no_nan(a, size) + (tail if pos_weight is None else (a + b) * tail)
+    return cpu_single_pass(loss), (x, t, pos_weight)
 
 
 def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
@@ -63,10 +64,11 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     size = jnp.abs(x.astype(g.dtype))
     q = jnp.exp(-size)
     a, b = _parts(x, t, pos_weight)
-    slope = (a - b * q) / (1 + q)
+    excess = a - b * q
+    slope = jnp.where(x >= 0, excess, -excess) / (1 + q)
     surprisal_yes, surprisal_no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
     d_t = (surprisal_yes if pos_weight is None else multiply_no_nan(pos_weight, surprisal_yes)) - surprisal_no
-    return g * jnp.where(x >= 0, slope, -slope), g * d_t, g * multiply_no_nan(t, surprisal_yes)
+    return g * slope, g * d_t, g * multiply_no_nan(t, surprisal_yes)
 
 
 sigmoid_elements = custom_derivative(_forward, _backward)

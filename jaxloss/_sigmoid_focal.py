@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled, gpu_recompute_barrier
 from ._core.elementwise import elementwise, prepare_elementwise
-from ._core.special import divide_no_nan, expm1, multiply_no_nan
+from ._core.special import divide_no_nan, expm1, log1p_of_ratio, multiply_no_nan
 from ._core.types import Reduction
 
 # With e = exp(-|x|) and (a, b) the shares of (no, yes) where x >= 0 and of (yes, no) elsewhere, the cross entropy is
@@ -35,7 +35,7 @@ def _element(x: Array, t: Array, gamma: Array) -> _Element:
     size = jnp.abs(x)
     e = jnp.exp(-size)
     a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
-    r, tail = a + b * e, jnp.log1p(e)
+    r, tail = a + b * e, log1p_of_ratio(e)
     entropy = multiply_no_nan(a, size) + tail
     r_is_zero, e_is_zero = r == 0, e == 0
     safe_r = jnp.where(r_is_zero, 1, r)

@@ -19,7 +19,7 @@ from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.softmax import Row, gap_to_max, summary, surprisal
-from ._core.special import bounded_product, expm1, multiply_no_nan
+from ._core.special import bounded_product, expm1, multiply_no_nan, twice_atanh
 from ._core.types import Axis, Reduction
 
 
@@ -95,12 +95,13 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
 @jax.custom_jvp
 def _log_wrong(u: Array) -> Array:
     """log(1 - exp(-u))."""
-    return jnp.where(u < 0.7, jnp.log(-expm1(-u)), jnp.log1p(-jnp.exp(-u)))
+    e = jnp.exp(-u)
+    return jnp.where(e > 0.5, jnp.log(-expm1(-u)), -twice_atanh(e / (2 - e)))
 
 
 @_log_wrong.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _log_wrong(*primals), tangents[0] / jnp.expm1(primals[0])
+    return _log_wrong(*primals), tangents[0] / expm1(primals[0])
 
 
 @jax.custom_jvp
@@ -123,7 +124,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def _fading(u: Array) -> Array:
     """u / expm1(u)."""
     safe_u = jnp.where((u == 0) | (u > 80), 1, u)
-    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, safe_u / jnp.expm1(safe_u)))
+    return jnp.where(u == 0, 1, jnp.where(u > 80, 0, safe_u / expm1(safe_u)))
 
 
 @_fading.defjvp

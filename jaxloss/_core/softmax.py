@@ -80,7 +80,8 @@ def _tail_by_bound(z: Array, top: Array, class_axis_name: AxisName | None) -> Ar
     and for exp, may round them in two ways.
     """
     exp = exp_below(z, top[..., None])
-    total, below = class_sum(exp, class_axis_name), class_sum(jnp.minimum(exp, 1 - exp), class_axis_name)
+    (one,) = cpu_fusion_barrier(jnp.ones((), exp.dtype))  # one that two passes share is written as an array
+    total, below = class_sum(exp, class_axis_name), class_sum(jnp.minimum(exp, one - exp), class_axis_name)
     constant = lax.stop_gradient
     return constant(jnp.where(total < 1.5, below, total - 1)) + (
         total - constant(total)

@@ -23,7 +23,7 @@ from .compiler import cpu_fusion_barrier, gpu_recompute_barrier
 from .cross_entropy import Options, transform_logits, transform_logits_backward
 from .derivatives import custom_derivative
 from .masks import Mask
-from .special import expm1, js_ratios, kl_term, log_ratio, multiply_no_nan
+from .special import exp_difference, js_ratios, kl_term, log_ratio, multiply_no_nan, near_kl_term
 from .types import AxisName
 
 
@@ -153,12 +153,8 @@ def _totals(
     student = class_sum(jnp.exp(relative(1)[0]), class_axis_name)
     teacher = class_sum(jnp.exp(relative(2)[1]), class_axis_name)
     a, b, half = relative(3)
-    difference = 2 * half
-    is_small = jnp.abs(difference) < 1
-    exp_difference = jnp.where(
-        is_small, jnp.exp(b) * expm1(jnp.where(is_small, difference, 0)), jnp.exp(a) - jnp.exp(b)
-    )
-    return Totals(student, teacher, log_ratio(student, teacher, class_sum(exp_difference, class_axis_name)))
+    difference = class_sum(exp_difference(jnp.exp(a), jnp.exp(b), 2 * half), class_axis_name)
+    return Totals(student, teacher, log_ratio(student, teacher, difference))
 
 
 def _is_likely(a: Array, total: Array) -> Array:
@@ -176,10 +172,7 @@ def _softmax_tangent(p: Array, is_likely: Array, v: Array, class_axis_name: Axis
 def _compare(a: Array, b: Array, half: Array, totals: Totals, class_axis_name: AxisName | None) -> Comparison:
     q, t = jnp.exp(a) * _column(1 / totals.student), jnp.exp(b) * _column(1 / totals.teacher)
     half -= _column(totals.shift / 2)
-    u = 2 * half
-    is_small = jnp.abs(u) < 1
-    residual = jnp.where(is_small, t * expm1(jnp.where(is_small, u, 0)), q - t)
-    return Comparison(q, t, half, residual)
+    return Comparison(q, t, half, exp_difference(q, t, 2 * half))
 
 
 @_compare.defjvp
@@ -264,8 +257,8 @@ def _centered(p: Array, u: Array, mean: Array, is_likely: Array, class_axis_name
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
     is_small = jnp.abs(c.log_ratio) < 1
-    direct = c.q - c.t - multiply_no_nan(2 * c.t, c.half)
-    return (jnp.where(is_small, kl_term(c.t, c.q, jnp.where(is_small, c.log_ratio, 0)), direct),)
+    near = near_kl_term(c.t, jnp.where(is_small, c.log_ratio, 0))
+    return (jnp.where(is_small, near, c.q - c.t - multiply_no_nan(2 * c.t, c.half)),)
 
 
 def _kl_gradients(
@@ -315,9 +308,9 @@ JS = Formula(
 
 
 def _tv_terms(c: Comparison) -> tuple[Array, ...]:
-    """Half of |q - t|; and of q and of t, what is where q > t, where q < t, and elsewhere."""
-    above, below = (sign.astype(c.q.dtype) for sign in (c.difference > 0, c.difference < 0))
-    return jnp.abs(c.difference) / 2, *(p * part for p in (c.q, c.t) for part in (above, below, 1 - above - below))
+    """|q - t|; and of q and of t twice what is where q < t, and where q > t, and once what is elsewhere."""
+    side = jnp.sign(c.difference)
+    return jnp.abs(c.difference), *(part for p in (c.q, c.t) for part in (p - p * side, p + p * side))
 
 
 def _tv_gradients(
@@ -328,18 +321,18 @@ def _tv_gradients(
     class_axis_name: AxisName | None,
 ) -> tuple[Array, Array, Array]:
     """By a, q_c (s_c - sum_k q_k s_k) with s = sign(q - t) / 2, in sums of terms of one sign; by b, the same of t."""
-    distance, *masses = sums
+    distance, *masses = (total / 2 for total in sums)
+    side = jnp.sign(c.difference)
 
-    def factor(above: Array, below: Array, equal: Array) -> Array:
-        sides = jnp.where(c.difference < 0, -above - equal / 2, (below - above) / 2)
-        return jnp.where(c.difference > 0, below + equal / 2, sides)
+    def factor(below: Array, above: Array) -> Array:
+        return jnp.where(side < 0, -above, jnp.where(side > 0, below, (below - above) / 2))
 
-    of_q, of_t = factor(*masses[:3]), factor(*masses[3:])
+    of_q, of_t = factor(*masses[:2]), factor(*masses[2:])
     # The masses of q are those of t, and the distance more above and less below: so the factors differ by the distance.
     return c.q * of_q, -c.t * of_t, c.difference * of_q - c.t * distance
 
 
-TV = Formula(_tv_terms, lambda sums: sums[0], _tv_gradients, lambda sums: ())
+TV = Formula(_tv_terms, lambda sums: sums[0] / 2, _tv_gradients, lambda sums: ())
 
 
 # Of arrays of logits. (The losses of hidden states have chunks of them.)
