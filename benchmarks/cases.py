@@ -343,7 +343,8 @@ CASES = (
             torch("binary_cross_entropy_with_logits"),
         ),
         cpu_note=(
-            "an exponential and a log1p an element for the value, an exponential and a division for the gradient."
+            "an exponential, a division and a series an element for the value, an exponential and a division for the "
+            "gradient."
         ),
         **_elements,
     ),
@@ -362,7 +363,7 @@ CASES = (
         _pair(normal, normal),
         lambda x, t: jnp.sqrt((x - t) ** 2 + 1e-6) - 1e-3,
         (),
-        cpu_note="a power of two scales both squares, and errors far below epsilon do not round to 0: four divisions.",
+        cpu_note="a scale keeps both squares in range, and errors far below epsilon do not round to 0: two divisions.",
         **_elements,
     ),
     Case(
@@ -371,8 +372,8 @@ CASES = (
         lambda x, t: jnp.logaddexp(x - t, t - x) - jnp.log(2.0),
         (optax("log_cosh"), keras("log_cosh")),
         cpu_note=(
-            "no peer is exact near 0: that is a series of four terms, an exponential and a log1p an element for "
-            "the value, and a tanh for the gradient."
+            "no peer is exact near 0: that is two series, an exponential and a division an element for the value, and "
+            "a tanh for the gradient."
         ),
         **_elements,
     ),
@@ -425,9 +426,9 @@ CASES = (
         lambda x, t: (jnp.log1p(x) - jnp.log1p(t)) ** 2,
         (keras("mean_squared_logarithmic_error"),),
         cpu_note=(
-            "the logarithm of the ratio from the exact difference: two divisions, a log1p, and a logarithm for ratios "
-            "that overflow, an element, and another division for the gradient. Keras takes two logarithms, and rounds "
-            "near arguments to the same."
+            "the logarithm of the ratio is exact: two divisions, a series for near arguments and a logarithm for others "
+            "an element, for the value and again for the gradient. Keras takes two logarithms for both, and rounds near "
+            "arguments to the same."
         ),
     ),
     Case(
@@ -479,7 +480,7 @@ CASES = (
         _pair(uniform, uniform),
         lambda p, t: -t * jnp.log(p) - (1 - t) * jnp.log(1 - p),
         (keras("binary_crossentropy"), torch("binary_cross_entropy")),
-        cpu_note="two logarithms an element.",
+        cpu_note="two logarithms and a series for small p an element.",
     ),
     Case(
         "multiclass_hinge_loss",
@@ -748,8 +749,8 @@ CASES = (
         _jensen_shannon,
         shapes=(NARROW,),
         cpu_note=(
-            "exact for near and for far arguments, by both forms: ten exponentials and logarithms an element in each "
-            "pass; no peer has it."
+            "exact for near and for far arguments, by both forms: a logarithm, two divisions and five series an element "
+            "in each pass; no peer has it."
         ),
     ),
     Case(

@@ -7,9 +7,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled
+from ._core.compiler import compiled, cpu_single_pass
 from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementwise, prepare_summed
-from ._core.special import divide_no_nan, log_ratio, multiply_no_nan, subtract_no_nan
+from ._core.special import log_ratio, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
 
 _squared = of_error(jnp.square)
@@ -220,10 +220,11 @@ def absolute_error(
 
 
 def _relative_element(p: Array, t: Array, unit: Array) -> Array:
-    # A divisor that is |t|, but not 0 at an exact hit, in a form that XLA fuses into the sum of the losses.
-    error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
-    divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
-    return unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1)  # never less, and finite where p - t is not
+    divisor = jnp.where(p == t, 1, t)
+    ratio = jnp.minimum(
+        jnp.abs((p - t) / divisor), jnp.abs(p / divisor) + 1
+    )  # never less, and finite where p - t is not
+    return cpu_single_pass(unit * ratio)
 
 
 def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:

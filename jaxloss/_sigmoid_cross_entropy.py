@@ -66,7 +66,8 @@ def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array
     a, b = _parts(x, t, pos_weight)
     excess = a - b * q
     slope = jnp.where(x >= 0, excess, -excess) / (1 + q)
-    surprisal_yes, surprisal_no = jnp.where(x >= 0, 0, size) + jnp.log1p(q), jnp.where(x >= 0, size, 0) + jnp.log1p(q)
+    tail = log1p_of_ratio(q)
+    surprisal_yes, surprisal_no = jnp.where(x >= 0, 0, size) + tail, jnp.where(x >= 0, size, 0) + tail
     d_t = (surprisal_yes if pos_weight is None else multiply_no_nan(pos_weight, surprisal_yes)) - surprisal_no
     return g * slope, g * d_t, g * multiply_no_nan(t, surprisal_yes)
 

@@ -67,14 +67,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return quotient, (tangents[0] - quotient * tangents[1]) / jnp.where(_both_zero(a, b), 1, b)
 
 
-def log1p(x: Array) -> Array:
-    """log(1 + x); that of XLA has errors of 25 eps below -1/4 in float64."""
-    if x.dtype != np.float64:
-        return jnp.log1p(x)
-    below = x < -0.25
-    return jnp.where(below, jnp.log(1 + jnp.where(below, x, 0)), jnp.log1p(jnp.where(below, 0, x)))
-
-
 @jax.custom_jvp
 def relu(x: Array) -> Array:
     """max(x, 0), with slope 0 at 0."""
@@ -108,6 +100,19 @@ def twice_atanh(s: Array) -> Array:
     """
     s = jnp.maximum(s, -1)  # XLA for CPUs writes a quotient that is used more than once to memory
     return 2 * s * horner(jnp.square(3 * s), ((2 * k - 1) / (2 * k + 1) / 9 for k in count(1)))
+
+
+@jax.custom_jvp
+def log1p(x: Array) -> Array:
+    """log(1 + x), in half the time of XLA's on a CPU, whose errors are 25 eps below -1/4 in float64."""
+    is_near = (x > -0.5) & (x < 1)
+    v = jnp.where(is_near, x, 0)
+    return jnp.where(is_near, twice_atanh(v / (2 + v)), jnp.log(1 + x))
+
+
+@log1p.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log1p(*primals), tangents[0] / (1 + primals[0])
 
 
 def log1p_of_ratio(r: Array) -> Array:
@@ -348,7 +353,9 @@ def js_ratios(u: Array, b: Array) -> tuple[Array, Array]:
     """r and s, given u = log(t / q): the logarithms of m / larger one = 1 - smaller gap, and of m / smaller one."""
     d, e, gap, larger, smaller, share = _mixture(u, b)
     of_larger = jnp.where(share < 0.5, jnp.log(share), -twice_atanh(smaller * gap / (1 + share)))
-    of_smaller = jnp.where(share > 2 * e, d + of_larger, twice_atanh(larger * gap / jnp.where(share == 0, 1, share + e)))
+    of_smaller = jnp.where(
+        share > 2 * e, d + of_larger, twice_atanh(larger * gap / jnp.where(share == 0, 1, share + e))
+    )
     of_larger, of_smaller = jnp.where(larger == 0, -d, of_larger), jnp.where(larger == 0, 0, of_smaller)
     return jnp.where(u > 0, of_smaller, of_larger), jnp.where(u > 0, of_larger, of_smaller)
 
