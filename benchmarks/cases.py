@@ -426,9 +426,9 @@ CASES = (
         lambda x, t: (jnp.log1p(x) - jnp.log1p(t)) ** 2,
         (keras("mean_squared_logarithmic_error"),),
         cpu_note=(
-            "the logarithm of the ratio is exact: two divisions, a series for near arguments and a logarithm for others "
-            "an element, for the value and again for the gradient. Keras takes two logarithms for both, and rounds near "
-            "arguments to the same."
+            "the logarithm of the ratio is exact: two divisions, a series for near arguments and a logarithm for other "
+            "ones an element, for the value and again for the gradient. Keras takes two logarithms for both, and "
+            "rounds near arguments to the same."
         ),
     ),
     Case(
@@ -749,8 +749,8 @@ CASES = (
         _jensen_shannon,
         shapes=(NARROW,),
         cpu_note=(
-            "exact for near and for far arguments, by both forms: a logarithm, two divisions and five series an element "
-            "in each pass; no peer has it."
+            "exact for near and for far arguments, by both forms: a logarithm, two divisions and five series an "
+            "element in each pass; no peer has it."
         ),
     ),
     Case(

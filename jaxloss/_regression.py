@@ -220,11 +220,10 @@ def absolute_error(
 
 
 def _relative_element(p: Array, t: Array, unit: Array) -> Array:
-    divisor = jnp.where(p == t, 1, t)
-    ratio = jnp.minimum(
-        jnp.abs((p - t) / divisor), jnp.abs(p / divisor) + 1
-    )  # never less, and finite where p - t is not
-    return cpu_single_pass(unit * ratio)
+    # The divisor is |t|, but not 0 at an exact hit. The other quotient is never less, and finite where p - t is not.
+    error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
+    divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
+    return cpu_single_pass(unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1))
 
 
 def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:

@@ -64,6 +64,7 @@ class Comparison(NamedTuple):
 class Formula(NamedTuple):
     """A divergence of a row. ``numbers`` are its options."""
 
+    sums: int
     # (comparison, *numbers) -> terms, whose sums over the classes are saved; here, and in the gradients, sums and
     # numbers have an axis of size 1 for the classes
     terms: Callable[..., tuple[Array, ...]]
@@ -199,10 +200,14 @@ def summarize(
     """The summary of two rows of logits, whose masked entries are replaced already."""
     tops = _tops(*logits, class_axis_name)
     totals = _totals(logits, tops, temperature, class_axis_name)
-    x, y = gpu_recompute_barrier(*cpu_fusion_barrier(*logits), depth=4)
-    comparison = _compare(*_relative((x, y), tops, temperature), totals, class_axis_name)
-    terms = formula.terms(comparison, *map(_column, numbers))
-    return Summary(tops, totals, tuple(class_sum(term, class_axis_name) for term in terms))
+    columns = tuple(map(_column, numbers))
+
+    def terms(depth: int) -> tuple[Array, ...]:  # for each sum anew, as above
+        x, y = gpu_recompute_barrier(*cpu_fusion_barrier(*logits), depth=depth)
+        return formula.terms(_compare(*_relative((x, y), tops, temperature), totals, class_axis_name), *columns)
+
+    sums = (class_sum(terms(4 + i)[i], class_axis_name) for i in range(formula.sums))
+    return Summary(tops, totals, tuple(sums))
 
 
 def divergence(formula: Formula, summary: Summary, numbers: tuple[Array, ...]) -> Array:
@@ -272,7 +277,7 @@ def _kl_gradients(
     return c.difference, d_teacher, _kl_terms(c)[0] - multiply_no_nan(c.t, sums[0])
 
 
-KL = Formula(_kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
+KL = Formula(1, _kl_terms, lambda sums: sums[0], _kl_gradients, lambda sums: ())
 
 
 def _js_terms(c: Comparison, beta: Array) -> tuple[Array, Array]:
@@ -300,6 +305,7 @@ def _js_gradients(
 
 
 JS = Formula(
+    2,
     _js_terms,
     lambda sums, beta: multiply_no_nan(1 - beta, sums[0]) + multiply_no_nan(beta, sums[1]),
     _js_gradients,
@@ -332,7 +338,7 @@ def _tv_gradients(
     return c.q * of_q, -c.t * of_t, c.difference * of_q - c.t * distance
 
 
-TV = Formula(_tv_terms, lambda sums: sums[0] / 2, _tv_gradients, lambda sums: ())
+TV = Formula(5, _tv_terms, lambda sums: sums[0] / 2, _tv_gradients, lambda sums: ())
 
 
 # Of arrays of logits. (The losses of hidden states have chunks of them.)
