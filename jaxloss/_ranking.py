@@ -18,7 +18,7 @@ from ._core.masks import Mask, prepare_mask, weigh
 from ._core.pair_softmaxes import least
 from ._core.reduction import reduce
 from ._core.rows import as_rows, prepare_rows
-from ._core.special import softplus
+from ._core.special import relu, softplus
 from ._core.types import Axis, Reduction
 
 
@@ -174,7 +174,7 @@ def _margin_ranking_slopes(x: Array, other: Array, t: Array, m: Array) -> tuple[
     return slope, -slope, jnp.where(violated, other - x, 0), violated.astype(x.dtype)
 
 
-_margin_ranking = elementwise(lambda x, other, t, m: jnp.maximum(m - t * (x - other), 0), _margin_ranking_slopes)
+_margin_ranking = elementwise(lambda x, other, t, m: relu(m - t * (x - other)), _margin_ranking_slopes)
 
 
 @compiled()

@@ -19,7 +19,7 @@ from ._core.types import Reduction
 def _huber_of_error(error: Array, delta: Array) -> Array:
     size = jnp.abs(error)
     quadratic = jnp.minimum(size, delta)
-    return quadratic * (size - 0.5 * quadratic)  # holds at delta = inf as well
+    return cpu_single_pass(quadratic * (size - 0.5 * quadratic))  # holds at delta = inf as well
 
 
 def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
@@ -91,7 +91,7 @@ def huber_loss(
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
     size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
     quadratic = jnp.minimum(size, beta)
-    return quotient(quadratic, beta) * (size - 0.5 * quadratic)
+    return cpu_single_pass(quotient(quadratic, beta) * (size - 0.5 * quadratic))
 
 
 def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
