@@ -93,6 +93,21 @@ def test_jensen_shannon_of_far_distributions(beta, margin):
     assert np.isfinite(gradients).all()
 
 
+@pytest.mark.parametrize("beta", [1e-9, 1e-3, 0.5, 0.999])
+def test_gradients_of_the_jensen_shannon_divergence_are_exact_in_each_entry(beta):
+    """q log(m / q) and t log(m / t), whose logarithms are small for a small weight, too."""
+    rng = np.random.default_rng(0)
+    lq, lt = (np.log(rng.dirichlet(np.ones(50))).astype(np.float32) for _ in range(2))
+    gradients = jax.grad(lambda *x: jaxloss.jensen_shannon_divergence(*x, beta=beta), (0, 1))(lq, lt)
+    weight = mp.mpf(float(np.float32(beta)))
+    with mp.workdps(60):
+        q, t = ([mp.exp(float(v)) for v in logs] for logs in (lq, lt))
+        m = [weight * b + (1 - weight) * a for a, b in zip(q, t, strict=True)]
+        for ours, p, factor in zip(gradients, (q, t), (1 - weight, weight), strict=True):
+            truth = [float(-factor * a * mp.log(c / a)) for a, c in zip(p, m, strict=True)]
+            close(ours, truth, np.abs(truth), span=np.maximum(-lq, -lt))
+
+
 def test_zeros_in_targets_have_their_gradient():
     _, by_targets = value_and_gradient(jaxloss.kl_divergence, [-1.0, -2.0], [0.0, 1.0], by=1)
     np.testing.assert_array_equal(by_targets, [-inf, 3])
