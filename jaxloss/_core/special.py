@@ -123,7 +123,8 @@ def log1p_of_ratio(r: Array) -> Array:
 @jax.custom_jvp
 def log_ratio(a: Array, b: Array, difference: Array) -> Array:
     """log(a / b) for a, b >= 0, given a - b: 2 atanh((a - b) / (a + b)), exact where they are near, else log(a / b)."""
-    least, size, finfo = jnp.minimum(a, b), jnp.abs(difference), jnp.finfo(a.dtype)
+    least, finfo = jnp.minimum(a, b), jnp.finfo(a.dtype)
+    size = jnp.where(difference < 0, -difference, difference)  # with a derivative at 0
     near = twice_atanh(size / 2 / (least + size / 2))
     unit = 2.0 ** (3 * finfo.maxexp // 5)
     overflows = size > least * finfo.max  # divided by the square of the unit it does not
@@ -143,10 +144,11 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
 @jax.custom_jvp
 def exp_difference(m: Array, p: Array, u: Array) -> Array:
     """m - p for m = p exp(u), from the smaller one by the series of exp(|u|) - 1 where that cancels."""
-    v, is_small = jnp.abs(u), jnp.abs(u) < 1
-    v = jnp.where(is_small, v, 0)
-    size = jnp.minimum(m, p) * (v * horner(v, (1 / k for k in count(2))))
-    return jnp.where(is_small, jnp.where(u < 0, -size, size), m - p)
+    size = jnp.where(u < 0, -u, u)  # |u|, with a derivative at 0
+    is_small = size < 1
+    v = jnp.where(is_small, size, 0)
+    near = jnp.where(u < 0, -m, p) * (v * horner(v, (1 / k for k in count(2))))
+    return jnp.where(is_small, near, m - p)
 
 
 @exp_difference.defjvp
@@ -342,7 +344,7 @@ class _Mixture(NamedTuple):
 
 
 def _mixture(u: Array, b: Array) -> _Mixture:
-    d = jnp.abs(u)
+    d = jnp.where(u > 0, u, -u)  # with a derivative at 0
     e = jnp.exp(-d)
     larger, smaller = jnp.where(u > 0, b, 1 - b), jnp.where(u > 0, 1 - b, b)
     return _Mixture(d, e, -expm1(-d), larger, smaller, larger + smaller * e)

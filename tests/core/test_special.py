@@ -8,7 +8,7 @@ import pytest
 from logits import DTYPES, with_dtype
 from tolerances import close
 
-from jaxloss._core.special import soft_cap
+from jaxloss._core.special import exp_difference, expm1, js_ratios, log1p, log_ratio, soft_cap
 
 pytestmark = pytest.mark.exact
 
@@ -25,3 +25,54 @@ def test_the_cap_has_its_derivatives_over_the_whole_domain(dtype):
                 close(by_x, truth[0], truth[0], span=2 * u, dtype=dtype)
                 close(by_cap, sign * truth[1], truth[1], span=2 * u, dtype=dtype)
         assert jax.grad(soft_cap, (0, 1))(jnp.asarray(np.inf, dtype), cap) == (0, 1)
+
+
+FAR = (1e-30, 1e-9, 1e-3, 0.3, 0.49, 0.51, 0.99, 1.01, 3.0, 20.0, 80.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
+def test_logarithms_and_exponentials_are_exact_over_their_domains(dtype):
+    with with_dtype(dtype), mp.workdps(80):
+        x = np.array([*FAR, 1e30, *(-f for f in FAR)], dtype)
+        close(
+            expm1(x[x < 80]), [mp.expm1(mp.mpf(v)) for v in x[x < 80].tolist()], np.abs(expm1(x[x < 80])), dtype=dtype
+        )
+        x = x[x > -1]
+        close(log1p(x), truth := [mp.log1p(mp.mpf(v)) for v in x.tolist()], np.abs(truth), dtype=dtype)
+        a, b = (v.ravel() for v in np.meshgrid(*[np.array([1e-35, 1e-9, 0.9, 1.0, 1.001, 2.0, 3.0, 1e33], dtype)] * 2))
+        truth = [mp.log(mp.mpf(u) / mp.mpf(v)) for u, v in zip(a.tolist(), b.tolist(), strict=True)]
+        close(log_ratio(a, b, a - b), truth, np.abs(truth), dtype=dtype)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-9, 0.01, 0.5, 0.75])
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: np.dtype(d).name)
+def test_logarithms_of_a_mixture_are_exact_over_their_domain(weight, dtype):
+    with with_dtype(dtype), mp.workdps(120):
+        u = np.array([0.0, *FAR[1:], *(-f for f in FAR[1:])], dtype)
+        b = mp.mpf(float(dtype(weight)))
+        share = [1 - b + b * mp.exp(mp.mpf(v)) for v in u.tolist()]  # m / q
+        truth = [[mp.log(m) for m in share], [mp.log(m) - mp.mpf(v) for m, v in zip(share, u.tolist(), strict=True)]]
+        for ours, exact in zip(js_ratios(jnp.asarray(u), jnp.full_like(u, weight)), truth, strict=True):
+            close(ours, exact, np.abs(np.array(exact, float)), span=np.abs(u), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda u: exp_difference(jnp.exp(u), jnp.ones_like(u), u),
+        lambda u: log_ratio(1 + u, jnp.ones_like(u), u),
+        lambda u: js_ratios(u, jnp.float32(0.25))[0],
+        lambda u: js_ratios(u, jnp.float32(0.25))[1],
+    ],
+)
+@pytest.mark.parametrize("u", [0.0, -0.4])
+def test_derivatives_in_a_scan_are_those_outside(function, u):
+    """There JAX differentiates some functions as they stand, and not by their rules."""
+
+    def scanned(u):
+        return jax.lax.scan(lambda total, _: (total + function(u), None), jnp.zeros_like(u), None, length=1)[0]
+
+    u = jnp.float32(u)
+    for derivative in (jax.grad, jax.hessian):
+        terms = np.abs(expected := derivative(function)(u)) + 1
+        close(derivative(scanned)(u), expected, terms)
