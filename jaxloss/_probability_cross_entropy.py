@@ -312,7 +312,7 @@ def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
 
 def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
     yes, no = _yes_and_no(t, alpha)
-    return cpu_single_pass(-multiply_no_nan(yes, jnp.log(p)) - multiply_no_nan(no, log1p(-p)))
+    return cpu_single_pass(multiply_no_nan(yes, -jnp.log(p)) + multiply_no_nan(no, -log1p(-p)))
 
 
 def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:

@@ -346,7 +346,8 @@ class _Mixture(NamedTuple):
 def _mixture(u: Array, b: Array) -> _Mixture:
     d = jnp.where(u > 0, u, -u)  # with a derivative at 0
     e = jnp.exp(-d)
-    larger, smaller = jnp.where(u > 0, b, 1 - b), jnp.where(u > 0, 1 - b, b)
+    up, down = (sign.astype(u.dtype) for sign in (u > 0, u <= 0))  # no select: on an explicit mesh b may be replicated
+    larger, smaller = up * b + down * (1 - b), up * (1 - b) + down * b
     return _Mixture(d, e, -expm1(-d), larger, smaller, larger + smaller * e)
 
 
