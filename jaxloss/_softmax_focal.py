@@ -19,7 +19,7 @@ from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
 from ._core.softmax import Row, gap_to_max, summary, surprisal
-from ._core.special import bounded_product, expm1, multiply_no_nan, twice_atanh
+from ._core.special import bounded_product, expm1, log1p_of_ratio, multiply_no_nan
 from ._core.types import Axis, Reduction
 
 
@@ -96,7 +96,7 @@ def _over_classes(bend: Callable[[Array, Array], Array]) -> Callable[..., Array]
 def _log_wrong(u: Array) -> Array:
     """log(1 - exp(-u))."""
     e = jnp.exp(-u)
-    return jnp.where(e > 0.5, jnp.log(-expm1(-u)), -twice_atanh(e / (2 - e)))
+    return jnp.where(e > 0.5, jnp.log(-expm1(-u)), log1p_of_ratio(-e))
 
 
 @_log_wrong.defjvp

@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
 class Formula(NamedTuple):
     """A divergence of a row. ``numbers`` are its options."""
 
-    sums: int
+    sums: int  # how many there are
     # (comparison, *numbers) -> terms, whose sums over the classes are saved; here, and in the gradients, sums and
     # numbers have an axis of size 1 for the classes
     terms: Callable[..., tuple[Array, ...]]

@@ -104,10 +104,10 @@ def twice_atanh(s: Array) -> Array:
 
 @jax.custom_jvp
 def log1p(x: Array) -> Array:
-    """log(1 + x), in half the time of XLA's on a CPU, whose errors are 25 eps below -1/4 in float64."""
+    """log(1 + x); that of XLA has errors of 25 eps below -1/4 in float64, and is slow on a CPU."""
     is_near = (x > -0.5) & (x < 1)
     v = jnp.where(is_near, x, 0)
-    return jnp.where(is_near, twice_atanh(v / (2 + v)), jnp.log(1 + x))
+    return jnp.where(is_near, log1p_of_ratio(v), jnp.log(1 + x))
 
 
 @log1p.defjvp
@@ -116,7 +116,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def log1p_of_ratio(r: Array) -> Array:
-    """log1p(r) for r in [0, 1], in half the time of XLA's on a CPU."""
+    """log1p(r) for r in [-1/2, 1], in half the time of XLA's on a CPU."""
     return twice_atanh(r / (2 + r))
 
 
@@ -157,7 +157,7 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
 
 
 def expm1(x: Array) -> Array:
-    """exp(x) - 1, in half the time of XLA's on a CPU, whose derivative is exp(x), where that of JAX is expm1(x) + 1."""
+    """exp(x) - 1, whose derivative is exp(x), where that of JAX is expm1(x) + 1."""
     return exp_difference(jnp.exp(x), jnp.ones_like(x), x)
 
 
