@@ -43,6 +43,14 @@ def no_worse(ours, theirs, truth, *, dtype) -> None:
     assert np.abs(ours - truth).max() <= np.abs(theirs - truth).max() + float(jnp.finfo(dtype).eps) * size
 
 
+def as_exact_in_each_row(ours, theirs, truth, *, dtype=np.float32) -> None:
+    """The largest error, relative to what is largest in its row, is twice that of another form, or a few roundings."""
+    ours, theirs, truth = (np.asarray(a, np.float64) for a in (ours, theirs, truth))
+    size = np.abs(truth).max(-1, keepdims=True) + float(jnp.finfo(dtype).tiny)
+    worst, of_theirs = (np.abs((a - truth) / size).max() for a in (ours, theirs))
+    assert worst <= 2 * of_theirs + FEW * float(jnp.finfo(dtype).eps)
+
+
 def posteriors_of_many_frames(ours, truth) -> None:
     """Of several hundred frames, each of which multiplies posteriors by rounded shares: peers are at 1e-3."""
     assert np.abs(np.asarray(ours, np.float64) - truth).max() < 3e-5

@@ -1,6 +1,7 @@
 """Rows whose entries are classes: labels, masks of labels, and sums over classes that devices may share."""
 
 from functools import reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from jax.typing import ArrayLike
 from . import arguments
 from .compiler import replicate_from_axis
 from .types import AxisName
+
+_FEW_CLASSES, _MANY_ENTRIES = 10, 2**14  # below, an array takes the time of its dispatch
 
 
 def broadcast_class_weights(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
@@ -64,7 +67,24 @@ def infinite_if_masked(losses: Array, labels: Array, classes: Array | None) -> A
 
 
 def class_sum(x: Array, class_axis_name: AxisName | None) -> Array:
-    """The sum over the classes, which may be split over the mapped axis ``class_axis_name``."""
+    """The sum over the classes, which may be split over the mapped axis ``class_axis_name``.
+
+    On a CPU, XLA's sum of a short row takes longer than a pass over it: there few classes are added one by one.
+    """
+    if x.shape[-1] > _FEW_CLASSES or x.size < _MANY_ENTRIES or split_classes(x):
+        return class_sum_by_kernel(x, class_axis_name)
+    total: Array = lax.platform_dependent(x, cpu=_one_by_one, default=lambda x: x.sum(-1))
+    return total if class_axis_name is None else lax.psum(total, class_axis_name)
+
+
+def _one_by_one(x: Array) -> Array:
+    columns = (lax.index_in_dim(x, c, x.ndim - 1, keepdims=False) for c in range(x.shape[-1]))
+    total: Array = lax.optimization_barrier(reduce(add, columns))
+    return total
+
+
+def class_sum_by_kernel(x: Array, class_axis_name: AxisName | None) -> Array:
+    """The same of entries that take many operations, which XLA would fuse into a sum of a few, and not vectorise."""
     return x.sum(-1) if class_axis_name is None else lax.psum(x.sum(-1), class_axis_name)
 
 
