@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_single_pass, gpu_recompute_barrier
+from ._core.compiler import compiled, cpu_sum_barrier, gpu_recompute_barrier
 from ._core.elementwise import elementwise, of_error, prepare_summed
 from ._core.special import js_ratios, kl_term, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
@@ -236,7 +236,7 @@ def _js_element(lq: Array, lt: Array, b: Array) -> Array:
     q, t = jnp.exp(lq), jnp.exp(lt)
     r, s = js_ratios(subtract_no_nan(lt, lq), b)
     m = b * t + (1 - b) * q
-    return cpu_single_pass(multiply_no_nan(1 - b, kl_term(q, m, r)) + multiply_no_nan(b, kl_term(t, m, s)))
+    return cpu_sum_barrier(multiply_no_nan(1 - b, kl_term(q, m, r)) + multiply_no_nan(b, kl_term(t, m, s)))
 
 
 def _js_slopes(lq: Array, lt: Array, b: Array) -> tuple[Array, Array, Array]:

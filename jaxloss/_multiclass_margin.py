@@ -38,9 +38,9 @@ def prepare_scores(
 def _other_scores_and_label(s: Array, y: Array, classes: Array | None) -> tuple[Array, Array]:
     """The scores without the label's, and the label's; all NaN, with their derivatives, for a label out of range."""
     s = s.astype(arguments.compute_dtype(s))
-    s = s * nan_unless(in_range(y, s.shape[-1]), s.dtype)[..., None]
     s = s if classes is None else jnp.where(classes, s, -jnp.inf)
-    return jnp.where(one_hot_mask(y, s), -jnp.inf, s), take_label(s, y)
+    valid = nan_unless(in_range(y, s.shape[-1]), s.dtype)
+    return jnp.where(one_hot_mask(y, s), -jnp.inf, s * valid[..., None]), take_label(s, y) * valid
 
 
 def _excess(other_scores: Array, label: Array) -> Array:

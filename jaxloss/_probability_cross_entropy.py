@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import in_range, infinite_if_masked, nan_unless, take_label
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_sum_barrier
 from ._core.elementwise import elementwise, prepare_elementwise, prepare_summed
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed
@@ -312,7 +312,7 @@ def _yes_and_no(t: Array, alpha: Array) -> tuple[Array, Array]:
 
 def _binary_element(p: Array, t: Array, alpha: Array) -> Array:
     yes, no = _yes_and_no(t, alpha)
-    return cpu_single_pass(multiply_no_nan(yes, -jnp.log(p)) + multiply_no_nan(no, -log1p(-p)))
+    return cpu_sum_barrier(multiply_no_nan(yes, -jnp.log(p)) + multiply_no_nan(no, -log1p(-p)))
 
 
 def _binary_slopes(p: Array, t: Array, alpha: Array) -> tuple[Array, Array, Array]:

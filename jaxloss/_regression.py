@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_sum_barrier
 from ._core.elementwise import OPTIONAL, elementwise, of_error, prepare_elementwise, prepare_summed
 from ._core.special import log_ratio, multiply_no_nan, subtract_no_nan
 from ._core.types import Axis, Reduction
@@ -223,7 +223,7 @@ def _relative_element(p: Array, t: Array, unit: Array) -> Array:
     # The divisor is |t|, but not 0 at an exact hit. The other quotient is never less, and finite where p - t is not.
     error, finfo = jnp.abs(p - t), jnp.finfo(p.dtype)
     divisor = jnp.maximum(jnp.abs(t), finfo.tiny - finfo.max * error)
-    return cpu_single_pass(unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1))
+    return cpu_sum_barrier(unit * jnp.minimum(error / divisor, jnp.abs(p) / divisor + 1))
 
 
 def _relative_slopes(p: Array, t: Array, unit: Array) -> tuple[Array | None, ...]:

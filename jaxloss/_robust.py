@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_sum_barrier
 from ._core.elementwise import OPTIONAL, of_error, prepare_elementwise
 from ._core.special import horner, log1p_of_ratio, quotient, sine_and_cosine, tanh
 from ._core.types import Reduction
@@ -19,7 +19,7 @@ from ._core.types import Reduction
 def _huber_of_error(error: Array, delta: Array) -> Array:
     size = jnp.abs(error)
     quadratic = jnp.minimum(size, delta)
-    return cpu_single_pass(quadratic * (size - 0.5 * quadratic))  # holds at delta = inf as well
+    return cpu_sum_barrier(quadratic * (size - 0.5 * quadratic))  # holds at delta = inf as well
 
 
 def _huber_slopes(error: Array, delta: Array) -> tuple[Array, Array]:
@@ -91,7 +91,7 @@ def huber_loss(
 def _smooth_l1_of_error(error: Array, beta: Array) -> Array:
     size, beta = jnp.abs(error), jnp.maximum(beta, jnp.finfo(error.dtype).tiny)
     quadratic = jnp.minimum(size, beta)
-    return cpu_single_pass(quotient(quadratic, beta) * (size - 0.5 * quadratic))
+    return cpu_sum_barrier(quotient(quadratic, beta) * (size - 0.5 * quadratic))
 
 
 def _smooth_l1_slopes(error: Array, beta: Array) -> tuple[Array, Array]:
@@ -165,7 +165,7 @@ def smooth_l1_loss(
 def _charbonnier_of_error(error: Array, epsilon: Array) -> Array:
     # sqrt(e^2 + eps^2) - eps = e^2 / (sqrt(e^2 + eps^2) + eps), where nothing cancels and, by sines, nothing overflows.
     sine, cosine = sine_and_cosine(error, epsilon)
-    return cpu_single_pass(error * (sine / (1 + cosine)))
+    return cpu_sum_barrier(error * (sine / (1 + cosine)))
 
 
 def _charbonnier_slopes(error: Array, epsilon: Array) -> tuple[Array, Array]:
@@ -247,7 +247,7 @@ def _log_cosh_of_error(error: Array) -> Array:
     outer, square = size - inner, jnp.square(inner)
     a = 0.5 * square * horner(square, (1 / (2 * k * (2 * k - 1)) for k in count(2)))
     c = (1 - math.tanh(1)) / 2
-    return cpu_single_pass(log1p_of_ratio(a - c * (1 - jnp.exp(-2 * outer)) * (1 + a)) + outer)
+    return cpu_sum_barrier(log1p_of_ratio(a - c * (1 - jnp.exp(-2 * outer)) * (1 + a)) + outer)
 
 
 _log_cosh = of_error(_log_cosh_of_error, lambda error: (tanh(error),))

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_sum_barrier
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.elementwise import prepare_elementwise
 from ._core.special import log1p_of_ratio, multiply_no_nan
@@ -55,7 +55,7 @@ def _forward(x: Array, t: Array, pos_weight: Array | None) -> tuple[Array, tuple
     a, b = _parts(x, t.astype(dtype), pos_weight)
     tail = log1p_of_ratio(jnp.exp(-size))
     loss = multiply_no_nan(a, size) + (tail if pos_weight is None else (a + b) * tail)
-    return cpu_single_pass(loss), (x, t, pos_weight)
+    return cpu_sum_barrier(loss), (x, t, pos_weight)
 
 
 def _backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:

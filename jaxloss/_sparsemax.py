@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import class_max, in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
-from ._core.compiler import compiled, cpu_single_pass
+from ._core.compiler import compiled, cpu_sum_barrier
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask
@@ -31,7 +31,7 @@ def _binary_parts(x: Array, t: Array) -> tuple[Array, Array, Array]:
 
 def _binary_element(x: Array, t: Array) -> Array:
     size, label, near = _binary_parts(x, t)
-    return cpu_single_pass(jnp.square(label - near) + bounded_product(label, jnp.maximum(size - 1, 0)))
+    return cpu_sum_barrier(jnp.square(label - near) + bounded_product(label, jnp.maximum(size - 1, 0)))
 
 
 def _binary_slopes(x: Array, t: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import arguments
-from .compiler import replicate_from_axis
+from .compiler import cpu_sum_barrier, replicate_from_axis
 from .types import AxisName
 
 _FEW_CLASSES, _MANY_ENTRIES = 10, 2**14  # below, an array takes the time of its dispatch
@@ -71,10 +71,13 @@ def class_sum(x: Array, class_axis_name: AxisName | None) -> Array:
 
     On a CPU, XLA's sum of a short row takes longer than a pass over it: there few classes are added one by one.
     """
-    if x.shape[-1] > _FEW_CLASSES or x.size < _MANY_ENTRIES or split_classes(x):
-        return class_sum_by_kernel(x, class_axis_name)
-    total: Array = lax.platform_dependent(x, cpu=_one_by_one, default=lambda x: x.sum(-1))
+    are_few = x.shape[-1] <= _FEW_CLASSES and x.size >= _MANY_ENTRIES and not split_classes(x)
+    total = lax.platform_dependent(x, cpu=_one_by_one, default=_at_once) if are_few else _at_once(x)
     return total if class_axis_name is None else lax.psum(total, class_axis_name)
+
+
+def _at_once(x: Array) -> Array:
+    return x.sum(-1)
 
 
 def _one_by_one(x: Array) -> Array:
@@ -83,9 +86,10 @@ def _one_by_one(x: Array) -> Array:
     return total
 
 
-def class_sum_by_kernel(x: Array, class_axis_name: AxisName | None) -> Array:
+def class_sum_of_formulas(x: Array, class_axis_name: AxisName | None) -> Array:
     """The same of entries that take many operations, which XLA would fuse into a sum of a few, and not vectorise."""
-    return x.sum(-1) if class_axis_name is None else lax.psum(x.sum(-1), class_axis_name)
+    total = cpu_sum_barrier(x.sum(-1))
+    return total if class_axis_name is None else lax.psum(total, class_axis_name)
 
 
 def class_max(x: Array, class_axis_name: AxisName | None) -> Array:
@@ -145,7 +149,7 @@ def _pick_by_gather(x: Array, labels: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     # The transpose of a gather would be a scatter, which explicit meshes refuse.
     select = jax.checkpoint(_pick_by_select, prevent_cse=False)
-    return take_label(*primals), select(tangents[0], primals[1])
+    return take_label(*primals), cpu_sum_barrier(select(tangents[0], primals[1]))
 
 
 # Several indices a row.

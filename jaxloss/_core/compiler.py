@@ -175,11 +175,11 @@ def gpu_recompute_barrier(*arrays: Array, depth: int = 1) -> tuple[Array, ...]:
     return arrays
 
 
-def cpu_single_pass(x: Array) -> Array:
-    """Returns x, which a CPU then computes in one pass before it is summed.
+def cpu_sum_barrier(x: Array) -> Array:
+    """Returns x behind a select on a CPU, which XLA's kernel of sums does not take.
 
-    XLA's kernel of sums also takes the last arithmetic steps before the sum, and their operands are written to memory
-    first: several arrays for a long formula. The kernel takes no select, so that it starts behind this one.
+    Before a sum, a long formula is then computed in one pass, where the kernel would take its last steps and have their
+    operands written to memory. After a sum, the numbers are not broadcast to an array in memory.
     """
 
     def on_cpu(x: Array) -> Array:

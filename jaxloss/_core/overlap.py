@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from . import arguments
-from .compiler import cpu_fusion_barrier, cpu_single_pass
+from .compiler import cpu_fusion_barrier, cpu_sum_barrier
 from .elementwise import Terms
 from .softmax import probabilities, summary
 from .special import divide_no_nan, power_of_two
@@ -85,4 +85,4 @@ def given_probabilities(p: Array) -> tuple[Array, ...]:
 def softmax_probabilities(z: Array) -> tuple[Array, ...]:
     (z,) = cpu_fusion_barrier(z)
     p, complement = probabilities(z, summary(z))
-    return *cpu_fusion_barrier(p), cpu_single_pass(complement)
+    return *cpu_fusion_barrier(p), cpu_sum_barrier(complement)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .classes import class_max, class_sum_by_kernel
+from .classes import class_max, class_sum_of_formulas
 from .compiler import cpu_fusion_barrier, gpu_recompute_barrier
 from .cross_entropy import Options, transform_logits, transform_logits_backward
 from .derivatives import custom_derivative
@@ -151,10 +151,10 @@ def _totals(
         x, y = gpu_recompute_barrier(x, y, depth=depth)
         return _relative((x, y), Tops(*rows), temperature)
 
-    student = class_sum_by_kernel(jnp.exp(relative(1)[0]), class_axis_name)
-    teacher = class_sum_by_kernel(jnp.exp(relative(2)[1]), class_axis_name)
+    student = class_sum_of_formulas(jnp.exp(relative(1)[0]), class_axis_name)
+    teacher = class_sum_of_formulas(jnp.exp(relative(2)[1]), class_axis_name)
     a, b, half = relative(3)
-    difference = class_sum_by_kernel(exp_difference(jnp.exp(a), jnp.exp(b), 2 * half), class_axis_name)
+    difference = class_sum_of_formulas(exp_difference(jnp.exp(a), jnp.exp(b), 2 * half), class_axis_name)
     return Totals(student, teacher, log_ratio(student, teacher, difference))
 
 
@@ -165,8 +165,8 @@ def _is_likely(a: Array, total: Array) -> Array:
 
 def _softmax_tangent(p: Array, is_likely: Array, v: Array, class_axis_name: AxisName | None) -> Array:
     """The tangent of log p, of logits with tangent v, of which only differences count: less that of a likely class."""
-    v = jnp.where(is_likely, 0, v - _column(class_sum_by_kernel(jnp.where(is_likely, v, 0), class_axis_name)))
-    return v - _column(class_sum_by_kernel(p * v, class_axis_name))
+    v = jnp.where(is_likely, 0, v - _column(class_sum_of_formulas(jnp.where(is_likely, v, 0), class_axis_name)))
+    return v - _column(class_sum_of_formulas(p * v, class_axis_name))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -206,7 +206,7 @@ def summarize(
         x, y = gpu_recompute_barrier(*cpu_fusion_barrier(*logits), depth=depth)
         return formula.terms(_compare(*_relative((x, y), tops, temperature), totals, class_axis_name), *columns)
 
-    sums = (class_sum_by_kernel(terms(4 + i)[i], class_axis_name) for i in range(formula.sums))
+    sums = (class_sum_of_formulas(terms(4 + i)[i], class_axis_name) for i in range(formula.sums))
     return Summary(tops, totals, tuple(sums))
 
 
@@ -245,7 +245,7 @@ def gradients(
         _column(usable) * jnp.where(is_small, d_both, 0), b
     )
     alone = multiply_no_nan(d_a, a) + multiply_no_nan(d_b, b)
-    d_temperature = -class_sum_by_kernel(jnp.where(is_small, together, alone), class_axis_name) / temperature
+    d_temperature = -class_sum_of_formulas(jnp.where(is_small, together, alone), class_axis_name) / temperature
     t = _column(temperature)
     return d_a / t, d_b / t, d_temperature, d_numbers
 
@@ -257,7 +257,7 @@ def _centered(p: Array, u: Array, mean: Array, is_likely: Array, class_axis_name
     products = multiply_no_nan(p, jnp.where(jnp.isinf(u), -u, mean - u))
     is_likely &= jnp.isfinite(mean)
     other_products = jnp.where(is_likely, 0, products)
-    return jnp.where(is_likely, -_column(class_sum_by_kernel(other_products, class_axis_name)), products)
+    return jnp.where(is_likely, -_column(class_sum_of_formulas(other_products, class_axis_name)), products)
 
 
 def _kl_terms(c: Comparison) -> tuple[Array]:
