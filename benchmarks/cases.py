@@ -614,7 +614,7 @@ CASES = (
         (optax("dice_loss"),),
         shapes=(IMAGES,),
         quick=(2, 16, 4),
-        cpu_note="rows of eight classes: each number a row counts; p and 1 - p, each exact, are written to memory.",
+        cpu_note="p and 1 - p, each exact, are written to memory, and the exact tail is one more sum.",
     ),
     Case(
         "multiclass_generalized_dice_loss",
