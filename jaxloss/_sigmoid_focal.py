@@ -27,11 +27,15 @@ class _Element(NamedTuple):
     b: Array
     entropy: Array  # c
     ratio: Array  # c / r
-    focus: Array  # q^gamma
+    q: Array
     log_q: Array
 
+    def focus(self, gamma: Array | None) -> Array:
+        """q^gamma. None is 2, and takes no logarithm."""
+        return jnp.square(self.q) if gamma is None else jnp.exp(gamma * self.log_q)
 
-def _element(x: Array, t: Array, gamma: Array) -> _Element:
+
+def _element(x: Array, t: Array) -> _Element:
     size = jnp.abs(x)
     e = jnp.exp(-size)
     a, b = jnp.where(x >= 0, 1 - t, t), jnp.where(x >= 0, t, 1 - t)
@@ -41,35 +45,40 @@ def _element(x: Array, t: Array, gamma: Array) -> _Element:
     safe_r = jnp.where(r_is_zero, 1, r)
     log_q = jnp.where(r_is_zero, -jnp.minimum(size, jnp.finfo(size.dtype).max), jnp.log(safe_r)) - tail
     ratio = jnp.where(r_is_zero, 1, jnp.where(e_is_zero, size, divide_no_nan(jnp.where(e_is_zero, 0, entropy), safe_r)))
-    return _Element(size, e, a, b, entropy, ratio, jnp.exp(gamma * log_q), log_q)
+    return _Element(size, e, a, b, entropy, ratio, r / (1 + e), log_q)
 
 
 def _alpha_of_label(t: Array, alpha: Array | None) -> Array | float:
     return 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
 
 
-def _sigmoid_focal_element(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> Array:
-    element = _element(x, t, gamma)
-    return _alpha_of_label(t, alpha) * multiply_no_nan(element.focus, element.entropy)
+def _losses(x: Array, t: Array, gamma: Array | None, alpha: Array | None = None) -> Array:
+    element = _element(x, t)
+    return _alpha_of_label(t, alpha) * multiply_no_nan(element.focus(gamma), element.entropy)
 
 
-def _sigmoid_focal_slopes(x: Array, t: Array, gamma: Array, alpha: Array | None = None) -> tuple[Array, ...]:
-    x, t, gamma = gpu_recompute_barrier(x, t, gamma)  # else it keeps the losses
-    size, e, a, b, entropy, ratio, focus, log_q = _element(x, t, gamma)
-    share = _alpha_of_label(t, alpha)
-    d_size = (a - b * e + gamma * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
-    d_b = multiply_no_nan(focus, gamma * expm1(-size) * ratio - size)
+def _slopes(x: Array, t: Array, gamma: Array | None, alpha: Array | None = None) -> tuple[Array, ...]:
+    x, t = gpu_recompute_barrier(x, t)  # else it keeps the losses
+    element, power = _element(x, t), 2 if gamma is None else gamma
+    size, e, a, b, entropy, ratio, _, log_q = element
+    share, focus = _alpha_of_label(t, alpha), element.focus(gamma)
+    d_size = (a - b * e + power * e * (a - b) * jnp.where(e == 0, 0, ratio)) / (1 + e)
+    d_b = multiply_no_nan(focus, power * expm1(-size) * ratio - size)
     d_t = share * jnp.where(x >= 0, d_b, -d_b)
     loss = multiply_no_nan(focus, entropy)
-    d_gamma = share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss))
     slopes = share * focus * d_size
     slopes = jnp.where(x >= 0, slopes, -slopes)
+    d_gamma = () if gamma is None else (share * jnp.where(loss == 0, 0, multiply_no_nan(log_q, loss)),)
     if alpha is None:
-        return slopes, d_t, d_gamma
-    return slopes, d_t + (2 * alpha - 1) * loss, d_gamma, (2 * t - 1) * loss
+        return slopes, d_t, *d_gamma
+    return slopes, d_t + (2 * alpha - 1) * loss, *d_gamma, (2 * t - 1) * loss
 
 
-_sigmoid_focal = elementwise(_sigmoid_focal_element, _sigmoid_focal_slopes)
+_with_gamma = elementwise(_losses, _slopes)
+
+_with_square = elementwise(
+    lambda x, t, *alpha: _losses(x, t, None, *alpha), lambda x, t, *alpha: _slopes(x, t, None, *alpha)
+)
 
 
 @compiled(alpha=arguments.UNIT, gamma=arguments.NOT_NEGATIVE)
@@ -122,8 +131,10 @@ def sigmoid_focal_loss(
     References:
       Lin et al., https://arxiv.org/abs/1708.02002, equation 5.
     """
-    numbers = {"gamma": gamma} if alpha is None else {"gamma": gamma, "alpha": alpha}
+    is_square = arguments.is_number(gamma, 2)
+    numbers = ({} if is_square else {"gamma": gamma}) | ({} if alpha is None else {"alpha": alpha})
     arrays, mask = prepare_elementwise(
         "sigmoid_focal_loss", {"logits": logits, "labels": labels}, numbers, where, weights, reduction
     )
-    return mask.reduce(_sigmoid_focal(*arrays, unweighted=mask.unweighted), reduction)
+    losses = (_with_square if is_square else _with_gamma)(*arrays, unweighted=mask.unweighted)
+    return mask.reduce(losses, reduction)

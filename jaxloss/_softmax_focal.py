@@ -154,9 +154,25 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return loss, _power(u, gamma) * (1 + gamma * _fading(u)) * tangents[0] + d_gamma * tangents[1]
 
 
+@jax.custom_jvp
+def _focal_with_square(u: Array) -> Array:
+    """u q^2 with q = 1 - exp(-u), with the slope q (q + 2 u exp(-u)): gamma = 2 takes no logarithm."""
+    return u * jnp.square(expm1(-u))
+
+
+@_focal_with_square.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (u,) = primals
+    q, p = -expm1(-u), jnp.exp(-u)
+    slope = q * (q + 2 * jnp.minimum(u, 1000) * p)  # beyond 1000, p is 0
+    return _focal_with_square(u), slope * tangents[0]
+
+
 _focal_of_entropy = recompute_in_backward(_focal)
 
 _focal_rows = _over_classes(_focal)
+
+_focal_rows_with_square = _over_classes(lambda u, gamma: _focal_with_square(u))
 
 _poly_rows = _over_classes(lambda u, epsilon: u - epsilon * expm1(-u))
 
@@ -217,12 +233,13 @@ def softmax_focal_loss(
     x, t, mask = prepare_rows(name, ("logits", "labels"), logits, labels, axis, where, weights)
     arguments.choice(name, "reduction", reduction)
     dtype = arguments.compute_dtype(x, t)
+    focal_rows = _focal_rows_with_square if arguments.is_number(gamma, 2) else _focal_rows
     gamma = per_example_option(name, "gamma", gamma, mask, x.shape[:-1], dtype)
     class_alpha = None
     if not arguments.is_number(alpha, 1):
         class_alpha = _prepare_alpha(name, alpha, x, dtype)
         class_alpha = class_alpha if class_alpha.ndim else jnp.broadcast_to(class_alpha, (*x.shape[:-1], 1))
-    losses = _focal_rows(x, t, gamma, mask.without_weight(), class_alpha, unweighted=mask.unweighted)
+    losses = focal_rows(x, t, gamma, mask.without_weight(), class_alpha, unweighted=mask.unweighted)
     return mask.reduce(losses, reduction)
 
 
