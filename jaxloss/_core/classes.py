@@ -14,7 +14,8 @@ from . import arguments
 from .compiler import cpu_sum_barrier, replicate_from_axis
 from .types import AxisName
 
-_FEW_CLASSES, _MANY_ENTRIES = 10, 2**14  # below, an array takes the time of its dispatch
+_FEW_CLASSES = 10
+_MANY_ENTRIES = 2**14  # with fewer, a sum takes the time of its dispatch
 
 
 def broadcast_class_weights(name: str, argument: str, class_weights: ArrayLike, x: Array, dtype: np.dtype) -> Array:
