@@ -27,7 +27,7 @@ class _Element(NamedTuple):
     b: Array
     entropy: Array  # c
     ratio: Array  # c / r
-    q: Array
+    q: Array  # 1 - p_t
     log_q: Array
 
     def focus(self, gamma: Array | None) -> Array:
