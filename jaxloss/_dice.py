@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.masks import Mask, weigh
-from ._core.overlap import error_ratio, given_probabilities, overlap_sums, softmax_probabilities
+from ._core.overlap import error_share, given_probabilities, softmax_probabilities
 from ._core.rows import is_finite_row
 from ._core.special import divide_no_nan, sigmoids
 from ._core.types import Reduction
@@ -105,7 +105,7 @@ def _class_losses(
         undefined = mask.unweighted[..., None] & ~jnp.isfinite(a + b + s + w)
         a, b, s, w = (jnp.where(undefined, 1, array) for array in (a, b, s, w))
     probabilities = given_probabilities if not are_logits else sigmoids if x.shape[-1] == 1 else softmax_probabilities
-    losses = w * error_ratio(overlap_sums(probabilities, x, t, pixels, axes, first), a, b, s)
+    losses = w * error_share(probabilities, x, t, pixels, axes, a, b, s, first)
     return losses if undefined is None else jnp.where(undefined, jnp.nan, losses)
 
 

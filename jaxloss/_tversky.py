@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from ._core import arguments
 from ._core.compiler import compiled
 from ._core.elementwise import prepare_summed
-from ._core.overlap import error_ratio, given_probabilities, overlap_sums
+from ._core.overlap import error_share, given_probabilities
 from ._core.types import Axis, Reduction
 
 
@@ -88,5 +88,5 @@ def tversky_loss(
         kinds=(arguments.real, arguments.real),
         rule=False,
     )
-    options = [n if n.ndim == 0 else n.squeeze(axes) for n in options]
-    return mask.reduce(error_ratio(overlap_sums(given_probabilities, p, t, entries, axes, 0), *options), reduction)
+    alpha, beta, smooth = (n if n.ndim == 0 else n.squeeze(axes) for n in options)
+    return mask.reduce(error_share(given_probabilities, p, t, entries, axes, alpha, beta, smooth), reduction)

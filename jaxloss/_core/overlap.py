@@ -9,38 +9,52 @@ import jax.numpy as jnp
 from jax import Array
 
 from . import arguments
-from .compiler import cpu_fusion_barrier, cpu_sum_barrier
+from .compiler import cpu_sum_barrier
 from .elementwise import Terms
 from .softmax import probabilities, summary
 from .special import divide_no_nan, power_of_two
 
 
-@partial(jax.checkpoint, static_argnums=(0, 4, 5), prevent_cse=False)
-def overlap_sums(
+def error_share(
     probabilities: Callable[[Array], tuple[Array, ...]],
     x: Array,
     t: Array,
     pixels: Array | None,
     axes: tuple[int, ...],
+    alpha: Array,
+    beta: Array,
+    smooth: Array,
+    first: int = 0,
+) -> Array:
+    """The errors over the errors, the intersection and ``smooth``, of the classes from ``first`` on."""
+    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
+    alpha, beta = (jnp.expand_dims(w, axes) if w.ndim else w for w in (unit * alpha, unit * beta))
+    intersection, errors = _overlap_sums(probabilities, x, t, pixels, alpha, beta, axes, first)
+    return _fraction(errors, unit * (intersection + smooth))
+
+
+@partial(jax.checkpoint, static_argnums=(0, 6, 7), prevent_cse=False)
+def _overlap_sums(
+    probabilities: Callable[[Array], tuple[Array, ...]],
+    x: Array,
+    t: Array,
+    pixels: Array | None,
+    alpha: Array,
+    beta: Array,
+    axes: tuple[int, ...],
     first: int,
 ) -> tuple[Array, ...]:
-    """The sums of p t, p (1 - t) and (1 - p) t, of the classes from ``first`` on. It saves x and t alone."""
+    """The sums of p t and of alpha p (1 - t) + beta (1 - p) t. It saves x and t alone."""
     dtype = arguments.compute_dtype(x, t)
     p, complement = probabilities(x.astype(dtype))
     p, complement, t = (a[..., first:] for a in (p, complement, t.astype(dtype)))
     one_class = t.shape[-1] == 1 and t.ndim - 1 not in axes
     if one_class:  # on a CPU, XLA sums slowly over axes that are not the last
-        p, complement, t = (a[..., 0] for a in (p, complement, t))
+        p, complement, t, alpha, beta = (a[..., 0] if a.ndim else a for a in (p, complement, t, alpha, beta))
         pixels = None if pixels is None else pixels[..., 0]
-    sums = (Terms(pixels, axes).total(term) for term in (p * t, p * (1 - t), complement * t))
+    terms = p * t, alpha * (p * (1 - t)) + beta * (complement * t)
+    sums = (Terms(pixels, axes).total(cpu_sum_barrier(term)) for term in terms)
     return tuple(s[..., None] if one_class else s for s in sums)
-
-
-def error_ratio(overlap: tuple[Array, ...], alpha: Array, beta: Array, smooth: Array) -> Array:
-    intersection, false_positives, false_negatives = overlap
-    unit = 1 / power_of_two(jnp.maximum(jnp.maximum(alpha, beta), 1))  # the largest number times pixels is infinite
-    errors = (unit * alpha) * false_positives + (unit * beta) * false_negatives
-    return _fraction(errors, unit * (intersection + smooth))
 
 
 @jax.custom_jvp
@@ -83,6 +97,4 @@ def given_probabilities(p: Array) -> tuple[Array, ...]:
 
 
 def softmax_probabilities(z: Array) -> tuple[Array, ...]:
-    (z,) = cpu_fusion_barrier(z)
-    p, complement = probabilities(z, summary(z))
-    return *cpu_fusion_barrier(p), cpu_sum_barrier(complement)
+    return probabilities(z, summary(z))

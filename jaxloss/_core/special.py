@@ -215,9 +215,8 @@ def sigmoids(x: Array) -> tuple[Array, Array]:
 
 @sigmoids.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    p, complement = sigmoids(*primals)
-    tangent = p * complement * tangents[0]
-    return (p, complement), (tangent, -tangent)
+    tangent = sech2(primals[0] / 2) / 4 * tangents[0]
+    return sigmoids(*primals), (tangent, -tangent)
 
 
 @jax.custom_jvp
