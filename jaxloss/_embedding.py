@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from ._core import arguments
-from ._core.compiler import compiled, cpu_fusion_barrier, cpu_shortcut, shard_like, zeros_of_type
+from ._core.compiler import compiled, cpu_fusion_barrier, cpu_shortcut, cpu_sum_barrier, shard_like, zeros_of_type
 from ._core.derivatives import custom_derivative
 from ._core.elementwise import elementwise, prepare_elementwise
 from ._core.masks import Mask, prepare_mask
@@ -63,7 +63,7 @@ def _unscaled_squares(a: Array, b: Array, eps: Array, total: Array) -> tuple[Arr
 
 @jax.custom_jvp
 def _squared_distance(a: Array, b: Array) -> Array:
-    return jnp.square(a - b).sum(-1, keepdims=True)
+    return cpu_sum_barrier(jnp.square(a - b).sum(-1, keepdims=True))
 
 
 @_squared_distance.defjvp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -11,11 +12,11 @@ from jax.typing import ArrayLike
 
 from ._core import arguments
 from ._core.classes import in_range, infinite_if_masked, nan_unless, one_hot_mask, take_label
-from ._core.compiler import compiled, match_varying_axes, shard_like
+from ._core.compiler import compiled, cpu_sum_barrier, match_varying_axes, shard_like
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
-from ._core.special import multiply_no_nan, relu, subtract_no_nan
+from ._core.special import clipped_product, multiply_no_nan, relu, subtract_no_nan
 from ._core.types import Axis, AxisName, Reduction
 
 
@@ -43,6 +44,21 @@ def _other_scores_and_label(s: Array, y: Array, classes: Array | None) -> tuple[
     return jnp.where(one_hot_mask(y, s), -jnp.inf, s * valid[..., None]), take_label(s, y) * valid
 
 
+@jax.custom_jvp
+def _top(x: Array) -> Array:
+    """The maximum, with the derivative of `jnp.max`, shared by ties: on a CPU JAX's writes the ties to memory."""
+    return x.max(-1)
+
+
+@_top.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,) = primals
+    top = _top(x)
+    is_top = x == top[..., None]
+    ties = cpu_sum_barrier(is_top.sum(-1).astype(x.dtype))
+    return top, jnp.where(is_top, tangents[0], 0).sum(-1) / ties
+
+
 def _excess(other_scores: Array, label: Array) -> Array:
     """How far others are above the label: -inf if they cannot be chosen, 0 for equal infinities."""
     return jnp.where(other_scores == -jnp.inf, -jnp.inf, subtract_no_nan(other_scores, label))
@@ -53,12 +69,12 @@ def _excess(other_scores: Array, label: Array) -> Array:
 
 def _perceptron_of_row(s: Array, y: Array, classes: Array | None) -> Array:
     other_scores, label = _other_scores_and_label(s, y, classes)
-    return relu(_excess(other_scores.max(-1), label))
+    return relu(_excess(_top(other_scores), label))
 
 
 def _crammer_singer_of_row(s: Array, y: Array, classes: Array | None) -> Array:
     other_scores, label = _other_scores_and_label(s, y, classes)
-    return relu(1 + _excess(other_scores.max(-1), label))
+    return relu(1 + _excess(_top(other_scores), label))
 
 
 def _margins(s: Array, y: Array, classes: Array | None, margin: Array) -> Array:
@@ -351,10 +367,10 @@ def multilabel_hinge_loss(
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
     dtype = arguments.compute_dtype(s, t)
     s, t = s.astype(dtype), t.astype(dtype)
-    other_scores = multiply_no_nan(1 - t, s)
+    other_scores = clipped_product(1 - t, s)
     if classes is not None:
         other_scores = jnp.where(classes, other_scores, -jnp.inf)
-    return relu(1 + subtract_no_nan(other_scores.max(-1), multiply_no_nan(t, s).sum(-1)))
+    return relu(1 + subtract_no_nan(_top(other_scores), cpu_sum_barrier(clipped_product(t, s)).sum(-1)))
 
 
 _zero_class = recompute_in_backward(_zero_class_of_row)
