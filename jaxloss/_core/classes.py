@@ -67,13 +67,17 @@ def infinite_if_masked(losses: Array, labels: Array, classes: Array | None) -> A
     return jnp.where(label_is_unmasked | jnp.isnan(losses), losses, jnp.inf)
 
 
+def has_many_entries(x: Array) -> bool:
+    is_known = all(isinstance(size, int) for size in x.shape)  # an export may leave sizes open
+    return is_known and x.size >= _MANY_ENTRIES
+
+
 def class_sum(x: Array, class_axis_name: AxisName | None) -> Array:
     """The sum over the classes, which may be split over the mapped axis ``class_axis_name``.
 
     On a CPU, XLA's sum of a short row takes longer than a pass over it: there few classes are added one by one.
     """
-    is_known = all(isinstance(size, int) for size in x.shape)  # an export may leave sizes open
-    are_few = is_known and x.shape[-1] <= _FEW_CLASSES and x.size >= _MANY_ENTRIES and not split_classes(x)
+    are_few = has_many_entries(x) and x.shape[-1] <= _FEW_CLASSES and not split_classes(x)
     total = lax.platform_dependent(x, cpu=_one_by_one, default=_at_once) if are_few else _at_once(x)
     return total if class_axis_name is None else lax.psum(total, class_axis_name)
 

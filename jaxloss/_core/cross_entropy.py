@@ -17,8 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .classes import class_sum, in_range, local_labels, num_classes, one_hot_mask, take_label_of_shards
-from .compiler import cpu_fusion_barrier
+from .classes import (
+    class_sum,
+    has_many_entries,
+    in_range,
+    local_labels,
+    num_classes,
+    one_hot_mask,
+    take_label_of_shards,
+)
+from .compiler import cpu_fusion_barrier, cpu_shortcut
 from .derivatives import custom_derivative
 from .masks import Mask
 from .softmax import (
@@ -262,12 +270,32 @@ def _finite(top: Array) -> Array:
     return jnp.clip(top, -largest, largest)
 
 
-def _label_gaps(z: Array, labels: Array, top: Array, class_axis_name: AxisName | None) -> Array:
-    """The sum of t_c (m - z_c), computed from z / 2 and m / 2, whose difference does not overflow."""
-    (half,) = cpu_fusion_barrier(_finite(top) / 2)
-    half = half[..., None]
-    gaps = class_sum(bounded_product(labels, half - at_most(z.astype(top.dtype) / 2, half)), class_axis_name)
-    return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # an infinite maximum was clipped
+def _label_gaps(
+    x: Array, t: Array, top: Array, mask: Mask, options: Options, class_axis_name: AxisName | None
+) -> Array:
+    """The sum of t_c (m - z_c), where 0 times infinity is 0.
+
+    On a CPU a product is bounded, for that, only if the sum of products as they are is not finite for some row.
+    """
+
+    def rows(x: Array, t: Array) -> tuple[Array, Array]:
+        labels = _dense_labels(t, mask, options, top.dtype, class_axis_name)
+        return transform_logits(x, mask, options).astype(top.dtype), labels
+
+    def bounded(x: Array, t: Array, top: Array, _: Array | None = None) -> Array:
+        z, labels = rows(x, t)
+        (half,) = cpu_fusion_barrier(_finite(top) / 2)  # a difference of halves does not overflow
+        half = half[..., None]
+        gaps = class_sum(bounded_product(labels, half - at_most(z / 2, half)), class_axis_name)
+        return multiply_no_nan(gaps, jnp.where(top == jnp.inf, jnp.inf, 2))  # an infinite maximum was clipped
+
+    as_given = mask.classes is None and not options.computed and x.dtype == t.dtype == top.dtype
+    if class_axis_name is not None or not (as_given and has_many_entries(x)):
+        return bounded(x, t, top)
+    z, labels = rows(x, t)
+    gaps = class_sum(labels * (top[..., None] - z), class_axis_name)
+    total: Array = cpu_shortcut(~jnp.isfinite(gaps), bounded, lambda x, t, top, gaps: gaps, x, t, top, gaps)
+    return total
 
 
 class _Dense(NamedTuple):
@@ -284,15 +312,15 @@ def dense_cross_entropy_forward(
 
     options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
-    z = transform_logits(x, mask, options)
-    row = summary(z, options.computed, class_axis_name)
+    row = summary(transform_logits(x, mask, options), options.computed, class_axis_name)
     (t_copy,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
     label_sum = class_sum(labels_of(t_copy, row.top.dtype), class_axis_name)
-    z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
-    loss = _label_gaps(z, labels_of(t_copy, top.dtype), top, class_axis_name)
+    x_copy, t_copy, top = cpu_fusion_barrier(x, t, row.top)
+    loss = _label_gaps(x_copy, t_copy, top, mask, options, class_axis_name)
     loss += multiply_no_nan(label_sum, row.log_total)
-    z, t_copy, top = cpu_fusion_barrier(z, t, row.top)
-    off_max_sum = off_max_label_mass(z, top, labels_of(t_copy, top.dtype), class_axis_name)
+    x_copy, t_copy, top = cpu_fusion_barrier(x_copy, t, row.top)
+    z, labels = transform_logits(x_copy, mask, options), labels_of(t_copy, top.dtype)
+    off_max_sum = off_max_label_mass(z, top, labels, class_axis_name)
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
     loss = jnp.where(row.empty, jnp.inf, loss)

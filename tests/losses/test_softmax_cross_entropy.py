@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from cases import OPTIONS
 from edges import at_edges, check_edge, inf, value_and_gradient
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from logits import DTYPES, check_derivatives, hard_rows, wide, with_dtype
 from oracles import (
     exact_row,
@@ -16,6 +18,7 @@ from tolerances import close, same
 
 import jaxloss
 from jaxloss._core import softmax
+from jaxloss._core.classes import _MANY_ENTRIES
 
 pytestmark = pytest.mark.exact
 
@@ -279,3 +282,37 @@ def test_token_metrics(dtype, rng):
         spread = jax.device_get(jax.jit(jaxloss.token_metrics)(*args))
     for ours, whole in zip(spread, found, strict=True):
         same(ours, whole, span=1)
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["jit", "shard_map"])
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ([1, 2, -inf, 0], [0.5, 0.25, 0, 0.25]),
+        ([1, 2, -inf, 0], [0.5, 0.25, 0.25, 0]),
+        ([inf, 0, 1, 2], [1, 0, 0, 0]),
+        ([inf, 0, 1, 2], [0.5, 0.5, 0, 0]),
+        ([-inf] * 4, [1, 0, 0, 0]),
+        ([3e38, -3e38, 0, 0], [0.5, 0.5, 0, 0]),
+        ([jnp.nan, 0, 1, 2], [0, 0, 0, 1]),
+    ],
+)
+def test_one_row_beyond_the_numbers_among_many(row, labels, mapped, rng):
+    """On a CPU, many rows are summed as they stand first, and again with bounds if one is not finite then."""
+    row, labels = jnp.array(row, np.float32), jnp.array(labels, np.float32)
+    x = jnp.asarray(rng.normal(size=(2 * _MANY_ENTRIES, 4)), np.float32)
+    t = jnp.asarray(rng.dirichlet(np.ones(4), len(x)), np.float32)
+
+    def evaluate(x, t):
+        losses, pull = jax.vjp(jaxloss.softmax_cross_entropy, x, t)
+        return losses[:, None], *pull(jnp.ones_like(losses))
+
+    many = evaluate
+    if mapped:
+        mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+        many = jax.shard_map(evaluate, mesh=mesh, in_specs=P("rows"), out_specs=P("rows"))
+    expected = [*evaluate(x[:3], t[:3]), *evaluate(row[None], labels[None])]
+    found = jax.jit(many)(x.at[3].set(row), t.at[3].set(labels))
+    for ours, *truth in zip(found, expected[:3], expected[3:], strict=True):
+        truth = np.concatenate(truth)
+        close(ours[:4], truth, np.nan_to_num(np.abs(truth)))
