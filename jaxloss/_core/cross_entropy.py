@@ -275,7 +275,7 @@ def _label_gaps(
 ) -> Array:
     """The sum of t_c (m - z_c), where 0 times infinity is 0.
 
-    On a CPU a product is bounded, for that, only if the sum of products as they are is not finite for some row.
+    On a CPU the gaps are bounded, for that, only if the sum of a row is not finite without bounds.
     """
 
     def rows(x: Array, t: Array) -> tuple[Array, Array]:
