@@ -55,7 +55,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,) = primals
     top = _top(x)
     is_top = x == top[..., None]
-    ties = cpu_sum_barrier(is_top.astype(x.dtype).sum(-1))
+    ties = cpu_sum_barrier(is_top.sum(-1).astype(x.dtype))
     return top, jnp.where(is_top, tangents[0], 0).sum(-1) / ties
 
 
