@@ -16,7 +16,7 @@ from ._core.compiler import compiled, cpu_sum_barrier, match_varying_axes, shard
 from ._core.derivatives import custom_derivative, recompute_in_backward
 from ._core.masks import Mask
 from ._core.rows import per_example_option, prepare_indexed, prepare_rows
-from ._core.special import clipped_product, multiply_no_nan, relu, subtract_no_nan
+from ._core.special import multiply_no_nan, relu, subtract_no_nan
 from ._core.types import Axis, AxisName, Reduction
 
 
@@ -55,7 +55,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,) = primals
     top = _top(x)
     is_top = x == top[..., None]
-    ties = cpu_sum_barrier(is_top.sum(-1).astype(x.dtype))
+    ties = cpu_sum_barrier(is_top.astype(x.dtype).sum(-1))
     return top, jnp.where(is_top, tangents[0], 0).sum(-1) / ties
 
 
@@ -367,10 +367,10 @@ def multilabel_hinge_loss(
 def _zero_class_of_row(s: Array, t: Array, classes: Array | None) -> Array:
     dtype = arguments.compute_dtype(s, t)
     s, t = s.astype(dtype), t.astype(dtype)
-    other_scores = clipped_product(1 - t, s)
+    other_scores = multiply_no_nan(1 - t, s)
     if classes is not None:
         other_scores = jnp.where(classes, other_scores, -jnp.inf)
-    return relu(1 + subtract_no_nan(_top(other_scores), cpu_sum_barrier(clipped_product(t, s)).sum(-1)))
+    return relu(1 + subtract_no_nan(_top(other_scores), multiply_no_nan(t, s).sum(-1)))
 
 
 _zero_class = recompute_in_backward(_zero_class_of_row)

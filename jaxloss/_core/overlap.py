@@ -44,7 +44,7 @@ def _overlap_sums(
     axes: tuple[int, ...],
     first: int,
 ) -> tuple[Array, ...]:
-    """The sums of p t and of alpha p (1 - t) + beta (1 - p) t. It saves x and t alone."""
+    """The sums of p t and of alpha p (1 - t) + beta (1 - p) t. It saves its arguments alone."""
     dtype = arguments.compute_dtype(x, t)
     p, complement = probabilities(x.astype(dtype))
     p, complement, t = (a[..., first:] for a in (p, complement, t.astype(dtype)))

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from functools import partial, reduce
 from itertools import count
-from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,22 +30,6 @@ def bounded_product(a: Array, b: Array) -> Array:
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     a, b = primals
     return bounded_product(a, b), multiply_no_nan(tangents[0], b) + multiply_no_nan(a, tangents[1])
-
-
-@jax.custom_jvp
-def clipped_product(a: Array, b: Array) -> Array:
-    """The same for any b. Its derivative shares no mask with it, which XLA for CPUs would write to memory."""
-    largest = lax.optimization_barrier(jnp.finfo(a.dtype).max)
-    bound = jnp.abs(a) * largest * largest
-    return a * jnp.maximum(jnp.minimum(b, bound), -bound)
-
-
-@partial(clipped_product.defjvp, symbolic_zeros=True)  # of a tangent of 0, else 0 times an infinite b
-def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    a, b = primals
-    slopes = jnp.where((a == 0) & jnp.isinf(b), 0, b), a
-    known = [slope * tangent for slope, tangent in zip(slopes, tangents, strict=True) if isinstance(tangent, Array)]
-    return clipped_product(a, b), reduce(add, known)
 
 
 @jax.custom_jvp
