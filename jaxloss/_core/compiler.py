@@ -181,12 +181,16 @@ def cpu_sum_barrier(x: Array) -> Array:
     Before a sum, a long formula is then computed in one pass, where the kernel would take its last steps and have their
     operands written to memory. After a sum, the numbers are not broadcast to an array in memory.
     """
-
-    def on_cpu(x: Array) -> Array:
-        return jnp.where(lax.optimization_barrier(jnp.ones((), bool)), x, 0)
-
-    result: Array = lax.platform_dependent(x, cpu=on_cpu, default=lambda x: x)
+    result: Array = lax.platform_dependent(x, cpu=_behind_select, default=_same_array)
     return result
+
+
+def _behind_select(x: Array) -> Array:
+    return jnp.where(lax.optimization_barrier(jnp.ones((), bool)), x, 0)
+
+
+def _same_array(x: Array) -> Array:
+    return x
 
 
 def cpu_shortcut(rare: Array, exact: Callable[..., T], shortcut: Callable[..., T], *arrays: Array) -> T:

@@ -307,19 +307,18 @@ class _Dense(NamedTuple):
 def dense_cross_entropy_forward(
     x: Array, t: Array, mask: Mask, options: Options, class_axis_name: AxisName | None = None
 ) -> tuple[Array, _Dense]:
-    def labels_of(t: Array, dtype: np.dtype) -> Array:
-        return _dense_labels(t, mask, options, dtype, class_axis_name)
-
     options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
     row = summary(transform_logits(x, mask, options), options.computed, class_axis_name)
     (t_copy,) = cpu_fusion_barrier(t)  # once per sum, or XLA saves the labels upcast
-    label_sum = class_sum(labels_of(t_copy, row.top.dtype), class_axis_name)
+    labels = _dense_labels(t_copy, mask, options, row.top.dtype, class_axis_name)
+    label_sum = class_sum(labels, class_axis_name)
     x_copy, t_copy, top = cpu_fusion_barrier(x, t, row.top)
     loss = _label_gaps(x_copy, t_copy, top, mask, options, class_axis_name)
     loss += multiply_no_nan(label_sum, row.log_total)
     x_copy, t_copy, top = cpu_fusion_barrier(x_copy, t, row.top)
-    z, labels = transform_logits(x_copy, mask, options), labels_of(t_copy, top.dtype)
+    z = transform_logits(x_copy, mask, options)
+    labels = _dense_labels(t_copy, mask, options, top.dtype, class_axis_name)
     off_max_sum = off_max_label_mass(z, top, labels, class_axis_name)
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
