@@ -15,7 +15,7 @@ from ._core.cross_entropy import (
     entropy,
     entropy_backward,
     indexed_cross_entropy,
-    indexed_cross_entropy_forward,
+    summarized,
 )
 from ._core.derivatives import custom_derivative
 from ._core.masks import Mask
@@ -23,7 +23,7 @@ from ._core.rows import prepare_indexed
 
 
 def _entropy_forward(x: Array, y: Array, mask: Mask, options: Options) -> tuple[Array, tuple[Saved, Array]]:
-    _, (saved, *_) = indexed_cross_entropy_forward(x, y, mask, options)
+    saved = summarized(x, y, mask, options)
     value = entropy(saved, None)
     return value, (saved, value)
 

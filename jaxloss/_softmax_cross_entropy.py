@@ -15,7 +15,6 @@ from ._core.cross_entropy import (
     as_metrics,
     dense_cross_entropy,
     indexed_cross_entropy,
-    indexed_cross_entropy_forward,
     measure,
     smooth,
 )
@@ -324,8 +323,7 @@ def token_metrics(
     name = "token_metrics"
     x, y, mask = prepare_indexed(name, "logits", logits, labels, axis, where, None)
     options = _options(name, y.shape, arguments.compute_dtype(x), 0.0, 0.0, soft_cap, logit_scale)
-    _, saved = indexed_cross_entropy_forward(lax.stop_gradient(x), y, mask, options)
-    return as_metrics(*measure(saved))
+    return as_metrics(*measure(lax.stop_gradient(x), y, mask, options))
 
 
 def safe_softmax_cross_entropy(

@@ -36,8 +36,10 @@ from .softmax import (
     gap_to_max,
     label_probability,
     logsumexp,
+    other_probabilities,
     probabilities,
     summary,
+    summary_beside_label,
     surprisal,
 )
 from .special import at_most, bounded_product, multiply_no_nan, soft_cap, soft_cap_partials
@@ -125,11 +127,8 @@ def indexed_cross_entropy_forward(
     options = mask.fill_options(options)
     (x,) = cpu_fusion_barrier(x)
     z = transform_logits(x, mask, options)
-    row = summary(z, options.computed, class_axis_name)
-    label_logit = take_label_of_shards(z, y, class_axis_name).astype(row.top.dtype)
-    valid = in_range(y, num_classes(x, class_axis_name))
-    valid = valid if mask.examples is None else valid | ~mask.examples
-    label_logit = jnp.where(valid, label_logit, jnp.nan)  # makes the loss and the gradient of an invalid label NaN
+    label_logit = _label_logit(z, y, mask, class_axis_name)
+    row = summary_beside_label(z, y, label_logit, class_axis_name)
     loss = gap_to_max(label_logit, row.top)
     mean_gap = None
     if options.label_smoothing is not None:
@@ -139,8 +138,16 @@ def indexed_cross_entropy_forward(
     loss += row.log_total
     if options.z_loss is not None:
         loss += multiply_no_nan(options.z_loss, jnp.square(logsumexp(row)))
-    loss = jnp.where(row.empty & ~jnp.isnan(label_logit), jnp.inf, loss)
+    loss = jnp.where(row.empty, jnp.inf, loss)
     return loss, (Saved(x, y, mask, options, row), label_logit, mean_gap)
+
+
+def _label_logit(z: Array, y: Array, mask: Mask, class_axis_name: AxisName | None) -> Array:
+    """The label's logit; NaN for an invalid label, which makes the loss and the gradient NaN."""
+    valid = in_range(y, num_classes(z, class_axis_name))
+    valid = valid if mask.examples is None else valid | ~mask.examples
+    label_logit = take_label_of_shards(z, y, class_axis_name).astype(np.promote_types(z.dtype, np.float32))
+    return jnp.where(valid, label_logit, jnp.nan)
 
 
 def indexed_cross_entropy_backward(
@@ -151,7 +158,7 @@ def indexed_cross_entropy_backward(
     g = jnp.where(jnp.isnan(label_logit), jnp.nan, jnp.where(row.empty, 0, g))
     g = mask.fill_options(g, 0)
     p_y, ct_label_logit = label_probability(label_logit, y, z, row, class_axis_name)
-    gradient = g[..., None] * probabilities(z, row, class_axis_name)[0]
+    gradient = g[..., None] * other_probabilities(z, y, row, class_axis_name)
     ct_smoothing = ct_z_loss = None
     if options.z_loss is not None:
         ct_z_loss = multiply_no_nan(g, jnp.square(finite_logsumexp(row)))
@@ -202,23 +209,32 @@ class TokenMetrics(NamedTuple):
     rank: Array
 
 
+def summarized(x: Array, y: Array, mask: Mask, options: Options, class_axis_name: AxisName | None = None) -> Saved:
+    """The rows with a summary that is exact whatever the label, as an entropy needs it."""
+    options = mask.fill_options(options)
+    (x,) = cpu_fusion_barrier(x)
+    row = summary(transform_logits(x, mask, options), options.computed, class_axis_name)
+    return Saved(x, y, mask, options, row)
+
+
 def measure(
-    saved: tuple[Saved, Array, Array | None], class_axis_name: AxisName | None = None
+    x: Array, y: Array, mask: Mask, options: Options, class_axis_name: AxisName | None = None
 ) -> tuple[Array, Array, Array]:
     """The logsumexp, the entropy and the rank as floating numbers."""
-    saved_row, label_logit, _ = saved
-    mask, rank = saved_row.mask, _label_rank(saved_row, label_logit, class_axis_name)
-    lse, value = mask.fill_options((logsumexp(saved_row.row), entropy(saved_row, class_axis_name)), 0)
-    return lse, value, mask.fill_options(rank, num_classes(saved_row.x, class_axis_name))
+    saved = summarized(x, y, mask, options, class_axis_name)
+    lse, value = mask.fill_options((logsumexp(saved.row), entropy(saved, class_axis_name)), 0)
+    return lse, value, mask.fill_options(_label_rank(saved, class_axis_name), num_classes(x, class_axis_name))
 
 
 def as_metrics(lse: Array, value: Array, rank: Array) -> TokenMetrics:
     return TokenMetrics(lse, rank == 0, value, rank.astype(np.int32))
 
 
-def _label_rank(saved: Saved, label_logit: Array, class_axis_name: AxisName | None) -> Array:
+def _label_rank(saved: Saved, class_axis_name: AxisName | None) -> Array:
     """How many classes come before the label; all, where it is none or a logit is NaN."""
-    z = _logits(saved).astype(label_logit.dtype)
+    z = _logits(saved)
+    label_logit = _label_logit(z, saved.labels, saved.mask, class_axis_name)
+    z = z.astype(label_logit.dtype)
     local = local_labels(saved.labels, z, class_axis_name)[..., None]
     index = lax.broadcasted_iota(local.dtype, z.shape, z.ndim - 1)
     before = (z > label_logit[..., None]) | ((z == label_logit[..., None]) & (index < local))

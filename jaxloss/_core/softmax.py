@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .classes import class_max, class_sum, take_label_of_shards
+from .classes import class_max, class_sum, local_labels, one_hot_mask, take_label_of_shards
 from .compiler import cpu_fusion_barrier
 from .special import subtract_no_nan
 from .types import AxisName
@@ -62,6 +62,24 @@ def summary(z: Array, computed: bool = False, class_axis_name: AxisName | None =
     top = class_max(z, class_axis_name).astype(np.promote_types(z.dtype, np.float32))
     tail = _tail_by_select(z, top, class_axis_name) if computed else _tail(z, top, class_axis_name)
     return Row(top, tail, jnp.log1p(tail))
+
+
+def summary_beside_label(z: Array, y: Array, label_logit: Array, class_axis_name: AxisName | None = None) -> Row:
+    """The same beside a label of the logit z_y, in one sum: tail = exp(z_y - m) - 1 + sum of exp(z_j - m) over j != y.
+
+    Where the label is a maximum, that is the sum. Elsewhere the sum is at least 1, the loss at least log(2), and the
+    error of the tail an eps. NaN if z_y is.
+    """
+    top = class_max(z, class_axis_name).astype(label_logit.dtype)
+    others = class_sum(_exp_beside_label(z, y, top, class_axis_name), class_axis_name)
+    tail = others + jnp.expm1(-gap_to_max(label_logit, top))
+    return Row(top, tail, jnp.log1p(tail))
+
+
+def _exp_beside_label(z: Array, y: Array, top: Array, class_axis_name: AxisName | None) -> Array:
+    """exp(z - m), 0 at the label."""
+    is_label = one_hot_mask(local_labels(y, z, class_axis_name), z)
+    return jnp.where(is_label, 0, exp_below(z, top[..., None]))
 
 
 def _tail_by_select(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
@@ -122,6 +140,21 @@ def _(class_axis_name: AxisName | None, primals: tuple[Array, Row], tangents: tu
     v = _relative_tangent(*primals, tangents[0], class_axis_name)
     tangent = p * (v - class_sum(p * v, class_axis_name)[..., None])
     return (p, complement), (tangent, -tangent)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def other_probabilities(z: Array, y: Array, row: Row, class_axis_name: AxisName | None = None) -> Array:
+    """p, 0 at the label."""
+    return (1 / (1 + row.tail))[..., None] * _exp_beside_label(z, y, row.top, class_axis_name)
+
+
+@other_probabilities.defjvp
+def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
+    z, y, row = primals
+    of_all = partial(probabilities, class_axis_name=class_axis_name)
+    _, (tangent, _) = jax.jvp(of_all, (z, row), (tangents[0], tangents[2]))
+    is_label = one_hot_mask(local_labels(y, z, class_axis_name), z)
+    return other_probabilities(*primals, class_axis_name), jnp.where(is_label, 0, tangent)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))

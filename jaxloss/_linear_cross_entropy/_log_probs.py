@@ -17,6 +17,7 @@ from .._core.cross_entropy import (
     entropy_backward,
     indexed_cross_entropy_backward,
     indexed_cross_entropy_forward,
+    summarized,
 )
 from .._core.masks import Mask, prepare_mask
 from .._core.types import AxisName
@@ -29,24 +30,24 @@ def _forward(
     logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array, Array], tuple[()], Any]:
     labels, *options = tokens
-    losses, saved = indexed_cross_entropy_forward(
-        *logits, labels, Mask(examples), Options(None, None, *options), class_axis_name
-    )
-    value = entropy(saved[0], class_axis_name)
-    return (-losses, value), (), (saved, value)
+    args = *logits, labels, Mask(examples), Options(None, None, *options), class_axis_name
+    losses, saved = indexed_cross_entropy_forward(*args)
+    rows = summarized(*args)
+    value = entropy(rows, class_axis_name)
+    return (-losses, value), (), (saved, rows, value)
 
 
 def _backward(
     saved: Any, cotangents: tuple[Array | None, Array | None], class_axis_name: AxisName | None
 ) -> tuple[Tokens, Tokens]:
-    saved_rows, value = saved
+    saved_losses, rows, value = saved
     g, ct_entropy = cotangents
     terms: list[tuple[Array | None, ...]] = []
     if g is not None:
-        z, _, _, options = indexed_cross_entropy_backward(saved_rows, -g, class_axis_name)
+        z, _, _, options = indexed_cross_entropy_backward(saved_losses, -g, class_axis_name)
         terms.append((z, options.soft_cap, options.logit_scale))
     if ct_entropy is not None:
-        terms.append(entropy_backward(saved_rows[0], value, ct_entropy, class_axis_name))
+        terms.append(entropy_backward(rows, value, ct_entropy, class_axis_name))
     ct_logits, *ct_options = (
         None if cotangents_of_one[0] is None else sum(cotangents_of_one[1:], cotangents_of_one[0])
         for cotangents_of_one in zip(*terms, strict=True)

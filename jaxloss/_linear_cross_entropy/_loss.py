@@ -74,7 +74,8 @@ def _forward_with_metrics(
     logits: tuple[Array], tokens: Any, examples: Array | None, class_axis_name: AxisName | None
 ) -> tuple[tuple[Array], tuple[Array, Array, Array], Any]:
     losses, _, saved = _forward(logits, tokens, examples, class_axis_name)
-    return losses, measure(saved, class_axis_name), saved
+    rows, *_ = saved
+    return losses, measure(rows.x, rows.labels, rows.mask, rows.options, class_axis_name), saved
 
 
 def _backward(
