@@ -114,7 +114,8 @@ class Saved(NamedTuple):
     row: Row
 
 
-# Integer labels: t is 1 at y and 0 elsewhere, and never built.
+# Integer labels: t is 1 at y and 0 elsewhere, and never built. The sum of the exponentials leaves out the label, whose
+# place is known, not a maximum, which takes a second sum to find: see `summary_beside_label`.
 
 
 def indexed_cross_entropy_forward(
