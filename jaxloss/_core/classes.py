@@ -119,6 +119,11 @@ def local_labels(labels: Array, x: Array, class_axis_name: AxisName | None) -> A
     )
 
 
+def one_hot_mask_of_shards(labels: Array, x: Array, class_axis_name: AxisName | None) -> Array:
+    """`one_hot_mask` of classes that are split over devices."""
+    return one_hot_mask(local_labels(labels, x, class_axis_name), x)
+
+
 def take_label_of_shards(x: Array, labels: Array, class_axis_name: AxisName | None) -> Array:
     """`take_label` of classes that are split over devices."""
     if class_axis_name is None:

@@ -23,7 +23,7 @@ from .classes import (
     in_range,
     local_labels,
     num_classes,
-    one_hot_mask,
+    one_hot_mask_of_shards,
     take_label_of_shards,
 )
 from .compiler import cpu_fusion_barrier, cpu_shortcut
@@ -115,7 +115,7 @@ class Saved(NamedTuple):
 
 
 # Integer labels: t is 1 at y and 0 elsewhere, and never built. The sum of the exponentials leaves out the label, whose
-# place is known, not a maximum, which takes a second sum to find: see `summary_beside_label`.
+# place is known. To leave out a maximum takes a second sum.
 
 
 def indexed_cross_entropy_forward(
@@ -175,9 +175,7 @@ def indexed_cross_entropy_backward(
     if options.z_loss is not None:
         ct_label_logit += d_z_loss * p_y
     ct_label_logit = jnp.where(label_logit == -jnp.inf, 0, ct_label_logit)
-    gradient = jnp.where(
-        one_hot_mask(local_labels(y, z, class_axis_name), z), (g * ct_label_logit)[..., None], gradient
-    )
+    gradient = jnp.where(one_hot_mask_of_shards(y, z, class_axis_name), (g * ct_label_logit)[..., None], gradient)
     gradient, ct_cap, ct_scale = transform_logits_backward(gradient, x, mask, options, class_axis_name)
     return gradient, None, None, Options(ct_smoothing, ct_z_loss, ct_cap, ct_scale)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .classes import class_max, class_sum, local_labels, one_hot_mask, take_label_of_shards
+from .classes import class_max, class_sum, one_hot_mask_of_shards, take_label_of_shards
 from .compiler import cpu_fusion_barrier
 from .special import subtract_no_nan
 from .types import AxisName
@@ -65,10 +65,11 @@ def summary(z: Array, computed: bool = False, class_axis_name: AxisName | None =
 
 
 def summary_beside_label(z: Array, y: Array, label_logit: Array, class_axis_name: AxisName | None = None) -> Row:
-    """The same beside a label of the logit z_y, in one sum: tail = exp(z_y - m) - 1 + sum of exp(z_j - m) over j != y.
+    """The summary of a row whose label has the logit z_y: tail = exp(z_y - m) - 1 + sum of exp(z_j - m) over j != y.
 
-    Where the label is a maximum, that is the sum. Elsewhere the sum is at least 1, the loss at least log(2), and the
-    error of the tail an eps. NaN if z_y is.
+    It takes one sum. Where the label is a maximum, the tail is that sum, exactly. Where another class is, the loss is
+    at least log(2), beside which the rounding of the tail, an eps, does not count, unless a z-loss multiplies it by far
+    more than 1. The tail is NaN if z_y is.
     """
     top = class_max(z, class_axis_name).astype(label_logit.dtype)
     others = class_sum(_exp_beside_label(z, y, top, class_axis_name), class_axis_name)
@@ -78,8 +79,7 @@ def summary_beside_label(z: Array, y: Array, label_logit: Array, class_axis_name
 
 def _exp_beside_label(z: Array, y: Array, top: Array, class_axis_name: AxisName | None) -> Array:
     """exp(z - m), 0 at the label."""
-    is_label = one_hot_mask(local_labels(y, z, class_axis_name), z)
-    return jnp.where(is_label, 0, exp_below(z, top[..., None]))
+    return jnp.where(one_hot_mask_of_shards(y, z, class_axis_name), 0, exp_below(z, top[..., None]))
 
 
 def _tail_by_select(z: Array, top: Array, class_axis_name: AxisName | None) -> Array:
@@ -153,7 +153,7 @@ def _(class_axis_name: AxisName | None, primals: Any, tangents: Any) -> Any:
     z, y, row = primals
     of_all = partial(probabilities, class_axis_name=class_axis_name)
     _, (tangent, _) = jax.jvp(of_all, (z, row), (tangents[0], tangents[2]))
-    is_label = one_hot_mask(local_labels(y, z, class_axis_name), z)
+    is_label = one_hot_mask_of_shards(y, z, class_axis_name)
     return other_probabilities(*primals, class_axis_name), jnp.where(is_label, 0, tangent)
 
 
